@@ -1,0 +1,249 @@
+"""What a training run is: recipes as frozen, validated dataclasses.
+
+A recipe is a YAML file that says *what* is trained and nothing about the machine; paths,
+addresses and devices come from the command line and the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from trainer.errors import ConfigError
+
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Images:
+    """How a JPEG becomes the network's input."""
+
+    train_size: Count = 224  # pixels; side of a training crop after resizing
+    val_resize: Count = 256  # pixels; shorter side before the centre crop
+    val_size: Count = 224  # pixels; side of the centre crop
+    crop_area: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image a crop covers
+    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of a crop
+    flip: bool = True  # mirror half of the training images
+
+    def __post_init__(self) -> None:
+        if not self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError("crop_area must be two growing numbers up to 1")
+        if not self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError("crop_ratio must be two growing numbers")
+        if self.val_size > self.val_resize:
+            raise ValueError("val_size must not exceed val_resize, the crop would leave the image")
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Optimizer:
+    """SGD with momentum, the rate scaled linearly with the batch (Goyal et al. 2017)."""
+
+    lr_per_256: Positive = 0.1  # peak learning rate for a global batch of 256
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+    decay_norm_and_bias: bool = False  # BatchNorm parameters and biases are left alone by default
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Schedule:
+    """The learning rate over the run, after a linear warm-up."""
+
+    shape: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: NotNegative = 5
+    parts: Count = 3  # step: the run is cut into this many equal parts …
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … and the rate is multiplied at each cut
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Recipe:
+    """One way to train one model. The same recipe runs on 1 GPU or 8."""
+
+    name: str = "unnamed"  # the file's name; not a key of the file
+    register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # experiment and registered model
+    model: Literal["resnet50"] = "resnet50"
+    epochs: Count = 90
+    global_batch: Count = 1024  # images per optimizer step, all processes together
+    batch_per_gpu: Count = 128  # images that fit; the rest is gradient accumulation
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
+    label_smoothing: Fraction = 0.0
+    seed: int = 0
+    log_every: Count = 50  # steps; the host waits for the GPU only this often
+    images: Images = Images()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest learning rate of the run: linear scaling rule, arXiv:1706.02677 section 2.1."""
+        return self.optimizer.lr_per_256 * self.global_batch / 256
+
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches per optimizer step on each of `processes` processes: the fewest that fit.
+
+        Raises: ConfigError if the global batch cannot be shared evenly.
+        """
+        if self.global_batch % processes:
+            raise ConfigError(
+                f"global_batch={self.global_batch} cannot be shared evenly by {processes} processes; "
+                f"use --set global_batch={-(-self.global_batch // processes) * processes} or another --processes"
+            )
+        share = self.global_batch // processes
+        return next(
+            parts
+            for parts in range(-(-share // self.batch_per_gpu), share + 1)
+            if share % parts == 0
+        )
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimizer steps in one pass over `images`; the last partial batch is left out.
+
+        Raises: ConfigError if not even one batch fits.
+        """
+        if images < self.global_batch:
+            raise ConfigError(
+                f"global_batch={self.global_batch} is larger than the {images} training images; "
+                f"use --set global_batch={images} or less"
+            )
+        return images // self.global_batch
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings as plain nested data, as in the recipe file."""
+        return dataclasses.asdict(self)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by dotted key, as `--set` takes them."""
+        return dict(_flatten(self.as_dict()))
+
+    def digest(self) -> str:
+        """SHA-256 of all settings except the name: equal settings, equal digest."""
+        settings = {key: value for key, value in self.as_dict().items() if key != "name"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("trainer.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a shipped recipe or a YAML file and apply `KEY=VALUE` overrides.
+
+    Raises: ConfigError with the file, the key and what would be right.
+    """
+    settings = _read(name)
+    known = [*_flatten_fields(Recipe)]
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set epochs=30")
+        if key not in known:
+            raise ConfigError(f"--set {key}: there is no such setting{_nearest(key, known)}")
+        _assign(settings, key.split("."), _value(key, text))
+    try:
+        return TypeAdapter(Recipe).validate_python({**settings, "name": Path(name).stem})
+    except ValidationError as error:
+        raise ConfigError(f"recipe {name}: {_sentence(error, known)}") from None
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name in shipped_recipes():
+        text = resources.files("trainer.recipes").joinpath(f"{name}.yaml").read_text()
+    elif name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"recipe file {name} cannot be read: {_reason(error)}") from None
+    else:
+        raise ConfigError(
+            f"there is no recipe {name!r}{_nearest(name, shipped_recipes())}; "
+            f"shipped are {', '.join(shipped_recipes())}, or give the path of a .yaml file"
+        )
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"recipe {name} must hold KEY: VALUE lines; see docs/recipes.md for an example")
+    return settings
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or "unknown reason" if isinstance(error, OSError) else "it is not text"
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}={text}: the value is not valid YAML; quote it") from None
+
+
+def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = settings.get(part)
+        settings[part] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        settings = inner
+    settings[path[-1]] = value
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _flatten_fields(of: Any, prefix: str = "") -> Iterable[str]:
+    for field in dataclasses.fields(of):
+        if dataclasses.is_dataclass(field.default):
+            yield from _flatten_fields(field.default, f"{prefix}{field.name}.")
+        elif prefix + field.name != "name":
+            yield prefix + field.name
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name, also when only the last part of a dotted key was given."""
+    names = list(known)
+    by_last = {name.rpartition(".")[2]: name for name in names}
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6) or [
+        by_last[match] for match in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.6)
+    ]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(error: ValidationError, known: Iterable[str]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"there is no setting {key}{_nearest(key, known)}"
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return f"the setting {key} is missing"
+        case "value_error":
+            return str(first["ctx"]["error"])
+    said = first["msg"].replace("Input should be", "must be")
+    return f"{key} = {first['input']!r}: {said[0].lower()}{said[1:]}"

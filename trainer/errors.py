@@ -1,0 +1,62 @@
+"""Everything that can go wrong for a reason the user can mend.
+
+    TrainerError            exit 2: one sentence that says what, where, and what to do
+    ├── ConfigError         a recipe, a setting, or settings that do not fit together
+    ├── DataError           a data set that is missing, empty or inconsistent
+    ├── DeviceError         the asked-for device or number of processes is not there
+    ├── CheckpointError     snapshots that are damaged or belong to another run
+    ├── TrackingError       the MLflow server, a run or a registered model
+    ├── ExportError         a bundle that cannot be written or differs from its model
+    └── TrainingDiverged    the loss stopped being a number
+    Stopped                 exit 75: stopped on request, everything saved, start again to go on
+
+Any other exception is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of all errors that are shown to the user as one sentence."""
+
+    exit_code = 2
+
+
+class ConfigError(TrainerError):
+    """A recipe or setting is wrong."""
+
+
+class DataError(TrainerError):
+    """A data set is missing, empty or inconsistent."""
+
+
+class DeviceError(TrainerError):
+    """The requested device or number of processes cannot be had."""
+
+
+class CheckpointError(TrainerError):
+    """A snapshot is damaged or belongs to another run."""
+
+
+class TrackingError(TrainerError):
+    """MLflow cannot be reached, or does not hold what was asked for."""
+
+
+class ExportError(TrainerError):
+    """A bundle cannot be written, or differs from the model it was made from."""
+
+
+class TrainingDiverged(TrainerError):
+    """The training loss became infinite or not a number."""
+
+    def __init__(self, *, step: int, loss: float, learning_rate: float) -> None:
+        super().__init__(
+            f"the training loss became {loss} by step {step} (learning rate {learning_rate:.4g}); "
+            "train again with a lower optimizer.lr_per_256 (--set) or a longer schedule.warmup_epochs"
+        )
+
+
+class Stopped(TrainerError):
+    """Training ended early because it was asked to; the state is saved."""
+
+    exit_code = 75
