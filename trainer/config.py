@@ -81,6 +81,7 @@ class Recipe:
     global_batch: Count = 1024  # images per optimizer step, all processes together
     batch_per_gpu: Count = 128  # images that fit; the rest is gradient accumulation
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
+    zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
     label_smoothing: Fraction = 0.0
     seed: int = 0
     log_every: Count = 50  # steps; the host waits for the GPU only this often
@@ -111,9 +112,7 @@ class Recipe:
             )
         share = self.global_batch // processes
         return next(
-            parts
-            for parts in range(-(-share // self.batch_per_gpu), share + 1)
-            if share % parts == 0
+            parts for parts in range(-(-share // self.batch_per_gpu), share + 1) if share % parts == 0
         )
 
     def steps_per_epoch(self, images: int) -> int:
@@ -230,7 +229,8 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     names = list(known)
     by_last = {name.rpartition(".")[2]: name for name in names}
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6) or [
-        by_last[match] for match in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.6)
+        by_last[match]
+        for match in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.6)
     ]
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -1,0 +1,63 @@
+"""What several tests train on: a few photos, and the smallest recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.config import Recipe, load_recipe
+from trainer.data import Dataset, open_dataset
+from trainer.world import World
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+def write_photo(path: Path, *, width: int = 80, height: int = 60, seed: int = 0) -> None:
+    """A smooth picture, so that JPEG keeps its colours."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 20 training and 9 validation photos of different sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    for index in range(20):
+        kind = ("cat", "dog")[index % 2]
+        write_photo(
+            root / "train" / kind / f"{index:03d}.JPEG", width=60 + index, height=90 - index, seed=index
+        )
+    for index in range(9):
+        kind = ("cat", "dog")[index % 2]
+        write_photo(
+            root / "val" / kind / f"{index:03d}.JPEG", width=64 + 3 * index, height=50, seed=100 + index
+        )
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(photos: Path) -> Dataset:
+    return open_dataset(photos)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """Three epochs of two steps of 8 images; 32 pixels."""
+    return load_recipe(
+        "digits",
+        ["epochs=3", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
+         "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.crop_area=[0.3,1]",
+         "images.flip=true", "precision=fp32"],
+    )  # fmt: skip

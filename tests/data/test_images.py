@@ -1,0 +1,179 @@
+"""What comes out of the DALI graphs."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ALONE
+from trainer.config import Images
+from trainer.data import MEAN, STD, TrainImages, ValImages, open_dataset
+from trainer.errors import DataError
+from trainer.world import World
+
+
+def places(size):
+    return [World(rank, size, torch.device("cpu")) for rank in range(size)]
+
+
+def test_a_training_batch_is_normalised_and_channels_last_without_a_copy(dataset, tiny):
+    (batch, *_) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+
+    assert batch.images.shape == (8, 3, 32, 32)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images._base is not None, "a view of what DALI wrote, not a copy"
+    assert batch.labels.dtype == torch.int64
+    assert 0.2 < batch.images.std() < 2.5
+
+
+def test_images_keep_their_labels(dataset, tiny):
+    images = TrainImages(dataset.train, tiny, ALONE)
+    batches = list(images.batches(first_step=0, last_step=2))
+
+    for step, batch in enumerate(batches):
+        assert batch.labels.tolist() == dataset.train.labels[images.indices(step, 0)].tolist()
+
+
+def test_a_step_has_the_same_images_and_crops_at_any_number_of_processes(dataset, tiny):
+    (alone,) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=3, last_step=4)
+    shares = [
+        next(TrainImages(dataset.train, tiny, world).batches(first_step=3, last_step=4))
+        for world in places(2)
+    ]
+
+    torch.testing.assert_close(torch.cat([share.images for share in shares]), alone.images, rtol=0, atol=0)
+    assert torch.cat([share.labels for share in shares]).tolist() == alone.labels.tolist()
+
+
+def test_accumulated_micro_batches_make_the_same_global_batch(dataset, tiny):
+    from dataclasses import replace
+
+    (whole,) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+    images = TrainImages(dataset.train, replace(tiny, batch_per_gpu=2), ALONE)
+    parts = list(images.batches(first_step=0, last_step=1))
+
+    assert images.micro_batch == 2
+    torch.testing.assert_close(torch.cat([part.images for part in parts]), whole.images, rtol=0, atol=0)
+
+
+def test_batches_do_not_depend_on_where_the_run_was_taken_up(dataset, tiny):
+    images = TrainImages(dataset.train, tiny, ALONE)
+    unbroken = list(images.batches(first_step=0, last_step=6))
+    resumed = list(images.batches(first_step=4, last_step=6))
+
+    for one, other in zip(unbroken[4:], resumed, strict=True):
+        torch.testing.assert_close(one.images, other.images, rtol=0, atol=0)
+
+
+def test_an_epoch_uses_no_image_twice(dataset, tiny):
+    images = TrainImages(dataset.train, tiny, ALONE)
+    used = np.concatenate([images.indices(step, 0) for step in range(images.steps_per_epoch)])
+
+    assert len(set(used)) == len(used) == 16
+
+
+def test_a_flipped_crop_is_the_mirror_of_the_same_pixels(dataset, tiny):
+    """With the crop fixed to the whole image, each output is the resized photo or its mirror."""
+    from dataclasses import replace
+
+    whole = replace(tiny.images, crop_area=(1.0, 1.0), crop_ratio=(0.01, 100.0), train_size=32)
+    shown = {}
+    for flip in (False, True):
+        recipe = replace(tiny, images=replace(whole, flip=flip))
+        shown[flip] = torch.cat(
+            [b.images for b in TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2)]
+        )
+    same = [(a - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
+    mirrored = [(a.flip(-1) - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
+
+    assert all(s != m for s, m in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_validation_counts_every_image_exactly_once(dataset, tiny, processes):
+    seen = [
+        labels
+        for world in places(processes)
+        for batch in ValImages(dataset.val, tiny.images, world, batch=4)
+        for labels in batch.labels.tolist()
+    ]
+
+    assert sorted(seen) == sorted(dataset.val.labels.tolist())
+
+
+def test_validation_can_be_repeated(dataset, tiny):
+    images = ValImages(dataset.val, tiny.images, ALONE, batch=4)
+    passes = [torch.cat([batch.images for batch in images]) for _ in range(3)]
+
+    assert passes[0].shape == (9, 3, 32, 32)
+    assert torch.equal(passes[0], passes[1])
+    assert torch.equal(passes[0], passes[2])
+
+
+def test_validation_pixels_are_torchvisions(dataset, tiny):
+    from torchvision.transforms import v2
+
+    for images in (tiny.images, Images(val_resize=256, val_size=224)):
+        reference = v2.Compose(
+            [
+                v2.Resize(images.val_resize),
+                v2.CenterCrop(images.val_size),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD),
+            ]
+        )
+        ours = torch.cat([batch.images for batch in ValImages(dataset.val, images, ALONE, batch=4)])
+        theirs = torch.stack([reference(Image.open(dataset.val.folder / path)) for path in dataset.val.paths])
+
+        assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() * min(STD) < 0.5 / 255
+
+
+def test_odd_files_decode_as_pillow_decodes_them(tmp_path, tiny):
+    """Grey, CMYK, a PNG named .JPEG, and an EXIF rotation, which is not applied."""
+    shades = np.linspace(0, 255, 48 * 64).reshape(48, 64).astype(np.uint8)
+    colours = Image.fromarray(np.stack([shades, shades.T.reshape(48, 64), 255 - shades], axis=-1))
+    folder = tmp_path / "val" / "odd"
+    folder.mkdir(parents=True)
+    Image.fromarray(shades).save(folder / "grey.JPEG", quality=95)
+    colours.convert("CMYK").save(folder / "cmyk.JPEG", quality=95)
+    colours.save(folder / "png.JPEG", format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours.save(folder / "rotated.JPEG", exif=exif, quality=95)
+    shutil.copytree(tmp_path / "val", tmp_path / "train")
+    split = open_dataset(tmp_path).val
+
+    for decoded in (torch.cat([b.images for b in ValImages(split, tiny.images, ALONE, batch=4)]),):
+        for image, path in zip(decoded, split.paths, strict=True):
+            pillow = (
+                Image.open(split.folder / path).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
+            )
+            pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
+            theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
+            assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, path
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an image at all", "cut"])
+def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny, damage):
+    tree = shutil.copytree(photos, tmp_path / "tree")
+    split = open_dataset(tree).train
+    bad = tree / "train" / "dog" / "005.JPEG"
+    bad.write_bytes(bad.read_bytes()[:700] if damage == "cut" else damage)
+
+    with pytest.raises(DataError, match=str(bad)):
+        list(TrainImages(split, tiny, ALONE).batches(first_step=0, last_step=10))
+
+
+def test_a_file_that_vanished_stops_the_run_with_its_name(photos, tmp_path, tiny):
+    tree = shutil.copytree(photos, tmp_path / "tree")
+    split = open_dataset(tree).val
+    (tree / "val" / "cat" / "000.JPEG").unlink()
+
+    with pytest.raises(DataError, match=r"000\.JPEG cannot be read: No such file"):
+        list(ValImages(split, tiny.images, ALONE, batch=4))

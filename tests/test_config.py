@@ -1,0 +1,93 @@
+"""Recipes: what is right, what is wrong, and how it is said."""
+
+import pytest
+
+from trainer.config import load_recipe, shipped_recipes
+from trainer.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_valid(name):
+    assert load_recipe(name).name == name
+
+
+def test_the_baseline_scales_the_learning_rate_with_the_batch():
+    recipe = load_recipe("rn50-baseline")
+
+    assert recipe.peak_lr == pytest.approx(0.1 * recipe.global_batch / 256)
+    assert (recipe.epochs, recipe.schedule.warmup_epochs, recipe.label_smoothing) == (90, 5, 0)
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "says"),
+    [
+        ("digit", [], "did you mean digits?"),
+        ("digits", ["epoch=3"], "did you mean epochs?"),
+        ("digits", ["weight_decay=0"], "did you mean optimizer.weight_decay?"),
+        ("digits", ["epochs"], "not KEY=VALUE"),
+        ("digits", ["epochs=many"], "epochs = 'many': must be a valid integer"),
+        ("digits", ["epochs=0"], "epochs = 0: must be greater than or equal to 1"),
+        ("digits", ["precision=fp8"], "must be 'fp32', 'bf16' or 'fp16'"),
+        ("digits", ["optimizer.momentum=.inf"], "must be a finite number"),
+        ("digits", ["images.val_size=300"], "val_size must not exceed val_resize"),
+        ("digits", ["schedule.warmup_epochs=99"], "must be less than epochs"),
+        ("digits", ["images.crop_area=[0.5]"], "images.crop_area"),
+        ("digits", ["epochs=[1"], "not valid YAML"),
+        ("missing.yaml", [], "missing.yaml cannot be read: No such file"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_would_be_right(recipe, overrides, says):
+    with pytest.raises(ConfigError, match=says.replace("?", r"\?").replace("[", r"\[")) as error:
+        load_recipe(recipe, overrides)
+
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epochs: 3", "register_as is missing"),
+        ("register_as: x\nepoch: 3", "there is no setting epoch; did you mean epochs?"),
+        (
+            "register_as: x\noptimizer: {momentun: 0.8}",
+            "optimizer.momentun; did you mean optimizer.momentum?",
+        ),
+        ("register_as: [", "is not YAML"),
+        ("- a list", "KEY: VALUE"),
+        ("", "KEY: VALUE"),
+    ],
+)
+def test_a_wrong_recipe_file_is_refused_in_one_sentence(tmp_path, text, says):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=says.replace("?", r"\?")) as error:
+        load_recipe(str(path))
+
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 8), (2, 4), (4, 2), (8, 1), (64, 1)])
+def test_accumulation_follows_from_the_number_of_gpus(processes, parts):
+    recipe = load_recipe("rn50-baseline", ["global_batch=1024", "batch_per_gpu=128"])
+
+    assert recipe.accumulation(processes) == parts
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_one_that_can():
+    with pytest.raises(ConfigError, match="global_batch=1026"):
+        load_recipe("rn50-baseline").accumulation(3)
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    with pytest.raises(ConfigError, match="larger than the 100 training images"):
+        load_recipe("rn50-baseline").steps_per_epoch(100)
+
+
+def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_path):
+    path = tmp_path / "other-name.yaml"
+    path.write_text("register_as: resnet50-imagenet\nepochs: 90\nglobal_batch: 1024\nbatch_per_gpu: 128\n")
+
+    assert load_recipe(str(path)).digest() == load_recipe("rn50-baseline").digest()
+    assert load_recipe("rn50-baseline", ["seed=1"]).digest() != load_recipe("rn50-baseline").digest()

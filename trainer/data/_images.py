@@ -1,0 +1,293 @@
+"""The DALI graphs, and the batches that come out of them.
+
+Python decides which files, in which order and with which crop (`_order`, `_preprocessing`), reads
+their bytes ahead in threads, and DALI does everything to pixels. So neither graph has state worth
+saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GPU (`mixed`).
+"""
+
+# DALI makes its enums at run time and does not type its decorator; nothing else imports it.
+# mypy: disable-error-code="attr-defined,untyped-decorator,call-overload,no-untyped-call"
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import imagesize
+import numpy as np
+import numpy.typing as npt
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+from trainer.config import Images, Recipe
+from trainer.data._dataset import Split
+from trainer.data._order import epoch_order, uniform
+from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
+from trainer.errors import DataError
+from trainer.world import World
+
+DecodeOn = Literal["cpu", "mixed"]
+
+READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
+FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for all readers
+READ_AHEAD = 4  # batches whose files are being read before DALI asks
+PREFETCH = 2  # batches that DALI finishes before they are asked for
+
+
+class Batch(NamedTuple):
+    """Images and labels on the device they were made for."""
+
+    images: torch.Tensor  # (N, 3, H, W), channels-last, normalised
+    labels: torch.Tensor  # (N,) int64
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """One batch as a plan: which images, and the numbers that belong to them in this epoch."""
+
+    indices: npt.NDArray[np.int64]  # (N,) into the split
+    luck: npt.NDArray[np.float64]  # (N, DRAWS + 1) crop draws and flip
+
+
+class TrainImages:
+    """Endless training batches, each a pure function of (seed, step, place among the processes).
+
+    A step's global batch is the same set of images at any number of processes; this process gets
+    its share of it in `accumulation` micro-batches.
+    """
+
+    def __init__(
+        self, split: Split, recipe: Recipe, world: World, *, decode_on: DecodeOn | None = None
+    ) -> None:
+        self._split, self._recipe, self._world = split, recipe, world
+        self._decode_on = decode_on or _decode_on(world)
+        self.steps_per_epoch = recipe.steps_per_epoch(len(split))
+        self._accumulation = recipe.accumulation(world.size)
+        self.micro_batch = recipe.global_batch // (world.size * self._accumulation)  # images
+
+    def indices(self, step: int, part: int) -> npt.NDArray[np.int64]:
+        """Positions in the split of micro-batch `part` of `step` on this process."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if epoch != getattr(self, "_ordered_epoch", None):
+            self._ordered_epoch = epoch
+            self._ordered = epoch_order(self._recipe.seed, epoch, len(self._split))
+        start = within * self._recipe.global_batch
+        start += (part * self._world.size + self._world.rank) * self.micro_batch
+        return self._ordered[start : start + self.micro_batch]
+
+    def batches(self, *, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Micro-batches of the steps from `first_step` up to, not including, `last_step`.
+
+        Raises: DataError naming the file when one cannot be read or decoded.
+        """
+        recipe = self._recipe
+
+        def plan() -> Iterator[_Samples]:
+            for step in range(first_step, last_step):
+                for part in range(self._accumulation):
+                    chosen = self.indices(step, part)
+                    epoch = step // self.steps_per_epoch
+                    yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, DRAWS + 1))
+
+        def arrays(samples: _Samples, files: list[npt.NDArray[np.uint8]]) -> tuple[Any, ...]:
+            sizes = _sizes(self._split, samples.indices, files)
+            anchors, shapes = random_resized_crops(sizes, samples.luck[:, :DRAWS], recipe.images)
+            mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.images.flip
+            return anchors, shapes, mirror.astype(np.int32)
+
+        feed = _Feed(self._split, arrays)
+        feed.start(plan())
+        graph = _train_graph(
+            feed, recipe.images, self._decode_on, **_graph_options(self.micro_batch, self._world)
+        )
+        return _batches(graph, feed)
+
+
+class ValImages:
+    """The validation images of this process, in order; all processes together see each exactly once."""
+
+    def __init__(
+        self, split: Split, images: Images, world: World, *, batch: int, decode_on: DecodeOn | None = None
+    ) -> None:
+        self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
+        self._batch = batch
+
+        def arrays(samples: _Samples, files: list[npt.NDArray[np.uint8]]) -> tuple[Any, ...]:
+            resized, places = centre_crops(_sizes(split, samples.indices, files), images)
+            left, top = np.ascontiguousarray(places.T)  # DALI takes no strides
+            return np.ascontiguousarray(resized), left, top
+
+        self._feed = _Feed(split, arrays)
+        self._graph = _val_graph(
+            self._feed, images, decode_on or _decode_on(world), **_graph_options(batch, world)
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One pass. Raises: DataError naming the file when one cannot be read or decoded."""
+        nothing = np.empty((0, 0))
+        self._feed.start(
+            _Samples(self._indices[start : start + self._batch], nothing)
+            for start in range(0, len(self._indices), self._batch)
+        )
+        yield from _batches(self._graph, self._feed)
+        self._graph.reset()
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
+def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
+    encoded, labels, anchors, shapes, mirror = fn.external_source(
+        source=feed,
+        num_outputs=5,
+        batch=True,
+        dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.INT32],
+        ndim=[1, 0, 1, 1, 0],
+    )
+    # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
+    crops = fn.decoders.image_slice(
+        encoded,
+        anchors,
+        shapes,
+        axis_names="WH",
+        normalized_anchor=False,
+        normalized_shape=False,
+        device=decode_on,
+        output_type=types.RGB,
+        adjust_orientation=False,
+    )
+    size = images.train_size
+    resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
+    return _normalised(resized, labels, decode_on, mirror=mirror)
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
+def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
+    encoded, labels, resized, left, top = fn.external_source(
+        source=feed,
+        num_outputs=5,
+        batch=True,
+        dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.FLOAT],
+        ndim=[1, 0, 1, 0, 0],
+    )
+    whole = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
+    shrunk = fn.resize(whole, size=resized, interp_type=types.INTERP_TRIANGULAR)
+    crop = (images.val_size, images.val_size)
+    return _normalised(shrunk, labels, decode_on, crop=crop, crop_pos_x=left, crop_pos_y=top)
+
+
+def _normalised(images: Any, labels: Any, decode_on: DecodeOn, **crop_or_mirror: Any) -> tuple[Any, Any]:
+    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy."""
+    normalised = fn.crop_mirror_normalize(
+        images,
+        dtype=types.FLOAT,
+        output_layout="HWC",
+        mean=[255 * m for m in MEAN],
+        std=[255 * s for s in STD],
+        **crop_or_mirror,
+    )
+    return normalised, labels.gpu() if decode_on == "mixed" else labels
+
+
+def _graph_options(batch: int, world: World) -> dict[str, Any]:
+    on_gpu = world.device.type == "cuda"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return {
+        "batch_size": batch,
+        "num_threads": max(1, len(os.sched_getaffinity(0)) // local),
+        "device_id": world.device.index if on_gpu else None,
+    }
+
+
+def _decode_on(world: World) -> DecodeOn:
+    return "mixed" if world.device.type == "cuda" else "cpu"
+
+
+class _Feed:
+    """The source that DALI calls for each batch: the bytes of its files, labels, and what `arrays` adds."""
+
+    def __init__(self, split: Split, arrays: Any) -> None:
+        self._split, self._arrays = split, arrays
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
+        self._ahead: deque[tuple[_Samples, list[Future[list[npt.NDArray[np.uint8]]]]]] = deque()
+        self._plan: Iterator[_Samples] = iter(())
+        self.lately: deque[npt.NDArray[np.int64]] = deque(maxlen=PREFETCH + 3)  # batches inside DALI
+
+    def start(self, plan: Iterator[_Samples]) -> None:
+        self._plan = plan
+        self._ahead.clear()
+
+    def __call__(self) -> tuple[Any, ...]:
+        while len(self._ahead) < READ_AHEAD and (samples := next(self._plan, None)) is not None:
+            starts = range(0, len(samples.indices), FILES_PER_READ)
+            chunks = (samples.indices[start : start + FILES_PER_READ] for start in starts)
+            self._ahead.append((samples, [self._readers.submit(self._read, chunk) for chunk in chunks]))
+        if not self._ahead:
+            raise StopIteration
+        samples, reads = self._ahead.popleft()
+        self.lately.append(samples.indices)
+        files = [file for read in reads for file in read.result()]
+        return files, self._split.labels[samples.indices], *self._arrays(samples, files)
+
+    def _read(self, indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
+        return [_read_file(self.path(index)) for index in indices]
+
+    def path(self, index: int) -> Path:
+        return self._split.folder / self._split.paths[index]
+
+
+def _read_file(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the image {path} cannot be read: {error.strerror}; restore it and start again"
+        ) from None
+    if not data:
+        raise DataError(f"the image {path} is empty; restore it and start again")
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def _sizes(
+    split: Split, indices: npt.NDArray[np.int64], files: list[npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.int64]:
+    """Width and height of each file from its header, (N, 2) in pixels."""
+    sizes = np.array([imagesize.get(io.BytesIO(file.data), exif_rotation=False) for file in files], dtype=np.int64)
+    for wrong in np.flatnonzero((sizes < 1).any(axis=1)):
+        raise DataError(
+            f"{split.folder / split.paths[indices[wrong]]} is not an image; remove or restore it and start again"
+        )
+    return sizes
+
+
+def _batches(graph: Any, feed: _Feed) -> Iterator[Batch]:
+    """Batches of `graph` as torch tensors; stops when its feed does."""
+    try:
+        iterator = DALIGenericIterator([graph], ["images", "labels"], size=-1, auto_reset=False)
+        for (made,) in iterator:
+            yield Batch(made["images"].permute(0, 3, 1, 2), made["labels"].flatten())
+    except RuntimeError as error:
+        named = _named(feed)
+        if named is None:
+            raise
+        raise named from error
+
+
+def _named(feed: _Feed) -> DataError | None:
+    """The file that broke the graph: DALI's decoders do not say which one it was."""
+    from PIL import Image
+
+    for path in (feed.path(index) for indices in feed.lately for index in indices):
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
+            return DataError(
+                f"the image {path} cannot be decoded ({reason}); remove or restore it and start again"
+            )
+    return None
