@@ -69,7 +69,9 @@ def choose_processes(device: Literal["cpu", "cuda"], asked: int | None) -> int:
         return asked or 1
     gpus = torch.cuda.device_count()
     if asked and asked > gpus:
-        raise DeviceError(f"--processes {asked} needs {asked} GPUs and there are {gpus}; use --processes {gpus}")
+        raise DeviceError(
+            f"--processes {asked} needs {asked} GPUs and there are {gpus}; use --processes {gpus}"
+        )
     return asked or gpus
 
 

@@ -1,1 +1,5 @@
-"""TODO"""
+"""The network, built and laid out for tensor cores."""
+
+from trainer.model._resnet import build
+
+__all__ = ["build"]

@@ -1,1 +1,23 @@
-"""TODO"""
+"""The loop, the step, and what steers them."""
+
+from trainer.training._evaluation import Accuracy, evaluate
+from trainer.training._loop import Progress, train
+from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
+from trainer.training._step import Meter, Precision, Step, choose_precision, parameter_groups
+from trainer.training._stop import StopRequest
+
+__all__ = [
+    "Accuracy",
+    "Meter",
+    "Precision",
+    "Progress",
+    "Step",
+    "StopRequest",
+    "choose_precision",
+    "evaluate",
+    "learning_rate",
+    "parameter_groups",
+    "stepwise",
+    "train",
+    "warmup_cosine",
+]

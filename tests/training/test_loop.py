@@ -1,0 +1,94 @@
+"""The loop on real JPEGs through DALI, with a network small enough for a test."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from tests.conftest import ALONE
+from trainer.errors import Stopped
+from trainer.training import train
+
+
+class Small(torch.nn.Module):
+    """What the loop needs of a network, in a hundred parameters."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 4, 3, stride=4)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.classifier = torch.nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.classifier(self.norm(self.convolution(images)).relu().mean(dim=(2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Small(classes))
+
+
+class Notes:
+    """A run's log that remembers, and can ask for a stop as the operating system does."""
+
+    def __init__(self, stop_at=None):
+        self.points, self.stop_at = [], stop_at
+
+    def log(self, step, values):
+        self.points += [(step, key, value) for key, value in values.items()]
+        if step == self.stop_at and "train/loss" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def cut(self, step):
+        self.points = [point for point in self.points if point[0] <= step]
+
+    def flush(self):
+        pass
+
+    def of(self, key):
+        return [(step, value) for step, name, value in self.points if name == key]
+
+
+def test_every_epoch_is_evaluated_once_and_every_step_logged_once(tiny, dataset, tmp_path):
+    notes = Notes()
+    model, accuracy = train(tiny, dataset, tmp_path, ALONE, notes)
+
+    assert [step for step, _ in notes.of("val/top1")] == [2, 4, 6]
+    assert [step for step, _ in notes.of("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert {value for _, value in notes.of("val/images")} == {9}
+    assert accuracy.images == 9
+    assert not model.training
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(tiny, dataset, tmp_path, step):
+    unbroken = Notes()
+    expected, _ = train(tiny, dataset, tmp_path / "unbroken", ALONE, unbroken)
+
+    notes = Notes(stop_at=step)
+    with pytest.raises(Stopped, match="everything saved"):
+        train(tiny, dataset, tmp_path / "stopped", ALONE, notes)
+    notes.stop_at = None
+    resumed, _ = train(tiny, dataset, tmp_path / "stopped", ALONE, notes)
+
+    torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    for key in ("train/loss", "val/top1", "val/loss", "train/learning_rate"):
+        assert notes.of(key) == unbroken.of(key)
+
+
+def test_a_finished_run_is_not_trained_again(tiny, dataset, tmp_path):
+    train(tiny, dataset, tmp_path, ALONE, Notes())
+    again = Notes()
+    train(tiny, dataset, tmp_path, ALONE, again)
+
+    assert again.points == []
+
+
+def test_other_seeds_make_other_weights(tiny, dataset, tmp_path):
+    from dataclasses import replace
+
+    one, _ = train(tiny, dataset, tmp_path / "one", ALONE, Notes())
+    other, _ = train(replace(tiny, seed=1), dataset, tmp_path / "other", ALONE, Notes())
+
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)

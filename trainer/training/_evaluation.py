@@ -1,0 +1,55 @@
+"""Counting how often the network is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from trainer.data import Batch
+from trainer.world import World
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a pass over the validation images says."""
+
+    top1: float  # share of images in 0..1
+    top5: float  # share of images in 0..1; of all classes where there are fewer than 5
+    loss: float  # mean cross-entropy, nats
+    images: int  # counted, all processes together
+
+    def values(self) -> dict[str, float]:
+        """As metrics of the journal."""
+        return {
+            "val/top1": self.top1,
+            "val/top5": self.top5,
+            "val/loss": self.loss,
+            "val/images": self.images,
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[Batch], world: World
+) -> Accuracy:
+    """Accuracy of `network` over `batches`, summed over all processes.
+
+    Args:
+        network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
+        batches: this process's share of the images, each once.
+        world: the processes that share the images.
+    """
+    sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
+    for images, labels in batches:
+        logits = network(images).float()
+        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        count = torch.full_like(loss, len(labels))
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, count]).double()
+    top1, top5, loss_sum, images_seen = world.total(sums).tolist()
+    return Accuracy(
+        top1=top1 / images_seen, top5=top5 / images_seen, loss=loss_sum / images_seen, images=int(images_seen)
+    )

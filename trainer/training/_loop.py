@@ -1,0 +1,135 @@
+"""Training, from the first step or from where it was, to the last."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import Checkpoints, Stateful
+from trainer.config import Recipe
+from trainer.data import Dataset, DecodeOn, TrainImages, ValImages
+from trainer.errors import Stopped
+from trainer.model import build
+from trainer.tracking import RunLog
+from trainer.training._evaluation import Accuracy, evaluate
+from trainer.training._schedule import learning_rate
+from trainer.training._step import Meter, Step, parameter_groups
+from trainer.training._stop import StopRequest
+from trainer.world import World
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # optimizer steps done
+    evaluated: int = 0  # the step of the last evaluation
+    best_top1: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain data."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    world: World,
+    log: RunLog,
+    *,
+    decode_on: DecodeOn | None = None,
+) -> tuple[torch.nn.Module, Accuracy]:
+    """Train until the recipe's epochs are done; go on from the newest snapshot in `folder`.
+
+    Args:
+        recipe: what to train.
+        dataset: on which images.
+        folder: the run's own folder; snapshots go below it.
+        world: this process's place among all.
+        log: takes the metrics of this process; silent on all but the first.
+        decode_on: where JPEGs are decoded; on the GPU where there is one by default.
+
+    Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images.
+    Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError.
+    """
+    torch.manual_seed(recipe.seed)
+
+    # What flows: images -> model -> step.
+    images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
+    val_images = ValImages(dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on)
+    model = build(recipe.model, len(dataset.classes), zero_init_residual=recipe.zero_init_residual)
+    model = model.to(world.device)
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, recipe.optimizer),
+        lr=0.0,
+        momentum=recipe.optimizer.momentum,
+        nesterov=recipe.optimizer.nesterov,
+    )
+    step = Step(model, optimizer, recipe, world)
+
+    # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
+    epoch = images.steps_per_epoch
+    total = epoch * recipe.epochs
+    rate_at = learning_rate(recipe, steps_per_epoch=epoch)
+
+    # What outlives this process, by name. Everything else is rebuilt from the recipe.
+    progress = Progress()
+    parts: dict[str, Stateful] = {
+        "model": model,
+        "optimizer": optimizer,
+        "scaler": step.scaler,
+        "progress": progress,
+    }
+    checkpoints = Checkpoints(folder / "checkpoints", world, identity=f"{recipe.digest()} {dataset.digest}")
+    checkpoints.restore_newest(parts)
+    log.cut(progress.step)
+
+    batches = images.batches(first_step=progress.step, last_step=total)
+    meter = Meter(world)
+    with StopRequest() as stop:
+        while True:
+            # Due at this step. A run cut off in here repeats it when it comes back.
+            if progress.step % epoch == 0 and progress.step > progress.evaluated:
+                begun = time.perf_counter()
+                model.eval()
+                with step.precision.autocast():
+                    accuracy = evaluate(model, val_images, world)
+                progress.evaluated = progress.step
+                progress.best_top1 = max(progress.best_top1, accuracy.top1)
+                log.log(progress.step, {**accuracy.values(), "epoch": progress.step / epoch})
+                log.flush()  # a snapshot must not know more than the journal
+                checkpoints.save(progress.step, parts)
+                meter.leave_out(time.perf_counter() - begun)
+            if progress.step == total:
+                break
+
+            # One update.
+            rate = rate_at(progress.step)
+            step(batches, rate, meter)
+            progress.step += 1
+
+            # Between evaluations, the host waits for the device only here.
+            if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
+                now = meter.read(step=progress.step, rate=rate)
+                log.log(progress.step, {**now, "epoch": progress.step / epoch})
+                if world.any(stop.made):
+                    log.flush()
+                    checkpoints.save(progress.step, parts)
+                    raise Stopped(
+                        f"stopped on request at step {progress.step} of {total}, everything saved; "
+                        "start the same command again to go on"
+                    )
+
+    # What will be registered is measured as it will be used: in fp32.
+    model.eval()
+    return model, evaluate(model, val_images, world)

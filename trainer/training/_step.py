@@ -1,0 +1,158 @@
+"""One optimizer step: forward, backward, update, with no branch on precision and no host wait."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.config import Optimizer, Recipe
+from trainer.data import Batch
+from trainer.errors import TrainingDiverged
+from trainer.world import World
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the recipe's precision comes to on this device."""
+
+    name: str  # fp32, bf16 or fp16
+    device_type: str
+
+    @property
+    def scaled(self) -> bool:
+        """Whether small gradients must be kept from vanishing by scaling the loss."""
+        return self.name == "fp16"
+
+    def autocast(self) -> torch.autocast:
+        """A context in which matrix work runs in this precision."""
+        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
+        return torch.autocast(self.device_type, dtype=dtype, enabled=self.name != "fp32")
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """The wanted precision, or what comes closest on `device`.
+
+    bf16 needs compute capability 8.0 (Ampere): a T4 claims it and emulates it, so it gets fp16.
+    A CPU gets bf16 where it has instructions for it and fp32 elsewhere, never fp16.
+    """
+    if device.type == "cuda":
+        old = torch.cuda.get_device_capability(device) < (8, 0)
+        return Precision("fp16" if wanted == "bf16" and old else wanted, "cuda")
+    capable = torch.cpu._is_avx512_bf16_supported()
+    return Precision("bf16" if wanted != "fp32" and capable else "fp32", "cpu")
+
+
+def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Weights with decay; BatchNorm parameters and biases without, unless the recipe says so.
+
+    Source: He et al. 2018, arXiv:1812.01187, section 3.1 ("no bias decay").
+    """
+    weights = [p for p in model.parameters() if p.ndim > 1 or optimizer.decay_norm_and_bias]
+    others = [p for p in model.parameters() if p.ndim <= 1 and not optimizer.decay_norm_and_bias]
+    return [
+        {"params": weights, "weight_decay": optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+class Meter:
+    """Sums of what happened since the last reading, kept on the device until then."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._reset()
+
+    def _reset(self) -> None:
+        # loss x images, top1, top5, images, seconds spent waiting for data
+        self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count one micro-batch; `loss` is its mean."""
+        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        count = torch.full_like(loss, len(labels))
+        self._sums += torch.stack([loss * count, best[:, 0].sum(), best.sum(), count]).double()
+
+    def waited(self, seconds: float) -> None:
+        """Note time in which the device had nothing to do because data was not there."""
+        self._waited += seconds
+
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not spent on training (evaluation, snapshots) out of the rates."""
+        self._since += seconds
+
+    def read(self, *, step: int, rate: float) -> dict[str, float]:
+        """Means over all processes since the last reading; waits for the device.
+
+        Raises: TrainingDiverged, on all processes alike, if the loss is not a number.
+        """
+        loss, top1, top5, images = self._world.total(self._sums).tolist()
+        seconds = time.perf_counter() - self._since
+        waited = self._waited
+        self._reset()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(step=step, loss=loss / images, learning_rate=rate)
+        values = {
+            "train/loss": loss / images,
+            "train/top1": top1 / images,
+            "train/top5": top5 / images,
+            "train/learning_rate": rate,
+            "speed/images_per_second": images / seconds,
+            "speed/data_wait_share": waited / seconds,
+        }
+        if self._world.device.type == "cuda":
+            values["speed/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
+        return values
+
+
+class Step:
+    """Trains `model` on one global batch at a time."""
+
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, world: World
+    ) -> None:
+        self.precision = choose_precision(recipe.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision.scaled)
+        self._optimizer = optimizer
+        self._smoothing = recipe.label_smoothing
+        self._parts = recipe.accumulation(world.size)
+        self._network = model
+        if world.size > 1:
+            device_ids = [world.device] if world.device.type == "cuda" else None
+            self._network = DistributedDataParallel(
+                model, device_ids=device_ids, gradient_as_bucket_view=True
+            )
+
+    def __call__(self, batches: Iterator[Batch], rate: float, meter: Meter) -> None:
+        """Take the micro-batches of one step from `batches` and update the weights with `rate`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._network.train()
+        for part in range(self._parts):
+            asked = time.perf_counter()
+            images, labels = next(batches)
+            meter.waited(time.perf_counter() - asked)
+
+            with self._gradients_meet(last=part == self._parts - 1):
+                with self.precision.autocast():
+                    logits = self._network(images)
+                    loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+                self.scaler.scale(loss / self._parts).backward()  # type: ignore[no-untyped-call]
+            meter.add(loss.detach(), logits.detach(), labels)
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _gradients_meet(self, *, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients once a step, in the last backward pass."""
+        if last or not isinstance(self._network, DistributedDataParallel):
+            return nullcontext()
+        return self._network.no_sync()
