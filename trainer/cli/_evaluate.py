@@ -1,0 +1,101 @@
+"""`trainer evaluate`: the accuracy of a model in any of the forms it takes on its way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+
+from trainer.checkpoint import Checkpoints, load_part
+from trainer.cli._terminal import show_table
+from trainer.config import Images, Recipe
+from trainer.data import ValImages, open_dataset
+from trainer.delivery import is_bundle, load_bundle
+from trainer.errors import ConfigError, DataError
+from trainer.model import build
+from trainer.tracking import load
+from trainer.training import evaluate
+from trainer.world import World, choose_device
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the model on all validation images, in fp32, and print the result."""
+    dataset = open_dataset(options.data)
+    device = (
+        torch.device(choose_device(options.device), 0) if options.device != "cpu" else torch.device("cpu")
+    )
+    network, classes, images = _network(options, device, len(dataset.classes))
+    if classes is not None and classes != dataset.classes:
+        raise DataError(
+            f"{options.model} knows {len(classes)} classes ({classes[0]} …) and {options.data} has "
+            f"{len(dataset.classes)} ({dataset.classes[0]} …); evaluate it on the data set it was trained for"
+        )
+    alone = World(0, 1, device)
+    accuracy = evaluate(network, ValImages(dataset.val, images, alone, batch=options.batch), alone)
+    if options.json:
+        print(json.dumps({"model": options.model, "top1": accuracy.top1, "top5": accuracy.top5,
+                          "loss": accuracy.loss, "images": accuracy.images}))  # fmt: skip
+        return 0
+    show_table(
+        options.model,
+        {
+            "top-1": f"{accuracy.top1:.2%} of {accuracy.images:,} validation images",
+            "top-5": f"{accuracy.top5:.2%}",
+            "loss": f"{accuracy.loss:.4f}",
+        },
+    )
+    return 0
+
+
+def _network(
+    options: argparse.Namespace, device: torch.device, classes: int
+) -> tuple[Network, tuple[str, ...] | None, Images]:
+    """The model as a function to logits or probabilities, its classes if it tells, and its preprocessing."""
+    if options.model.startswith(("models:/", "runs:/")):
+        loaded = load(options.model, runs=options.runs)
+        return loaded.module.to(device), loaded.facts.classes, _images(loaded.facts.images)
+    path = Path(options.model)
+    if is_bundle(path):
+        bundle = load_bundle(path)
+        return lambda images: bundle(images.cpu()).log().to(device), bundle.classes, _images(bundle.images)
+    if path.is_dir():
+        snapshots = Checkpoints(path / "checkpoints", World(0, 1, device), identity="").found()
+        if not snapshots:
+            raise ConfigError(
+                f"{path} is neither a run with snapshots nor a bundle; give a run folder below --runs, "
+                "a folder made by `trainer export`, or models:/NAME@candidate"
+            )
+        path = snapshots[0]
+    recipe = _recipe(path)
+    model = build(recipe.model, classes)
+    try:
+        model.load_state_dict(load_part(path, "model"))
+    except RuntimeError:
+        raise DataError(
+            f"{path} was trained for another number of classes than the {classes} of {options.data}; "
+            "evaluate it on the data set it was trained for"
+        ) from None
+    return model.to(device).eval(), None, recipe.images
+
+
+def _images(facts: dict[str, object]) -> Images:
+    return TypeAdapter(Images).validate_python(
+        {"val_resize": facts["val_resize"], "val_size": facts["val_size"]}
+    )
+
+
+def _recipe(snapshot: Path) -> Recipe:
+    """The recipe of the run that wrote `snapshot`."""
+    path = snapshot.parent.parent / "recipe.json"
+    try:
+        return TypeAdapter(Recipe).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{snapshot} has no readable recipe at {path}; keep snapshots in their run's folder"
+        ) from None

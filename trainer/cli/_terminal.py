@@ -1,0 +1,94 @@
+"""What the user sees: a progress bar on a terminal, plain lines elsewhere, one table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trainer.tracking import RunLog
+
+# Off a terminal, lines are never folded: a path must stay whole in a log.
+_options: dict[str, Any] = {"highlight": False, "soft_wrap": True}
+console = Console(stderr=True, **_options)  # what is going on
+_results = Console(**_options)  # what came out
+
+
+class Shown:
+    """A run's log that also shows on the terminal what passes through it."""
+
+    def __init__(self, log: RunLog, *, total: int, steps_per_epoch: int) -> None:
+        self._log, self._total, self._epoch = log, total, steps_per_epoch
+        self._rate = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total, speed="")
+        self._begun = time.perf_counter()
+
+    def __enter__(self) -> Shown:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, **facts: Any) -> None:
+        """Pass on, silently."""
+        self._log.start(**facts)
+
+    def cut(self, step: int) -> None:
+        """Pass on; tell where a run goes on."""
+        self._log.cut(step)
+        if step:
+            console.print(f"going on from the snapshot at step {step} of {self._total}")
+        self._progress.update(self._task, completed=step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass on; advance the bar, and a line for each evaluation."""
+        self._log.log(step, values)
+        self._rate = values.get("speed/images_per_second", self._rate)
+        self._progress.update(self._task, completed=step, speed=f"{self._rate:,.0f} images/s")
+        if "val/top1" in values:
+            console.print(
+                f"epoch {step / self._epoch:.0f} of {self._total // self._epoch}: "
+                f"top-1 {values['val/top1']:.2%}, top-5 {values['val/top5']:.2%}, "
+                f"loss {values['val/loss']:.3f}, {self._rate:,.0f} images/s, "
+                f"{time.perf_counter() - self._begun:,.0f} s"
+            )
+        elif "train/loss" in values and not console.is_terminal:
+            console.print(
+                f"step {step} of {self._total}: loss {values['train/loss']:.3f}, "
+                f"learning rate {values['train/learning_rate']:.4g}, {self._rate:,.0f} images/s, "
+                f"waiting for data {values['speed/data_wait_share']:.0%}"
+            )
+
+    def flush(self) -> None:
+        """Pass on."""
+        self._log.flush()
+
+    def finish(self, status: Any) -> None:
+        """Pass on, silently."""
+        self._log.finish(status)
+
+
+def show_table(title: str, rows: Mapping[str, str]) -> None:
+    """Print `rows` as two columns."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _results.print()
+    _results.print(table)

@@ -1,0 +1,297 @@
+"""`trainer train`: check everything first, then train, track and register."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer import __version__
+from trainer.cli._terminal import Shown, console, show_table
+from trainer.config import Recipe, load_recipe
+from trainer.data import Dataset, ValImages, open_dataset, preprocessing
+from trainer.errors import Stopped
+from trainer.tracking import (
+    DatasetFacts,
+    Journal,
+    ModelFacts,
+    Registered,
+    RunLog,
+    Sample,
+    Shipper,
+    Silent,
+    check_reachable,
+    read_journal,
+    register,
+    tracking_uri,
+)
+from trainer.training import Accuracy, choose_precision, evaluate, train
+from trainer.world import World, choose_device, choose_processes, join_world
+
+SAMPLES = 8  # validation images that travel with a registered model
+SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that was found possible."""
+
+    recipe: Recipe
+    dataset: Dataset
+    folder: Path
+    processes: int
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or start one process a GPU that do; return the exit code."""
+    plan = _plan(options)
+    result = plan.folder / "result.json"
+    if result.exists():
+        _show(json.loads(result.read_text()), options, again=True)
+        return 0
+    if options.dry_run:
+        _show_plan(plan)
+        return 0
+    if plan.processes > 1 and "RANK" not in os.environ:
+        return _launch(plan.processes)
+    outcome = _work(plan, options)
+    if outcome:
+        _write_whole(result, outcome)
+        _show(outcome, options, again=False)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """Everything that can be found wrong before the first second of training, found now."""
+    recipe = load_recipe(options.recipe, options.set)
+    device = choose_device(options.device)
+    processes = int(os.environ.get("WORLD_SIZE", "0")) or choose_processes(device, options.processes)
+    dataset = open_dataset(options.data)
+    recipe.accumulation(processes)
+    recipe.steps_per_epoch(len(dataset.train))
+    if int(os.environ.get("RANK", "0")) == 0:
+        options.runs.mkdir(parents=True, exist_ok=True)
+        check_reachable(tracking_uri(options.runs))
+    # The same settings and images are the same run, so the same command goes on where it was.
+    name = f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
+    return Plan(recipe, dataset, options.runs / name, processes)
+
+
+def _launch(processes: int) -> int:
+    """Run this very command in `processes` processes under torchrun; return the first failure's exit code.
+
+    torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
+    the input was wrong (2) or the run was stopped and can go on (75).
+    """
+    import sys
+
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", "trainer", *sys.argv[1:]]
+    try:
+        torchrun.run(torchrun.parse_args(arguments))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
+    except SignalException:
+        return Stopped.exit_code
+    return 0
+
+
+def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
+    """This process's part of the run; what came out of it, on the first process."""
+    recipe, dataset = plan.recipe, plan.dataset
+    steps_per_epoch = recipe.steps_per_epoch(len(dataset.train))
+    total = recipe.epochs * steps_per_epoch
+    first = int(os.environ.get("RANK", "0")) == 0
+    with ExitStack() as stack:
+        log: RunLog = Silent()
+        if first:
+            journal = Journal(plan.folder)
+            log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
+            _write_whole(plan.folder / "recipe.json", recipe.as_dict())
+        with _ending_noted(log), join_world(options.device) as world:
+            log.start(
+                name=plan.folder.name,
+                experiment=recipe.register_as,
+                params=recipe.flat(),
+                tags=_tags(plan, world),
+                dataset=_dataset_facts(dataset),
+            )
+            shipper = stack.enter_context(Shipper(plan.folder)) if first else None
+            model, accuracy = train(recipe, dataset, plan.folder, world, log, decode_on=options.decode)
+            log.log(total, {"final/top1": accuracy.top1, "final/top5": accuracy.top5})
+        if shipper is None:
+            return None
+        with _ending_noted(log):
+            registered = _register(plan, model, accuracy, world.device)
+        log.finish("finished")
+        if not shipper.wait(SHIPPING_SECONDS):
+            console.print(
+                f"MLflow does not have all metrics yet; bring them there with: trainer sync {plan.folder}"
+            )
+    return {
+        "run": str(plan.folder),
+        "run_id": registered.run_id,
+        "tracking_uri": tracking_uri(options.runs),
+        "model": registered.uri,
+        "version": registered.version,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "images": accuracy.images,
+        "images_per_second": _typical_speed(plan.folder),
+        "device": _device_name(world.device),
+    }
+
+
+@contextmanager
+def _ending_noted(log: RunLog) -> Iterator[None]:
+    """Note in the journal how the run ended if it ends in here."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        log.finish("interrupted")
+        raise
+    except BaseException:
+        log.finish("failed")
+        raise
+
+
+def _dataset_facts(dataset: Dataset) -> DatasetFacts:
+    counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
+    return DatasetFacts(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
+
+
+def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device) -> Registered:
+    """Register the trained model after proving, on all validation images, that it is the one measured."""
+    recipe, dataset = plan.recipe, plan.dataset
+    alone = World(0, 1, device)
+
+    def measure(network: Any) -> tuple[float, float]:
+        if isinstance(network, torch.nn.Module):
+            network = network.to(device)
+        again = evaluate(
+            network, ValImages(dataset.val, recipe.images, alone, batch=recipe.batch_per_gpu), alone
+        )
+        return again.top1, again.top5
+
+    chosen = np.linspace(0, len(dataset.val) - 1, min(SAMPLES, len(dataset.val))).astype(int)
+    return register(
+        plan.folder,
+        model,
+        ModelFacts(
+            architecture=recipe.model,
+            classes=dataset.classes,
+            images=preprocessing(recipe.images),
+            recipe=recipe.name,
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            dataset_digest=dataset.digest,
+        ),
+        [
+            Sample(
+                name=Path(dataset.val.paths[index]).name,
+                jpeg=(dataset.val.folder / dataset.val.paths[index]).read_bytes(),
+                label=int(dataset.val.labels[index]),
+            )
+            for index in chosen
+        ],
+        measure,
+        name=recipe.register_as,
+        images=accuracy.images,
+    )
+
+
+def _tags(plan: Plan, world: World) -> dict[str, str]:
+    """Where and by what the run was made, so that a number can be traced to its machine and code."""
+    return {
+        "recipe": plan.recipe.name,
+        "git_commit": _git_commit(),
+        "image": os.environ.get("TRAINER_IMAGE", "none"),
+        "gpu": _device_name(world.device),
+        "world_size": str(world.size),
+        "precision": choose_precision(plan.recipe.precision, world.device).name,
+        "dataset": plan.dataset.name,
+        "dataset_digest": plan.dataset.digest,
+        "versions": f"trainer {__version__}, torch {torch.__version__}, python {platform.python_version()}",
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _git_commit() -> str:
+    """The commit of this code: given by the image, or asked of git in a checkout."""
+    if commit := os.environ.get("TRAINER_GIT_COMMIT"):
+        return commit
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return asked.stdout.strip()
+
+
+def _typical_speed(folder: Path) -> float:
+    """Median of the logged images/s: the first reading holds the start-up."""
+    speeds = [p.value for p in read_journal(folder).points if p.key == "speed/images_per_second"]
+    return float(np.median(speeds)) if speeds else 0.0
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _show(outcome: dict[str, Any], options: argparse.Namespace, *, again: bool) -> None:
+    if options.json:
+        print(json.dumps({**outcome, "again": again}))
+        return
+    title = "this run is finished already; nothing was trained" if again else "finished"
+    show_table(
+        title,
+        {
+            "top-1": f"{outcome['top1']:.2%} of {outcome['images']:,} validation images",
+            "top-5": f"{outcome['top5']:.2%}",
+            "images/s": f"{outcome['images_per_second']:,.0f} on {outcome['device']}",
+            "run": outcome["run"],
+            "model": f"{outcome['model']} (version {outcome['version']})",
+        },
+    )
+    if again:
+        console.print("to train again from the start, give the new run a name with --name")
+
+
+def _show_plan(plan: Plan) -> None:
+    recipe, dataset = plan.recipe, plan.dataset
+    steps = recipe.steps_per_epoch(len(dataset.train))
+    parts = recipe.accumulation(plan.processes)
+    show_table(
+        "all is well; nothing was started",
+        {
+            "data": f"{dataset.name}, {len(dataset.classes):,} classes, "
+            f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
+            "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
+            "batch": f"{plan.processes} process(es) x {parts} micro-batch(es) "
+            f"of {recipe.global_batch // plan.processes // parts} images",
+            "peak rate": f"{recipe.peak_lr:g}",
+            "run": str(plan.folder),
+        },
+    )
