@@ -11,7 +11,7 @@ from trainer.config import Optimizer
 from trainer.data import Batch
 from trainer.errors import TrainingDiverged
 from trainer.model import build
-from trainer.training import Meter, Step, choose_precision, parameter_groups
+from trainer.training import Meter, Step, choose_precision, make_optimizer, parameter_groups
 
 
 class Small(torch.nn.Module):
@@ -35,8 +35,7 @@ def batches(count, size=8):
 def trained(recipe, given, steps, rate=0.1):
     torch.manual_seed(0)
     model = Small()
-    settings = recipe.optimizer
-    optimizer = torch.optim.SGD(parameter_groups(model, settings), lr=0.0, momentum=settings.momentum)
+    optimizer = make_optimizer(model, recipe, ALONE)
     step, meter = Step(model, optimizer, recipe, ALONE), Meter(ALONE)
     source = iter(given)
     for _ in range(steps):

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare = command("prepare", "make a data set", "trainer prepare digits --out data/digits")
     prepare.add_argument("dataset", choices=["digits"], help="which data set")
     prepare.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(run=_run_prepare)
 
     train = command(
         "train",
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
     )
     train.add_argument("--json", action="store_true", help="print the result as JSON")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_run_train)
 
     evaluate = command(
         "evaluate",
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--batch", type=_positive, default=64, help="images at a time (default: 64)")
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_run_evaluate)
 
     export = command(
         "export",
@@ -111,14 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     export.add_argument("--runs", type=Path, default=Path("runs"), help="where the embedded MLflow store is")
     export.add_argument("--json", action="store_true", help="print the result as JSON")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_run_export)
 
     sync = command(
         "sync", "bring MLflow up to date with a run's journal", "trainer sync runs/digits-1a2b3c4d5e"
     )
     sync.add_argument("folder", metavar="RUN", type=Path, help="the run's folder")
     sync.add_argument("--follow", action="store_true", help="go on until the run ends")
-    sync.set_defaults(run=_sync)
+    sync.set_defaults(run=_run_sync)
 
     bench = command("bench", "time training on this machine", "trainer bench train rn50-baseline --json")
     bench.add_argument("what", choices=["train"], help="what to time")
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
     )
     bench.add_argument("--json", action="store_true", help="print the figures as JSON")
-    bench.set_defaults(run=_bench)
+    bench.set_defaults(run=_run_bench)
     return parser
 
 
@@ -148,7 +148,7 @@ def _positive(text: str) -> int:
 # Each command imports what it needs when it runs: `trainer --help` must not wait for torch.
 
 
-def _prepare(options: argparse.Namespace) -> int:
+def _run_prepare(options: argparse.Namespace) -> int:
     from trainer.data import prepare_digits
 
     made = prepare_digits(options.out)
@@ -156,19 +156,19 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(options: argparse.Namespace) -> int:
-    from trainer.cli import _train
+def _run_train(options: argparse.Namespace) -> int:
+    from trainer.cli._train import run
 
-    return _train.run(options)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from trainer.cli import _evaluate
-
-    return _evaluate.run(options)
+    return run(options)
 
 
-def _export(options: argparse.Namespace) -> int:
+def _run_evaluate(options: argparse.Namespace) -> int:
+    from trainer.cli._evaluate import run
+
+    return run(options)
+
+
+def _run_export(options: argparse.Namespace) -> int:
     from trainer.delivery import export
 
     bundle = export(options.model, options.out, runs=options.runs)
@@ -182,14 +182,14 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _sync(options: argparse.Namespace) -> int:
+def _run_sync(options: argparse.Namespace) -> int:
     from trainer.tracking import sync
 
     sync(options.folder, follow=options.follow)
     return 0
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from trainer.cli import _bench
+def _run_bench(options: argparse.Namespace) -> int:
+    from trainer.cli._bench import run
 
-    return _bench.run(options)
+    return run(options)

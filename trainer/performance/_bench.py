@@ -15,7 +15,7 @@ import torch
 from trainer.config import Recipe
 from trainer.data import Batch, Split, TrainImages
 from trainer.model import build
-from trainer.training import Meter, Step, parameter_groups
+from trainer.training import Meter, Step, make_optimizer
 from trainer.world import World
 
 WARM_UP = 5  # steps before the clock starts: kernels are chosen, memory is taken, queues fill
@@ -65,9 +65,7 @@ def bench_train(recipe: Recipe, split: Split, world: World, *, steps: int) -> di
 def _timed(recipe: Recipe, world: World, batches: Iterator[Batch], steps: int) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, CLASSES).to(world.device)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, recipe.optimizer), lr=0.0, momentum=recipe.optimizer.momentum
-    )
+    optimizer = make_optimizer(model, recipe, world)
     step, meter = Step(model, optimizer, recipe, world), Meter(world)
     for _ in range(WARM_UP):
         step(batches, 0.001, meter)

@@ -3,7 +3,7 @@
 from trainer.training._evaluation import Accuracy, evaluate
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
-from trainer.training._step import Meter, Precision, Step, choose_precision, parameter_groups
+from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
 from trainer.training._stop import StopRequest
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "choose_precision",
     "evaluate",
     "learning_rate",
+    "make_optimizer",
     "parameter_groups",
     "stepwise",
     "train",

@@ -17,7 +17,7 @@ from trainer.model import build
 from trainer.tracking import RunLog
 from trainer.training._evaluation import Accuracy, evaluate
 from trainer.training._schedule import learning_rate
-from trainer.training._step import Meter, Step, parameter_groups
+from trainer.training._step import Meter, Step, make_optimizer
 from trainer.training._stop import StopRequest
 from trainer.world import World
 
@@ -69,12 +69,7 @@ def train(
     val_images = ValImages(dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on)
     model = build(recipe.model, len(dataset.classes), zero_init_residual=recipe.zero_init_residual)
     model = model.to(world.device)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, recipe.optimizer),
-        lr=0.0,
-        momentum=recipe.optimizer.momentum,
-        nesterov=recipe.optimizer.nesterov,
-    )
+    optimizer = make_optimizer(model, recipe, world)
     step = Step(model, optimizer, recipe, world)
 
     # What steers: pure functions of progress.step, so there is no schedule and no reader to save.

@@ -63,6 +63,21 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[
     ]
 
 
+def make_optimizer(model: torch.nn.Module, recipe: Recipe, world: World) -> torch.optim.SGD:
+    """SGD as the recipe says; the learning rate is set at each step.
+
+    Fused on the GPU: one pass over the weights, and it alone takes GradScaler's verdict on the device,
+    where other forms make the host wait for it at every step.
+    """
+    return torch.optim.SGD(
+        parameter_groups(model, recipe.optimizer),
+        lr=0.0,
+        momentum=recipe.optimizer.momentum,
+        nesterov=recipe.optimizer.nesterov,
+        fused=world.device.type == "cuda",
+    )
+
+
 class Meter:
     """Sums of what happened since the last reading, kept on the device until then."""
 

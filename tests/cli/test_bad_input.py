@@ -1,0 +1,119 @@
+"""What the user sees when the input is wrong: one sentence, exit 2, nothing left behind."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.conftest import write_photo
+from trainer.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def refused(capsys, *arguments):
+    """Run the command line, see it refuse, and return its sentence."""
+    assert main([str(argument) for argument in arguments]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("trainer: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_a_missing_data_folder(folder, capsys):
+    assert "trainer prepare digits" in refused(capsys, "train", "digits", "--data", "nowhere")
+    assert list(folder.iterdir()) == []
+
+
+def test_an_empty_data_folder(folder, capsys):
+    (folder / "data").mkdir()
+
+    assert "has no train/" in refused(capsys, "train", "digits", "--data", "data")
+
+
+def test_train_and_val_with_different_classes(folder, photos, capsys):
+    shutil.copytree(photos, "data")
+    write_photo(folder / "data" / "val" / "fox" / "0.JPEG")
+
+    assert "labels would mean different things" in refused(capsys, "train", "digits", "--data", "data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["digit"], "did you mean digits?"),
+        (["digits", "--set", "optimiser.momentum=0.8"], "did you mean optimizer.momentum?"),
+        (["digits", "--set", "epochs=soon"], "must be a valid integer"),
+        (["digits", "--set", "global_batch=1000"], "larger than the 20 training images"),
+        (["digits", "--set", "global_batch=9", "--processes", "2"], "cannot be shared evenly by 2 processes"),
+    ],
+)
+def test_a_recipe_or_setting_that_is_wrong(folder, photos, capsys, arguments, says):
+    assert says in refused(capsys, "train", *arguments, "--data", photos, "--device", "cpu")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(folder, photos, capsys):
+    said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cuda")
+
+    assert "--device cpu" in said
+    assert "compose.cpu.yaml" in said
+    assert list(folder.iterdir()) == []
+
+
+def test_an_mlflow_server_that_does_not_answer(folder, photos, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+
+    said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cpu")
+    assert "http://127.0.0.1:9" in said
+    assert not list(folder.glob("runs/*"))
+
+
+@pytest.mark.parametrize("command", ["export", "evaluate"])
+def test_a_registered_model_that_does_not_exist(folder, photos, capsys, command):
+    target = ["--out", "bundle"] if command == "export" else ["--data", photos]
+
+    assert "nothing@candidate" in refused(capsys, command, "models:/nothing@candidate", *target)
+    assert not (folder / "bundle").exists()
+
+
+def test_a_run_folder_that_is_none(folder, photos, capsys):
+    (folder / "empty").mkdir()
+
+    assert "neither a run with snapshots nor a bundle" in refused(
+        capsys, "evaluate", "empty", "--data", photos
+    )
+
+
+def test_an_unknown_option_is_refused_by_the_parser(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "digits", "--data", "x", "--epochs", "3"])
+
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --epochs 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(folder, photos, capsys):
+    arguments = [
+        "train",
+        "rn50-baseline",
+        "--set",
+        "global_batch=8",
+        "--data",
+        str(photos),
+        "--device",
+        "cpu",
+    ]
+    assert main([*arguments, "--dry-run"]) == 0
+
+    assert "90 epochs of 2 steps of 8 images" in capsys.readouterr().out
+    assert not list(folder.glob("runs/rn50*"))

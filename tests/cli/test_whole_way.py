@@ -1,0 +1,191 @@
+"""The whole way on the command line: train, evaluate every form of the model, export, stop and go on."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.cli import main
+from trainer.tracking import read_journal
+
+pytestmark = pytest.mark.slow
+
+TINY = [
+    "epochs=2", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
+    "images.train_size=32", "images.val_size=32", "images.val_resize=32", "register_as=cats-and-dogs",
+]  # fmt: skip
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+def command(*arguments, folder, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", *map(str, arguments)],
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def trainer(*arguments, folder):
+    """The result of a command that is run in this process: importing torch and MLflow once is enough."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert main([str(argument) for argument in arguments]) == 0
+    return json.loads(out.getvalue())
+
+
+def trained(*arguments, folder):
+    """The result of a command in a process of its own, as long-running ones are used."""
+    process = command(*arguments, folder=folder)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole-way")
+
+
+@pytest.fixture(scope="module")
+def run(folder, photos):
+    return trained("train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--json", folder=folder)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder, run):
+    return Path(
+        trainer("export", "models:/cats-and-dogs@candidate", "--out", "bundle", "--json", folder=folder)[
+            "bundle"
+        ]
+    )
+
+
+def test_a_finished_run_is_registered_and_done(folder, run):
+    assert run["model"] == "models:/cats-and-dogs/1"
+    assert run["images"] == 9
+    assert read_journal(folder / run["run"]).status == "finished"
+
+
+def test_mlflow_has_every_point_of_the_journal_once(folder, run):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    points = read_journal(folder / run["run"]).points
+    shipped = [
+        (key, metric.step, metric.value)
+        for key in {point.key for point in points}
+        for metric in client.get_metric_history(run["run_id"], key)
+    ]
+
+    assert sorted(shipped) == sorted((point.key, point.step, point.value) for point in points)
+    assert client.get_run(run["run_id"]).info.status == "FINISHED"
+    tags = client.get_run(run["run_id"]).data.tags
+    assert {"recipe", "git_commit", "image", "gpu", "world_size", "dataset_digest"} <= set(tags)
+
+
+def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):
+    again = trainer(
+        "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--json", folder=folder
+    )
+
+    assert again == {**run, "again": True}
+
+
+@pytest.mark.parametrize("form", ["alias", "version", "run", "folder", "snapshot", "bundle"])
+def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, photos, form):
+    snapshot = max((folder / run["run"] / "checkpoints").glob("step-*.pt"))
+    forms = {
+        "alias": "models:/cats-and-dogs@candidate",
+        "version": run["model"],
+        "run": f"runs:/{run['run_id']}/model",
+        "folder": run["run"],
+        "snapshot": snapshot,
+        "bundle": bundle,
+    }
+    measured = trainer("evaluate", forms[form], "--data", photos, "--device", "cpu", "--json", folder=folder)
+
+    assert (measured["top1"], measured["images"]) == (run["top1"], 9)
+
+
+def test_a_bundle_is_never_written_over(folder, bundle):
+    process = command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", folder=folder)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 2
+    assert err.startswith("trainer: ")
+    assert err.count("\n") == 1
+
+
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
+    arguments = [
+        "train",
+        "digits",
+        *SETTINGS,
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+        "--json",
+        "--name",
+        "stopped",
+    ]
+    process = command(*arguments, folder=folder)
+    journals = []
+    while not journals or "train/loss" not in journals[0].read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+        journals = list(folder.glob("runs/stopped-*/journal.jsonl"))
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 75, err
+    assert "start the same command again to go on" in err
+    assert "Traceback" not in err
+    assert read_journal(journals[0].parent).status == "interrupted"
+
+    resumed = trained(*arguments, folder=folder)
+    assert resumed["top1"] == run["top1"]
+    unbroken = [
+        p[:3] for p in read_journal(folder / run["run"]).points if p.key.startswith(("train/", "val/"))
+    ]
+    broken = [p[:3] for p in read_journal(journals[0].parent).points if p.key.startswith(("train/", "val/"))]
+    assert broken == unbroken
+
+
+def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
+    two = trained(
+        "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--processes", "2", "--name", "two",
+        "--json", folder=folder,
+    )  # fmt: skip
+    of_one, of_two = read_journal(folder / run["run"]), read_journal(folder / two["run"])
+
+    def values(history, key):
+        return [(point.step, point.value) for point in history.points if point.key == key]
+
+    assert of_two.tags["world_size"] == "2"
+    assert values(of_two, "train/learning_rate") == values(of_one, "train/learning_rate")
+    assert {value for _, value in values(of_two, "val/images")} == {9.0}
+    assert two["images"] == 9
+
+
+def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder, photos):
+    """torchrun answers 1 and a traceback to everything; the launcher must not."""
+    process = command(
+        "train", "digits", *SETTINGS, "--set", "global_batch=7", "--data", photos, "--device", "cpu",
+        "--processes", "2", folder=folder,
+    )  # fmt: skip
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 2
+    assert "cannot be shared evenly" in err
+    assert "Traceback" not in err
