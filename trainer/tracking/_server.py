@@ -1,0 +1,157 @@
+"""Where MLflow is and how it is talked to: late (importing it takes seconds), quietly, and not for ever."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from trainer.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PATIENCE = 10.0  # seconds that `check_reachable` tries
+
+
+def tracking_uri(runs: Path) -> str:
+    """Where runs below the folder `runs` are tracked: MLFLOW_TRACKING_URI, else an SQLite file in `runs`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+
+
+def check_reachable(uri: str | None = None) -> None:
+    """Make sure that MLflow answers, before hours of work rely on it.
+
+    Args:
+        uri: where; by default MLFLOW_TRACKING_URI. Nothing to check where neither names a server.
+
+    Raises: TrackingError after 10 s at most, which says what stands in the way.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    if uri.startswith("sqlite:///"):
+        _check_file(Path(uri.removeprefix("sqlite:///")))
+    elif uri.startswith(("http://", "https://")):
+        _check_server(uri)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the MLflow at `uri`; answers at once, whether or not there is one.
+
+    Raises: TrackingError if this installation cannot talk to such a place.
+    """
+    # What the user set wins. No outside calls; no code run by loading a model; give up within seconds.
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_MODEL_CATALOG_URI": "",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    with quiet():
+        from mlflow import MlflowClient
+
+        for logger in ("mlflow", "alembic"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        if uri.startswith("sqlite:"):
+            _check_file(Path(uri.removeprefix("sqlite:///")))
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep MLflow's and torch.export's warnings, which the user can do nothing about, off the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def place(uri: str) -> str:
+    """`uri` for a message: without a password."""
+    parts = urlsplit(uri)
+    return uri.replace(f"{parts.username or ''}:{parts.password}@", "") if parts.password else uri
+
+
+def _check_file(database: Path) -> None:
+    if importlib.util.find_spec("sqlalchemy") is None:
+        raise TrackingError(
+            f"{database} cannot be opened: this installation has only MLflow's client; "
+            "set MLFLOW_TRACKING_URI to a server, or install the `server` dependency group"
+        )
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(database if database.exists() else database.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise TrackingError(
+            f"{database} cannot be written; choose another folder with --runs or mend its permissions"
+        )
+
+
+def _check_server(uri: str) -> None:
+    connect(uri)  # its imports and settings
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    end, shown = time.monotonic() + PATIENCE, place(uri)
+    while True:
+        left = max(1.0, end - time.monotonic())
+        try:
+            answer = http_request(
+                get_default_host_creds(uri),
+                "/api/2.0/mlflow/experiments/search",
+                "GET",
+                max_retries=0,
+                timeout=left,
+                raise_on_status=False,
+                params={"max_results": 1},
+            )
+        except Exception as error:
+            if time.monotonic() + 1 < end and "timed out" not in str(error):
+                time.sleep(1)
+                continue
+            raise TrackingError(
+                f"MLflow at {shown} (MLFLOW_TRACKING_URI) cannot be reached: {_reason(error)}; start it "
+                "(Compose: `docker compose up -d mlflow`), or unset MLFLOW_TRACKING_URI to track into a local file"
+            ) from None
+        break
+    if answer.status_code == 200:
+        return
+    match answer.status_code:
+        case 401:
+            cure = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        case 403:
+            cure = (
+                f"add {urlsplit(uri).netloc.rpartition('@')[2]} to MLFLOW_SERVER_ALLOWED_HOSTS of the server and "
+                "restart it, or use an account with permission"
+            )
+        case 404:
+            cure = "check that MLFLOW_TRACKING_URI is the address of an MLflow server"
+        case _:
+            cure = "look at the server's log (Compose: `docker compose logs mlflow`)"
+    said = " ".join(answer.text.split())[:80]
+    raise TrackingError(f"MLflow at {shown} answers {answer.status_code} ({said}); {cure}")
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).lower()
+    for sign, reason in {
+        "refused": "connection refused",
+        "resolve": "there is no host of this name",
+        "name or service": "there is no host of this name",
+        "timed out": "no answer in time",
+        "unreachable": "no route to it",
+        "certificate": "its TLS certificate is not trusted",
+    }.items():
+        if sign in text:
+            return reason
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
