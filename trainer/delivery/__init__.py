@@ -1,1 +1,7 @@
-"""TODO"""
+"""What leaves the house: the bundle for a Jetson. ONNX and ONNX Runtime are imported here only."""
+
+from trainer.delivery._bundle import LoadedBundle, is_bundle, load_bundle
+from trainer.delivery._export import Bundle, export, to_onnx
+from trainer.delivery._pixels import to_input
+
+__all__ = ["Bundle", "LoadedBundle", "export", "is_bundle", "load_bundle", "to_input", "to_onnx"]
