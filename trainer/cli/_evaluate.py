@@ -18,7 +18,7 @@ from trainer.delivery import is_bundle, load_bundle
 from trainer.errors import ConfigError, DataError
 from trainer.model import build
 from trainer.tracking import load
-from trainer.training import evaluate
+from trainer.training import evaluate, full_precision
 from trainer.world import World, choose_device
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
             f"{len(dataset.classes)} ({dataset.classes[0]} …); evaluate it on the data set it was trained for"
         )
     alone = World(0, 1, device)
-    accuracy = evaluate(network, ValImages(dataset.val, images, alone, batch=options.batch), alone)
+    images_of_split = ValImages(dataset.val, images, alone, batch=options.batch)
+    with full_precision():
+        accuracy = evaluate(network, images_of_split, alone)
     if options.json:
         print(json.dumps({"model": options.model, "top1": accuracy.top1, "top5": accuracy.top5,
                           "loss": accuracy.loss, "images": accuracy.images}))  # fmt: skip

@@ -35,7 +35,7 @@ from trainer.tracking import (
     register,
     tracking_uri,
 )
-from trainer.training import Accuracy, choose_precision, evaluate, train
+from trainer.training import Accuracy, choose_precision, evaluate, full_precision, train
 from trainer.world import World, choose_device, choose_processes, join_world
 
 SAMPLES = 8  # validation images that travel with a registered model
@@ -178,12 +178,10 @@ def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: to
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, device)
 
-    def measure(network: Any) -> tuple[float, float]:
-        if isinstance(network, torch.nn.Module):
-            network = network.to(device)
-        again = evaluate(
-            network, ValImages(dataset.val, recipe.images, alone, batch=recipe.batch_per_gpu), alone
-        )
+    def measure(network: torch.nn.Module) -> tuple[float, float]:
+        images = ValImages(dataset.val, recipe.images, alone, batch=recipe.batch_per_gpu)
+        with full_precision():
+            again = evaluate(network.to(device), images, alone)
         return again.top1, again.top5
 
     chosen = np.linspace(0, len(dataset.val) - 1, min(SAMPLES, len(dataset.val))).astype(int)

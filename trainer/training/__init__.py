@@ -1,6 +1,6 @@
 """The loop, the step, and what steers them."""
 
-from trainer.training._evaluation import Accuracy, evaluate
+from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
 from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
@@ -15,6 +15,7 @@ __all__ = [
     "StopRequest",
     "choose_precision",
     "evaluate",
+    "full_precision",
     "learning_rate",
     "make_optimizer",
     "parameter_groups",

@@ -15,7 +15,7 @@ from trainer.data import Dataset, DecodeOn, TrainImages, ValImages
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.tracking import RunLog
-from trainer.training._evaluation import Accuracy, evaluate
+from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._schedule import learning_rate
 from trainer.training._step import Meter, Step, make_optimizer
 from trainer.training._stop import StopRequest
@@ -127,4 +127,5 @@ def train(
 
     # What will be registered is measured as it will be used: in fp32.
     model.eval()
-    return model, evaluate(model, val_images, world)
+    with full_precision():
+        return model, evaluate(model, val_images, world)
