@@ -17,7 +17,9 @@ def tree(photos, tmp_path):
 def test_labels_are_positions_in_the_sorted_class_list(dataset):
     assert dataset.classes == ("cat", "dog")
     assert {
-        path.split("/")[0] for path, label in zip(dataset.train.paths, dataset.train.labels, strict=True) if label == 1
+        path.split("/")[0]
+        for path, label in zip(dataset.train.paths, dataset.train.labels, strict=True)
+        if label == 1
     } == {"dog"}
     assert (len(dataset.train), len(dataset.val)) == (20, 9)
 

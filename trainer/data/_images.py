@@ -257,7 +257,9 @@ def _sizes(
     split: Split, indices: npt.NDArray[np.int64], files: list[npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.int64]:
     """Width and height of each file from its header, (N, 2) in pixels."""
-    sizes = np.array([imagesize.get(io.BytesIO(file.data), exif_rotation=False) for file in files], dtype=np.int64)
+    sizes = np.array(
+        [imagesize.get(io.BytesIO(file.data), exif_rotation=False) for file in files], dtype=np.int64
+    )
     for wrong in np.flatnonzero((sizes < 1).any(axis=1)):
         raise DataError(
             f"{split.folder / split.paths[indices[wrong]]} is not an image; remove or restore it and start again"
