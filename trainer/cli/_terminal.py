@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from trainer.tracking import RunLog
 
 # Off a terminal, lines are never folded: a path must stay whole in a log.
 _options: dict[str, Any] = {"highlight": False, "soft_wrap": True}
-console = Console(stderr=True, **_options)  # what is going on
+console = Console(stderr=True, markup=False, **_options)  # what is going on
 _results = Console(**_options)  # what came out
 
 
@@ -85,10 +85,7 @@ class Shown:
 
 def show_table(title: str, rows: Mapping[str, str]) -> None:
     """Print `rows` as two columns."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    width = max(len(name) for name in rows)
+    _results.print(f"\n[bold]{escape(title)}[/bold]")
     for name, value in rows.items():
-        table.add_row(name, value)
-    _results.print()
-    _results.print(table)
+        _results.print(f"[bold]{name:<{width}}[/bold]  {escape(value)}")
