@@ -1,0 +1,97 @@
+"""What compose.yaml, .env.example and scripts/setup promise each other; needs no Docker Engine."""
+
+from __future__ import annotations
+
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+
+import trainer
+from tests.stack.conftest import ROOT, run_setup, set_up
+
+COMPOSE = (ROOT / "compose.yaml").read_text() + (ROOT / "compose.cpu.yaml").read_text()
+EXAMPLE = (ROOT / ".env.example").read_text()
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+GIB = {"m": 1 / 1024, "g": 1.0}
+
+
+def test_every_variable_of_the_compose_files_is_in_env_example_and_the_other_way_round():
+    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE))
+    listed = set(re.findall(r"^#? ?([A-Z_]+)=", EXAMPLE, re.MULTILINE))
+
+    assert used == listed
+
+
+def test_env_example_shows_the_defaults_of_the_compose_files():
+    defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    shown = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+
+    assert shown == defaults
+
+
+def test_the_images_are_tagged_with_the_version_of_the_package():
+    assert set(re.findall(r"TRAINER_VERSION:-([^}]*)", COMPOSE)) == {trainer.__version__}
+
+
+def test_setup_writes_an_env_with_a_fresh_password_that_only_its_owner_reads(tmp_path):
+    passwords = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        set_up(tmp_path / name)
+        env = tmp_path / name / ".env"
+        passwords |= set(re.findall(r"^POSTGRES_PASSWORD=([0-9a-f]{64})$", env.read_text(), re.MULTILINE))
+
+        assert stat.S_IMODE(env.stat().st_mode) == 0o600
+        assert {path.name for path in env.parent.iterdir()} == {".env", ".env.example", "export", "scripts"}
+    assert len(passwords) == 2
+
+
+def test_containers_get_the_ids_of_who_ran_setup_but_never_root(tmp_path):
+    set_up(tmp_path)
+    uid, gid = re.findall(r"^TRAINER_[UG]ID=(\d+)$", (tmp_path / ".env").read_text(), re.MULTILINE)
+    export = (tmp_path / "export").stat()
+
+    assert (int(uid), int(gid)) == (export.st_uid, export.st_gid)
+    assert int(uid) > 0
+
+
+def test_setup_leaves_an_env_that_is_there_as_it_is(tmp_path):
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine\n")
+
+    assert "stays as it is" in set_up(tmp_path).stdout
+    assert (tmp_path / ".env").read_text() == "POSTGRES_PASSWORD=mine\n"
+
+
+def test_of_two_setups_at_once_one_writes_env(tmp_path):
+    set_up(tmp_path)
+    (tmp_path / ".env").unlink()
+    with ThreadPoolExecutor() as pool:
+        said = [done.stdout for done in pool.map(run_setup, [tmp_path] * 4)]
+
+    assert sum("wrote .env" in text for text in said) == 1
+    assert not list(tmp_path.glob(".env.??????"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_is_confined(service):
+    settings = SERVICES[service]
+
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["security_opt"] == ["no-new-privileges:true"]
+    assert settings["read_only"] is True
+    assert settings["pids_limit"] > 0
+    assert settings["logging"]["options"]["max-size"]
+
+
+def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge():
+    over_before_training = {"migrate", "prepare"}
+    limits = [
+        re.sub(r"\$\{.*:-(.*)\}", r"\1", settings["mem_limit"])
+        for service, settings in SERVICES.items()
+        if service not in over_before_training
+    ]
+
+    assert sum(int(limit[:-1]) * GIB[limit[-1]] for limit in limits) <= 15
