@@ -217,6 +217,7 @@ def _tags(plan: Plan, world: World) -> dict[str, str]:
         "recipe": plan.recipe.name,
         "git_commit": _git_commit(),
         "image": os.environ.get("TRAINER_IMAGE", "none"),
+        "ngc": os.environ.get("NVIDIA_PYTORCH_VERSION", "none"),
         "gpu": _device_name(world.device),
         "world_size": str(world.size),
         "precision": choose_precision(plan.recipe.precision, world.device).name,

@@ -264,7 +264,10 @@ class _Shipment:
             beside = folder.resolve().parent / "artifacts" / name
             try:
                 return self._client.create_experiment(
-                    name, artifact_location=beside.as_uri() if uri.startswith("sqlite:") else None
+                    name,
+                    artifact_location=beside.as_uri() if uri.startswith("sqlite:") else None,
+                    # Without it, the UI opens on its pages for language models and hides the runs.
+                    tags={"mlflow.experimentKind": "custom_model_development"},
                 )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
