@@ -101,7 +101,7 @@ def train(
                     accuracy = evaluate(model, val_images, world)
                 progress.evaluated = progress.step
                 progress.best_top1 = max(progress.best_top1, accuracy.top1)
-                log.log(progress.step, {**accuracy.values(), "epoch": progress.step / epoch})
+                log.log(progress.step, accuracy.values())
                 log.flush()  # a snapshot must not know more than the journal
                 checkpoints.save(progress.step, parts)
                 meter.leave_out(time.perf_counter() - begun)
