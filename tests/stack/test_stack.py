@@ -94,7 +94,6 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     from trainer.world import World
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.uri)
-    mlflow.set_tracking_uri(stack.uri)
     alone = World(0, 1, torch.device("cpu"))
     network = mlflow.pytorch.load_model(MODEL)
     measured = evaluate(network, ValImages(open_dataset(digits).val, RECIPE.images, alone, batch=64), alone)
