@@ -102,6 +102,10 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
 
 
+def test_the_run_has_its_recipe_and_its_journal(client, run):
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"recipe.json", "journal.jsonl"}
+
+
 def test_the_version_is_the_candidate_of_this_run(client, run):
     version = client.get_model_version_by_alias(RECIPE.register_as, "candidate")
 

@@ -116,6 +116,8 @@ def test_all_that_the_journal_tells_is_in_mlflow(runs: Path) -> None:
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("photos", "d" * 36)
     assert run.info.artifact_uri.startswith((runs / "artifacts").as_uri())
+    (papers,) = (runs / "artifacts").rglob("journal.jsonl")
+    assert papers.read_bytes() == (runs / "r" / "journal.jsonl").read_bytes()
 
 
 def test_shipping_again_changes_nothing(runs: Path) -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from trainer.errors import TrackingError
-from trainer.tracking._journal import Point, RunHistory, Tail, read_journal
+from trainer.tracking._journal import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._server import check_reachable, connect, place, quiet, tracking_uri
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_FILE = "mlflow.json"
+PAPERS = ("recipe.json", JOURNAL)  # what was asked for and what happened, as files; overwritten if sent again
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 
@@ -172,6 +173,7 @@ class _Shipment:
         """Find the run in MLflow or make it, and learn what is there already."""
         from mlflow.entities import RunStatus
 
+        self._folder = folder
         self._tail = Tail(folder)
         self._history = self._tail.read()
         self._next = 0  # position in the history's points
@@ -227,7 +229,10 @@ class _Shipment:
             self._client.log_batch(self.id, metrics=[Metric(p.key, p.value, p.time, p.step) for p in points])
 
     def end(self, status: str, ended: int | None) -> None:
-        """Tell MLflow how the run ended, at `ended` ms since 1970."""
+        """Tell MLflow how the run ended, at `ended` ms since 1970, and leave it the run's own papers."""
+        for paper in PAPERS:
+            if (self._folder / paper).exists():
+                self._client.log_artifact(self.id, str(self._folder / paper))
         self._client.set_terminated(self.id, STATUS[status], end_time=ended)
 
     def close(self) -> None:
