@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trainer.config import Recipe, load_recipe
-from trainer.data import Dataset, open_dataset
+from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -30,6 +30,19 @@ def write_photo(path: Path, *, width: int = 80, height: int = 60, seed: int = 0)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
 
 
+def write_odd_files(folder: Path) -> None:
+    """Images of 64 x 48 pixels that are no plain colour JPEGs but must be handled all the same."""
+    shades = np.linspace(0, 255, 48 * 64).reshape(48, 64).astype(np.uint8)
+    colours = Image.fromarray(np.stack([shades, shades.T.reshape(48, 64), 255 - shades], axis=-1))
+    folder.mkdir(parents=True)
+    Image.fromarray(shades).save(folder / "grey.JPEG", quality=95)
+    colours.convert("CMYK").save(folder / "cmyk.JPEG", quality=95)
+    colours.save(folder / "png.JPEG", format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours.save(folder / "rotated.JPEG", exif=exif, quality=95)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes, 20 training and 9 validation photos of different sizes."""
@@ -44,6 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_photo(
             root / "val" / kind / f"{index:03d}.JPEG", width=64 + 3 * index, height=50, seed=100 + index
         )
+    prepare(folder(root, out=root), root)
     return root
 
 

@@ -14,6 +14,8 @@ for name in (
     "pandas",
     "scipy",
     "sklearn",
+    "requests",
+    "simplejpeg",
     "onnx",
     "onnxruntime",
     "pydantic",

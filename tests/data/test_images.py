@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import ALONE
+from tests.conftest import ALONE, write_odd_files
 from trainer.config import Images
-from trainer.data import MEAN, STD, TrainImages, ValImages, open_dataset
+from trainer.data import MEAN, STD, TrainImages, ValImages
+from trainer.dataset import folder, open_dataset, prepare
 from trainer.errors import DataError
 from trainer.world import World
 
@@ -129,42 +130,33 @@ def test_validation_pixels_are_torchvisions(dataset, tiny):
             ]
         )
         ours = torch.cat([batch.images for batch in ValImages(dataset.val, images, ALONE, batch=4)])
-        theirs = torch.stack([reference(Image.open(dataset.val.folder / path)) for path in dataset.val.paths])
+        theirs = torch.stack([reference(Image.open(dataset.val.path(index))) for index in range(9)])
 
         assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() * min(STD) < 0.5 / 255
 
 
 def test_odd_files_decode_as_pillow_decodes_them(tmp_path, tiny):
     """Grey, CMYK, a PNG named .JPEG, and an EXIF rotation, which is not applied."""
-    shades = np.linspace(0, 255, 48 * 64).reshape(48, 64).astype(np.uint8)
-    colours = Image.fromarray(np.stack([shades, shades.T.reshape(48, 64), 255 - shades], axis=-1))
-    folder = tmp_path / "val" / "odd"
-    folder.mkdir(parents=True)
-    Image.fromarray(shades).save(folder / "grey.JPEG", quality=95)
-    colours.convert("CMYK").save(folder / "cmyk.JPEG", quality=95)
-    colours.save(folder / "png.JPEG", format="PNG")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    colours.save(folder / "rotated.JPEG", exif=exif, quality=95)
+    write_odd_files(tmp_path / "val" / "odd")
     shutil.copytree(tmp_path / "val", tmp_path / "train")
+    prepare(folder(tmp_path, out=tmp_path), tmp_path)
     split = open_dataset(tmp_path).val
 
-    for decoded in (torch.cat([b.images for b in ValImages(split, tiny.images, ALONE, batch=4)]),):
-        for image, path in zip(decoded, split.paths, strict=True):
-            pillow = (
-                Image.open(split.folder / path).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
-            )
-            pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
-            theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
-            assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, path
+    decoded = torch.cat([b.images for b in ValImages(split, tiny.images, ALONE, batch=4)])
+    for index, image in enumerate(decoded):
+        pillow = Image.open(split.path(index)).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
+        pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
+        theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
+        assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, split.name(index)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an image at all", "cut"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten"])
 def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny, damage):
     tree = shutil.copytree(photos, tmp_path / "tree")
     split = open_dataset(tree).train
     bad = tree / "train" / "dog" / "005.JPEG"
-    bad.write_bytes(bad.read_bytes()[:700] if damage == "cut" else damage)
+    good = bad.read_bytes()
+    bad.write_bytes({"emptied": b"", "cut": good[:700], "overwritten": b"x" * len(good)}[damage])
 
     with pytest.raises(DataError, match=str(bad)):
         list(TrainImages(split, tiny, ALONE).batches(first_step=0, last_step=10))

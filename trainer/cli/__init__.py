@@ -52,10 +52,123 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
 
-    prepare = command("prepare", "make a data set", "trainer prepare digits --out data/digits")
-    prepare.add_argument("dataset", choices=["digits"], help="which data set")
-    prepare.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    prepare = command(
+        "prepare",
+        "make a data set from what is handed out; the same command again goes on if interrupted",
+        "trainer prepare kaggle imagenet-object-localization-challenge.zip --out /data/imagenet",
+    )
+    forms = prepare.add_subparsers(metavar="FORM", required=True, dest="form")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument(
+        "--writers", type=_positive, metavar="N", help="threads that write (default: 2 a core)"
+    )
+    smaller = argparse.ArgumentParser(add_help=False)
+    smaller.add_argument(
+        "--max-side", type=_positive, metavar="PX",
+        help="store images whose shorter side is longer than this smaller (suggested: 400; default: as they are)",
+    )  # fmt: skip
+    smaller.add_argument("--quality", type=_quality, default=90, help="of JPEGs made smaller (default: 90)")
+    download = argparse.ArgumentParser(add_help=False)
+    download.add_argument(
+        "--downloads", type=Path, metavar="DIR",
+        help="where downloads go and stay (default: in --out, gone when it is complete)",
+    )  # fmt: skip
+    sums = argparse.ArgumentParser(add_help=False)
+    sums.add_argument(
+        "--no-md5", action="store_true", help="take another archive than the published one, e.g. a part of it"
+    )
+
+    def form(
+        name: str, summary: str, example: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        return forms.add_parser(
+            name,
+            parents=[common, *parents],
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:  trainer prepare {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    one = form(
+        "imagenet",
+        "ImageNet as image-net.org hands it out",
+        "imagenet ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar --out /data/imagenet",
+        smaller, download, sums,
+    )  # fmt: skip
+    one.add_argument(
+        "archives", nargs=2, metavar="TAR", help="the two tars, as paths, URLs, magnet links or torrents"
+    )
+    one.add_argument(
+        "--devkit", metavar="TAR", help="take the validation labels from this instead of our list"
+    )
+    one = form(
+        "kaggle",
+        "ImageNet as Kaggle's zip or ILSVRC2017_CLS-LOC.tar.gz hold it",
+        "kaggle imagenet-object-localization-challenge.zip --out /data/imagenet",
+        smaller, download,
+    )  # fmt: skip
+    one.add_argument("archive", metavar="ARCHIVE", help="a path, URL, magnet link or torrent")
+    for name, summary in (
+        ("imagenette", "ten easy classes of ImageNet"),
+        ("imagewoof", "ten breeds of dogs from ImageNet"),
+    ):
+        one = form(name, summary, f"{name} --size 320 --out data/{name}", smaller, download, sums)
+        one.add_argument("archive", nargs="?", metavar="ARCHIVE", help="a path or URL (default: fast.ai's)")
+        one.add_argument(
+            "--size", choices=["full", "320", "160"], default="full", help="shorter side in pixels"
+        )
+    one = form(
+        "tiny-imagenet",
+        "200 classes of ImageNet at 64 x 64 pixels",
+        "tiny-imagenet --out data/tiny-imagenet",
+        download, sums,
+    )  # fmt: skip
+    one.add_argument("archive", nargs="?", metavar="ARCHIVE", help="a path or URL (default: Stanford's)")
+    form("digits", "1,797 handwritten digits that scikit-learn carries", "digits --out data/digits")
+    one = forms.add_parser(
+        "folder",
+        help="your own folders, one for each class",
+        description="Your own folders, one for each class.",
+        epilog="example:  trainer prepare folder /data/birds --val-fraction 0.1",
+        allow_abbrev=False,
+    )
+    one.add_argument(
+        "folder", type=Path, metavar="DIR", help="holds train/CLASS/* and val/CLASS/*, or CLASS/*"
+    )
+    one.add_argument(
+        "--out",
+        type=Path,
+        help="copy the images there (default: they stay where they are, with a manifest beside)",
+    )
+    one.add_argument(
+        "--val-fraction", type=_share, metavar="SHARE", help="of each class, if there is no val/"
+    )
+    one.add_argument("--name", default="", help="what to call the data set (default: as the folder)")
+    one.add_argument("--seed", type=int, default=0, help="decides which images validate (default: 0)")
+    one.add_argument("--json", action="store_true", help="print the result as JSON")
+    one.add_argument("--writers", type=_positive, metavar="N", help="threads that write (default: 2 a core)")
+    one.add_argument("--max-side", type=_positive, metavar="PX", help="as for the other forms; needs --out")
+    one.add_argument("--quality", type=_quality, default=90, help="of JPEGs made smaller (default: 90)")
     prepare.set_defaults(run=_run_prepare)
+
+    check = command(
+        "check",
+        "see whether a data set is what its manifest says",
+        "trainer check /data/imagenet --decode --quarantine",
+    )
+    check.add_argument("data", type=Path, metavar="DIR", help="the data set's folder")
+    check.add_argument("--decode", action="store_true", help="decode every image, on all cores")
+    check.add_argument(
+        "--quarantine",
+        action="store_true",
+        help="move bad files to DIR/quarantine and write the manifest anew",
+    )
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    check.set_defaults(run=_run_check)
 
     train = command(
         "train",
@@ -63,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "trainer train rn50-baseline --data /data/imagenet --set epochs=30",
     )
     train.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
-    train.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/* and val/CLASS/*")
+    train.add_argument("--data", type=Path, required=True, help="a prepared data set")
     train.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
     train.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
@@ -94,9 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="models:/NAME@alias, runs:/ID/…, a run folder, a snapshot file or a bundle",
     )
-    evaluate.add_argument(
-        "--data", type=Path, required=True, help="folder with train/CLASS/* and val/CLASS/*"
-    )
+    evaluate.add_argument("--data", type=Path, required=True, help="a prepared data set")
     evaluate.add_argument(
         "--runs", type=Path, default=Path("runs"), help="where the embedded MLflow store is"
     )
@@ -150,15 +261,33 @@ def _positive(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
+def _quality(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 95:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 95")
+    return number
+
+
 # Each command imports what it needs when it runs: `trainer --help` must not wait for torch.
 
 
 def _run_prepare(options: argparse.Namespace) -> int:
-    from trainer.data import prepare_digits
+    from trainer.cli._prepare import run
 
-    made = prepare_digits(options.out)
-    print(f"{options.dataset}: {'written to' if made else 'already complete in'} {options.out}")
-    return 0
+    return run(options)
+
+
+def _run_check(options: argparse.Namespace) -> int:
+    from trainer.cli._check import run
+
+    return run(options)
 
 
 def _run_train(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.cli._terminal import show_table
 from trainer.config import load_recipe
-from trainer.data import open_dataset
+from trainer.dataset import open_dataset
 from trainer.performance import bench_train, make_photos
 from trainer.world import join_world
 

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from trainer.checkpoint import Checkpoints, load_part
 from trainer.cli._terminal import show_table
 from trainer.config import Images, Recipe
-from trainer.data import ValImages, open_dataset
+from trainer.data import ValImages
+from trainer.dataset import open_dataset
 from trainer.delivery import is_bundle, load_bundle
 from trainer.errors import ConfigError, DataError
 from trainer.model import build

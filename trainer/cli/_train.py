@@ -19,7 +19,8 @@ import torch
 from trainer import __version__
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
-from trainer.data import Dataset, ValImages, open_dataset, preprocessing
+from trainer.data import ValImages, preprocessing
+from trainer.dataset import Dataset, open_dataset
 from trainer.errors import Stopped
 from trainer.tracking import (
     DatasetFacts,
@@ -199,8 +200,8 @@ def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: to
         ),
         [
             Sample(
-                name=Path(dataset.val.paths[index]).name,
-                jpeg=(dataset.val.folder / dataset.val.paths[index]).read_bytes(),
+                name=dataset.val.path(index).name,
+                jpeg=dataset.val.path(index).read_bytes(),
                 label=int(dataset.val.labels[index]),
             )
             for index in chosen

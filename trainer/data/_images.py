@@ -10,7 +10,6 @@ saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GP
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import imagesize
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,9 +25,9 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images, Recipe
-from trainer.data._dataset import Split
 from trainer.data._order import epoch_order, uniform
 from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
+from trainer.dataset import Split
 from trainer.errors import DataError
 from trainer.world import World
 
@@ -96,8 +94,8 @@ class TrainImages:
                     epoch = step // self.steps_per_epoch
                     yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, DRAWS + 1))
 
-        def arrays(samples: _Samples, files: list[npt.NDArray[np.uint8]]) -> tuple[Any, ...]:
-            sizes = _sizes(self._split, samples.indices, files)
+        def arrays(samples: _Samples) -> tuple[Any, ...]:
+            sizes = self._split.sizes[samples.indices]
             anchors, shapes = random_resized_crops(sizes, samples.luck[:, :DRAWS], recipe.images)
             mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.images.flip
             return anchors, shapes, mirror.astype(np.int32)
@@ -119,8 +117,8 @@ class ValImages:
         self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
         self._batch = batch
 
-        def arrays(samples: _Samples, files: list[npt.NDArray[np.uint8]]) -> tuple[Any, ...]:
-            resized, places = centre_crops(_sizes(split, samples.indices, files), images)
+        def arrays(samples: _Samples) -> tuple[Any, ...]:
+            resized, places = centre_crops(split.sizes[samples.indices], images)
             left, top = np.ascontiguousarray(places.T)  # DALI takes no strides
             return np.ascontiguousarray(resized), left, top
 
@@ -232,39 +230,29 @@ class _Feed:
         samples, reads = self._ahead.popleft()
         self.lately.append(samples.indices)
         files = [file for read in reads for file in read.result()]
-        return files, self._split.labels[samples.indices], *self._arrays(samples, files)
+        return files, self._split.labels[samples.indices], *self._arrays(samples)
 
     def _read(self, indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
-        return [_read_file(self.path(index)) for index in indices]
+        return [_read_file(self.path(index), int(self._split.rows["bytes"][index])) for index in indices]
 
     def path(self, index: int) -> Path:
-        return self._split.folder / self._split.paths[index]
+        return self._split.path(index)
 
 
-def _read_file(path: Path) -> npt.NDArray[np.uint8]:
+def _read_file(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a file. Its crop windows follow from the manifest, so it must still be the same file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"the image {path} cannot be read: {error.strerror}; restore it and start again"
         ) from None
-    if not data:
-        raise DataError(f"the image {path} is empty; restore it and start again")
-    return np.frombuffer(data, dtype=np.uint8)
-
-
-def _sizes(
-    split: Split, indices: npt.NDArray[np.int64], files: list[npt.NDArray[np.uint8]]
-) -> npt.NDArray[np.int64]:
-    """Width and height of each file from its header, (N, 2) in pixels."""
-    sizes = np.array(
-        [imagesize.get(io.BytesIO(file.data), exif_rotation=False) for file in files], dtype=np.int64
-    )
-    for wrong in np.flatnonzero((sizes < 1).any(axis=1)):
+    if len(data) != size:
         raise DataError(
-            f"{split.folder / split.paths[indices[wrong]]} is not an image; remove or restore it and start again"
+            f"the image {path} has {len(data):,} bytes and was prepared with {size:,}; restore it, or move it out "
+            "with `trainer check --quarantine`, and start again"
         )
-    return sizes
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 def _batches(graph: Any, feed: _Feed) -> Iterator[Batch]:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from trainer.config import Recipe
-from trainer.data import Batch, Split, TrainImages
+from trainer.data import Batch, TrainImages
+from trainer.dataset import Split, folder, open_dataset, prepare
 from trainer.model import build
 from trainer.training import Meter, Step, make_optimizer
 from trainer.world import World
@@ -88,26 +89,29 @@ class _Repeated:
 
     def __init__(self, split: Split, recipe: Recipe, world: World, *, needed: int) -> None:
         times = -(-needed // len(split))
-        longer = Split(split.folder, split.paths * times, np.tile(split.labels, times))
+        longer = Split(split.root, np.tile(split.rows, times))
         self.images = TrainImages(longer, recipe, world)
 
     def batches(self, steps: int) -> Iterator[Batch]:
         return self.images.batches(first_step=0, last_step=steps)
 
 
-def make_photos(folder: Path, *, count: int = PHOTOS) -> Split:
+def make_photos(root: Path, *, count: int = PHOTOS) -> Split:
     """Write JPEGs of ImageNet's usual size (500 x 375 pixels, about 110 KB) and return them as a split.
 
     Smooth colours under noise: what counts for the decoder is the number of pixels and bytes.
     """
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
     luck = np.random.default_rng(0)
-    paths = tuple(f"{index:04d}.jpeg" for index in range(count))
-    for path in paths:
+    for index in range(count + 1):
+        part = "val" if index == count else "train"
+        (root / part / "photos").mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(luck.integers(0, 256, (6, 8, 3), dtype=np.uint8))
         pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
         noisy = pixels + luck.normal(0, 12, pixels.shape).astype(np.int16)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / path, quality=90)
-    return Split(folder, paths, luck.integers(0, CLASSES, count))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+            root / part / "photos" / f"{index:04d}.jpeg", quality=90
+        )
+    prepare(folder(root, out=root), root)
+    return open_dataset(root).train

@@ -11,7 +11,8 @@ import torch
 
 from trainer.checkpoint import Checkpoints, Stateful
 from trainer.config import Recipe
-from trainer.data import Dataset, DecodeOn, TrainImages, ValImages
+from trainer.data import DecodeOn, TrainImages, ValImages
+from trainer.dataset import Dataset
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.tracking import RunLog

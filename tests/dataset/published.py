@@ -1,0 +1,178 @@
+"""Archives in the layouts in which the data sets are published, small."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainer.dataset import imagenet_classes, imagenet_val_labels
+
+GROUPS = (
+    "n01440764",
+    "n02102040",
+    "n15075141",
+)  # the first, one in between and the last of ImageNet's classes
+
+
+@cache
+def jpeg(seed: int, *, width: int = 60, height: int = 45) -> bytes:
+    """A small photo, another one for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def val_names(groups: Iterable[str] = GROUPS, *, each: int = 2) -> dict[str, str]:
+    """Names of the first validation images of some classes, and their class."""
+    classes = tuple(imagenet_classes())
+    found: dict[str, str] = {}
+    for group in groups:
+        numbers = [n for n, label in enumerate(imagenet_val_labels(), 1) if classes[label] == group]
+        found |= {f"ILSVRC2012_val_{number:08d}.JPEG": group for number in numbers[:each]}
+    return dict(sorted(found.items()))
+
+
+def train_names(*, each: int = 4) -> dict[str, str]:
+    return {f"{group}_{7 * number + 18}.JPEG": group for group in GROUPS for number in range(each)}
+
+
+def images(*, each: int = 4) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Training and validation images by name; no two are the same."""
+    train = {name: jpeg(seed) for seed, name in enumerate(train_names(each=each))}
+    val = {name: jpeg(10_000 + seed) for seed, name in enumerate(val_names())}
+    return train, val
+
+
+def tar_of(files: Iterable[tuple[str, bytes]], *, format: int = tarfile.GNU_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            if name.endswith("/"):
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zip_of(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return path
+
+
+def imagenet(folder: Path, *, each: int = 4) -> tuple[Path, Path]:
+    """ILSVRC2012_img_train.tar, a tar of class tars, and ILSVRC2012_img_val.tar, a flat one."""
+    train, val = images(each=each)
+    classes = [
+        (f"{group}.tar", tar_of((name, data) for name, data in train.items() if name.startswith(group)))
+        for group in GROUPS
+    ]
+    paths = folder / "ILSVRC2012_img_train.tar", folder / "ILSVRC2012_img_val.tar"
+    paths[0].write_bytes(tar_of(classes))
+    paths[1].write_bytes(tar_of(val.items()))
+    return paths
+
+
+def devkit(folder: Path) -> Path:
+    """ILSVRC2012_devkit_t12.tar.gz: classes in an order of its own, inner synsets after the 1,000."""
+    from scipy.io import savemat
+
+    groups = sorted(imagenet_classes(), key=lambda group: group[::-1])  # some other order
+    synsets = np.array(
+        [(number, group) for number, group in enumerate([*groups, "n00001740"], 1)],
+        dtype=[("ILSVRC2012_ID", "f8"), ("WNID", "O")],
+    )
+    mat = io.BytesIO()
+    savemat(mat, {"synsets": synsets[:, None]})
+    classes, number = tuple(imagenet_classes()), {group: n for n, group in enumerate(groups, 1)}
+    truth = "".join(f"{number[classes[label]]}\n" for label in imagenet_val_labels())
+    files = [
+        ("ILSVRC2012_devkit_t12/readme.txt", b"..."),
+        ("ILSVRC2012_devkit_t12/data/meta.mat", mat.getvalue()),
+        ("ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth.encode()),
+    ]
+    path = folder / "ILSVRC2012_devkit_t12.tar.gz"
+    path.write_bytes(gzip.compress(tar_of(files)))
+    return path
+
+
+def _kaggle_files(*, with_csv: bool) -> list[tuple[str, bytes]]:
+    train, val = images()
+    root = "ILSVRC/Data/CLS-LOC"
+    files = [
+        (f"ILSVRC/Annotations/CLS-LOC/train/{GROUPS[0]}/{GROUPS[0]}_18.xml", b"<annotation/>"),
+        ("ILSVRC/ImageSets/CLS-LOC/train_cls.txt", b"n01440764/n01440764_18 1\n"),
+        (f"{root}/test/ILSVRC2012_test_00000001.JPEG", jpeg(1)),
+        *((f"{root}/train/{name.split('_')[0]}/{name}", data) for name, data in train.items()),
+        *((f"{root}/val/{name}", data) for name, data in val.items()),
+    ]
+    if with_csv:
+        boxes = "".join(f"{name[:-5]},{group} 85 1 499 272 \n" for name, group in val_names().items())
+        files += [
+            ("LOC_synset_mapping.txt", b"n01440764 tench, Tinca tinca\n"),
+            ("LOC_val_solution.csv", b"ImageId,PredictionString\n" + boxes.encode()),
+        ]
+    return files
+
+
+def kaggle_zip(folder: Path) -> Path:
+    return zip_of(folder / "imagenet-object-localization-challenge.zip", _kaggle_files(with_csv=True))
+
+
+def kaggle_tar(folder: Path) -> Path:
+    path = folder / "ILSVRC2017_CLS-LOC.tar.gz"
+    path.write_bytes(gzip.compress(tar_of([("ILSVRC/", b""), *_kaggle_files(with_csv=False)])))
+    return path
+
+
+def fastai(folder: Path, *, name: str = "imagenette", size: str = "-320") -> Path:
+    train, val = images()
+    root = f"{name}2{size}"
+    files = [
+        (f"{root}/", b""),
+        (f"{root}/noisy_{name}.csv", b"path,noisy_labels_0\n"),
+        (f"{root}/.DS_Store", b"\0\0\0\1Bud1"),
+        *((f"{root}/train/{name.split('_')[0]}/{name}", data) for name, data in train.items()),
+        *((f"{root}/val/{val_names()[name]}/{name}", data) for name, data in val.items()),
+    ]
+    path = folder / f"{root}.tgz"
+    path.write_bytes(gzip.compress(tar_of(files, format=tarfile.PAX_FORMAT)))
+    return path
+
+
+def tiny_imagenet(folder: Path) -> Path:
+    root = "tiny-imagenet-200"
+    val = {f"val_{number}.JPEG": GROUPS[number % 3] for number in range(6)}
+    files = [
+        (f"{root}/", b""),
+        (f"{root}/words.txt", b"n00001740\tentity\nn01440764\ttench, Tinca tinca\n"),
+        (f"{root}/wnids.txt", "".join(f"{group}\n" for group in reversed(GROUPS)).encode()),
+        (f"{root}/test/images/test_0.JPEG", jpeg(1, width=64, height=64)),
+    ]
+    for group in GROUPS:
+        files.append((f"{root}/train/{group}/{group}_boxes.txt", b"x_0.JPEG\t0\t10\t63\t58\n"))
+        files += [
+            (
+                f"{root}/train/{group}/images/{group}_{number}.JPEG",
+                jpeg(number + len(files), width=64, height=64),
+            )
+            for number in range(4)
+        ]
+    boxes = "".join(f"{name}\t{group}\t0\t32\t44\t62\n" for name, group in val.items())
+    files.append((f"{root}/val/val_annotations.txt", boxes.encode()))
+    files += [
+        (f"{root}/val/images/{name}", jpeg(20_000 + number, width=64, height=64))
+        for number, name in enumerate(val)
+    ]
+    return zip_of(folder / "tiny-imagenet-200.zip", files)

@@ -1,0 +1,212 @@
+"""Hostile and broken archives: named, and nothing written outside."""
+
+import gzip
+import io
+import os
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.dataset import published
+from tests.dataset.published import jpeg, tar_of
+from trainer.dataset import fastai, imagenet, kaggle, prepare
+from trainer.dataset._archives import members
+from trainer.errors import DataError
+
+NAME = "imagenette2/train/n01440764/n01440764_1.JPEG"
+
+
+def tar_with(**fields):
+    """A tar whose second member is strange."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, strange in ((NAME, {}), (NAME.replace("_1", "_2"), fields)):
+            member = tarfile.TarInfo(name)
+            for key, value in strange.items():
+                setattr(member, key, value)
+            data = jpeg(1) if member.isreg() else b""
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def with_size(size):
+    """The second header claims `size` bytes, in base 256, which can be negative."""
+    data = bytearray(tar_with())
+    second = 512 + -(-len(jpeg(1)) // 512) * 512
+    data[second + 124 : second + 136] = (
+        (size % 256**12).to_bytes(12, "big") if size < 0 else (b"\x80" + size.to_bytes(11, "big"))
+    )
+    return _with_checksum(data, second)
+
+
+def _with_checksum(data, header):
+    data[header + 148 : header + 156] = b" " * 8
+    data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
+    return bytes(data)
+
+
+def pax_bomb():
+    """An extended header of a terabyte."""
+    data = bytearray(tar_of([(NAME, jpeg(1))]))
+    data[156:157] = b"x"
+    data[124:136] = b"\x80" + (2**40).to_bytes(11, "big")
+    return _with_checksum(data, 0)
+
+
+HOSTILE = {
+    "symlink": tar_with(type=tarfile.SYMTYPE, linkname="/etc"),
+    "symlink out of the tree": tar_with(type=tarfile.SYMTYPE, linkname="../../../.."),
+    "hard link": tar_with(type=tarfile.LNKTYPE, linkname=NAME),
+    "character device": tar_with(type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+    "block device": tar_with(type=tarfile.BLKTYPE),
+    "FIFO": tar_with(type=tarfile.FIFOTYPE),
+    "sparse file": tar_with(type=tarfile.GNUTYPE_SPARSE),
+    "negative size": with_size(-(2**20)),
+    "size of an exabyte": with_size(2**60),
+    "pax header of a terabyte": pax_bomb(),
+    "cut in a header": tar_with()[: -10240 + 700],
+    "cut in an image": tar_with()[:1200],
+    "cut between images": tar_with()[: 512 + -(-len(jpeg(1)) // 512) * 512],
+    "garbage between images": tar_with()[: 512 + -(-len(jpeg(1)) // 512) * 512] + b"garbage!" * 640,
+    "not an archive": b"<html>please log in</html>" * 100,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["tar", "tgz"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_or_broken_tar_is_refused_and_writes_nothing_outside(tmp_path, what, packed):
+    archive = tmp_path / "in" / "imagenette2.tgz"
+    archive.parent.mkdir()
+    archive.write_bytes(gzip.compress(HOSTILE[what]) if packed else HOSTILE[what])
+    out = tmp_path / "below" / "out"
+
+    with pytest.raises(DataError, match=r"imagenette2\.tgz|not a single image"):
+        prepare(fastai("imagenette", archive, verify=False), out)
+
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(out)]
+    assert outside == [archive]
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    assert not (out / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../n01440764_1.JPEG",
+        "/imagenette2/train/n01440764/n01440764_1.JPEG",
+        "imagenette2/train/n01440764/../../../../x.JPEG",
+        "imagenette2/train/n01440764/a\nb.JPEG",
+        "imagenette2/train/../n01440764/x.JPEG",
+        "imagenette2/train/n01440764/.JPEG/x.JPEG",
+    ],
+)
+def test_a_name_that_is_not_of_the_data_set_is_never_written(tmp_path, name):
+    archive = tmp_path / "imagenette2.tgz"
+    good = [(f"imagenette2/{part}/n01440764/n01440764_{part}.JPEG", jpeg(1)) for part in ("train", "val")]
+    archive.write_bytes(tar_of([*good, (name, jpeg(2))]))
+
+    prepare(fastai("imagenette", archive, verify=False), tmp_path / "out")
+
+    images = [path for path in tmp_path.rglob("*") if path.suffix == ".JPEG"]
+    assert len(images) == 2
+
+
+CPYTHON = [path for name in ("testtar.tar", "recursion.tar") for path in Path(os.__file__).parent.rglob(name)]
+
+
+@pytest.mark.skipif(not CPYTHON, reason="this Python came without its tests")
+@pytest.mark.parametrize("archive", CPYTHON, ids=lambda path: path.name)
+def test_cpythons_own_hostile_tars_are_refused(archive):
+    with pytest.raises(DataError, match=archive.name):
+        list(members(archive))
+
+
+def test_a_cut_gzip_is_named(tmp_path):
+    archive = published.fastai(tmp_path)
+    archive.write_bytes(archive.read_bytes()[:-2000])
+
+    with pytest.raises(DataError, match=r"320\.tgz"):
+        prepare(fastai("imagenette", archive, verify=False), tmp_path / "out")
+
+
+def test_a_gzip_of_endless_zeros_is_given_up(tmp_path, monkeypatch):
+    from trainer.dataset import _archives
+
+    monkeypatch.setattr(_archives, "SLACK", 2**20)
+    member = tarfile.TarInfo("imagenette2/notes.txt")
+    member.size = 2**27
+    archive = tmp_path / "imagenette2.tgz"
+    with gzip.open(archive, "wb") as file:
+        file.write(member.tobuf())
+        file.write(bytes(member.size))
+
+    with pytest.raises(DataError, match="larger inside"):
+        list(members(archive))
+
+
+def zipped(tmp_path, change):
+    archive = tmp_path / "kaggle.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        change(file)
+    return archive
+
+
+ENTRY = "ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_1.JPEG"
+
+
+def _symlink(file):
+    entry = zipfile.ZipInfo(ENTRY)
+    entry.external_attr = 0o120777 << 16
+    file.writestr(entry, "/etc/passwd")
+
+
+def _lzma(file):
+    file.writestr(ENTRY, jpeg(1), compress_type=zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize(("change", "says"), [(_symlink, "no regular file"), (_lzma, "unusual way")])
+def test_a_hostile_zip_is_refused(tmp_path, change, says):
+    with pytest.raises(DataError, match=says):
+        prepare(kaggle(zipped(tmp_path, change)), tmp_path / "out")
+
+
+def test_a_zip_bomb_is_named_before_anything_is_unpacked(tmp_path, monkeypatch):
+    from trainer.dataset import _archives
+
+    monkeypatch.setattr(_archives, "SLACK", 2**20)
+    archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, bytes(2**26), zipfile.ZIP_DEFLATED))
+
+    with pytest.raises(DataError, match="zip bomb"):
+        prepare(kaggle(archive), tmp_path / "out")
+
+
+def test_an_entry_that_lies_about_its_length_is_named(tmp_path):
+    archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, b"\xff\xd8\xff" + bytes(5000)))
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(struct.pack("<I", 5003), struct.pack("<I", 9003)))
+
+    with pytest.raises(DataError, match=r"kaggle\.zip"):
+        prepare(kaggle(archive), tmp_path / "out")
+
+
+def test_a_flipped_byte_in_a_zip_is_found_by_its_own_checksum(tmp_path):
+    archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, jpeg(1)))
+    data = bytearray(archive.read_bytes())
+    data[500] ^= 1
+    archive.write_bytes(data)
+
+    with pytest.raises(DataError, match="Bad CRC-32"):
+        prepare(kaggle(archive), tmp_path / "out")
+
+
+def test_an_image_of_a_gigabyte_is_refused(tmp_path, monkeypatch):
+    from trainer.dataset import _archives
+
+    monkeypatch.setattr(_archives, "LARGEST", 1000)
+    with pytest.raises(DataError, match="no image of a data set has more"):
+        prepare(imagenet(published.imagenet(tmp_path), verify=False), tmp_path / "out")

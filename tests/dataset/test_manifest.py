@@ -1,0 +1,137 @@
+"""What a data set consists of, and opening it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_photo
+from trainer.dataset import folder, open_dataset, prepare
+from trainer.errors import DataError
+
+
+@pytest.fixture
+def tree(photos, tmp_path):
+    """Class folders as users have them: without a manifest."""
+    root = shutil.copytree(photos, tmp_path / "photos")
+    for file in root.glob("*.*"):
+        file.unlink()
+    return root
+
+
+def indexed(root):
+    prepare(folder(root, out=root), root)
+    return open_dataset(root)
+
+
+def test_labels_are_positions_in_the_sorted_class_list(dataset):
+    assert dataset.classes == ("cat", "dog")
+    dogs = {dataset.train.name(index).split("/")[1] for index in np.flatnonzero(dataset.train.labels)}
+    assert dogs == {"dog"}
+    assert (len(dataset.train), len(dataset.val)) == (20, 9)
+
+
+def test_sizes_are_known_without_opening_a_file(dataset):
+    assert dataset.train.name(3) == "train/cat/006.JPEG"
+    assert dataset.train.sizes[3].tolist() == [66, 84]
+
+
+def test_hidden_and_foreign_files_are_no_images_and_no_classes(tree, dataset):
+    write_photo(tree / "train" / ".cache" / "0.JPEG")
+    write_photo(tree / "train" / "cat" / "._000.JPEG")
+    (tree / "val" / "cat" / "notes.txt").write_text("x")
+    (tree / "val" / "README").write_text("x")
+
+    assert indexed(tree).digest == dataset.digest
+
+
+def test_what_appears_in_the_folders_later_changes_nothing(tree, dataset):
+    indexed(tree)
+    write_photo(tree / "train" / "ant" / "0.JPEG")
+
+    assert open_dataset(tree).classes == ("cat", "dog")
+
+
+def test_the_digest_changes_with_the_images(tree, dataset):
+    (tree / "train" / "cat" / "000.JPEG").unlink()
+
+    assert indexed(tree).digest != dataset.digest
+
+
+def test_a_folder_without_a_manifest_is_refused_with_the_command_that_writes_one(tree):
+    with pytest.raises(DataError, match=rf"no manifest; write it with: trainer prepare folder {tree}$"):
+        open_dataset(tree)
+
+
+def test_a_preparation_that_has_not_ended_is_no_data_set(tmp_path):
+    (tmp_path / ".preparing").mkdir()
+
+    with pytest.raises(DataError, match="is not complete"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_index_is_refused(tree, damage):
+    indexed(tree)
+    (index,) = tree.glob("index-*.npy")
+    data = bytearray(index.read_bytes())
+    data[-40] ^= 1
+    index.write_bytes({"flipped": data, "cut": data[:-100], "gone": b""}[damage])
+
+    with pytest.raises(DataError, match=r"is damaged|cannot be read"):
+        open_dataset(tree)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "digest": 5, "classes": 3}']
+)
+def test_a_dataset_json_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+
+    with pytest.raises(DataError, match="manifest"):
+        open_dataset(tmp_path)
+
+
+def test_a_newer_format_is_refused(tree):
+    indexed(tree)
+    about = json.loads((tree / "dataset.json").read_text())
+    (tree / "dataset.json").write_text(json.dumps({**about, "format": 2}))
+
+    with pytest.raises(DataError, match="newer trainer"):
+        open_dataset(tree)
+
+
+def _remove_val(tree):
+    shutil.rmtree(tree / "val")
+
+
+def _empty_train(tree):
+    shutil.rmtree(tree / "train")
+    (tree / "train").mkdir()
+
+
+def _class_only_in_train(tree):
+    shutil.rmtree(tree / "val" / "dog")
+
+
+def _class_only_in_val(tree):
+    write_photo(tree / "val" / "fox" / "0.JPEG")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (shutil.rmtree, "there is no folder"),
+        (_remove_val, "has no train/ and val/.*--val-fraction"),
+        (_empty_train, "not a single image for train"),
+        (_class_only_in_train, r"train has images of 1 class\(es\) that val lacks \(dog\)"),
+        (_class_only_in_val, r"val has images of 1 class\(es\) that train lacks \(fox\)"),
+    ],
+)
+def test_an_incomplete_tree_is_refused_in_one_sentence(tree, wrong, says):
+    wrong(tree)
+
+    with pytest.raises(DataError, match=says):
+        indexed(tree)
+    assert not (tree / "dataset.json").exists()

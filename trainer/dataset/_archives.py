@@ -1,0 +1,244 @@
+"""Archives, read as if somebody meant harm.
+
+Only regular files come out, one after the other, none larger than `LARGEST`; nothing is ever written
+under a name from an archive before the caller has matched it. Members are handed out as places to
+read from, so several writers can fetch the bytes of a plain tar or a zip themselves.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from trainer.errors import DataError
+
+LARGEST = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
+MOST_EXPANSION = 20  # JPEGs hardly compress: an archive that grows more is a bomb
+SLACK = 2**30  # bytes that may expand more: small archives of labels and test data
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+
+
+class Member(NamedTuple):
+    """A regular file in an archive."""
+
+    name: str  # as the archive has it
+    size: int  # bytes
+    read: Callable[[], bytes]  # its content
+    lasting: bool  # whether `read` still works when the next member was asked for, and in any thread
+    nested: Callable[[], Iterator[Member]]  # its members, if it is a plain tar in a plain tar
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The regular files of a tar, a compressed tar or a zip, in the archive's order.
+
+    Raises: DataError if it is none of them, damaged, cut off, a bomb, or holds links or devices.
+    """
+    with _naming(path):
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        yield from _zip_members(path) if is_zip else _tar_file(path)
+
+
+def _tar_file(path: Path) -> Iterator[Member]:
+    whole = _Region(_OpenFile(path), 0, path.stat().st_size)
+    if whole.at(0, 2) == b"\x1f\x8b":
+        limit = MOST_EXPANSION * whole.size + SLACK
+        with gzip.open(path) as unpacked:
+            yield from _tar_members(path, _Checked(cast(IO[bytes], unpacked), path, limit), stored=None)
+    else:
+        yield from _tar_members(path, _Checked(whole, path, whole.size), stored=whole)
+
+
+def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Iterator[Member]:
+    """Walk a tar. `stored`: where its bytes lie, if they can be read again by anybody."""
+    end = 0
+    with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of 1.3 million
+            start, size = member.offset_data, member.size
+            if size < 0 or member.offset < end or start < member.offset:
+                raise DataError(
+                    f"{path}: {member.name!r} has an impossible size or place; get the archive again"
+                )
+            end = start + size
+            if member.isdir():
+                continue
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+                raise DataError(
+                    f"{path}: {member.name!r} is no regular file but a link, a device or something else "
+                    "that a data set has no use for; this is not the published archive"
+                )
+            if stored is None:
+                yield Member(member.name, size, _reader(file, path, member.name, start, size), False, _no_tar)
+            else:
+                inner = stored.part(start, size)
+                yield Member(
+                    member.name,
+                    size,
+                    _region_reader(inner, path, member.name),
+                    True,
+                    lambda inner=inner: _nested(path, inner),  # type: ignore[misc]
+                )
+        # tarfile takes whatever it cannot read for the end; the real one is a block of zeros.
+        if file.last != bytes(tarfile.BLOCKSIZE):
+            raise DataError(f"{path} ends early or is damaged after {end:,} bytes; get the archive again")
+
+
+def _nested(path: Path, region: _Region) -> Iterator[Member]:
+    with _naming(path):
+        yield from _tar_members(path, _Checked(region, path, region.size), stored=region)
+
+
+def _no_tar() -> Iterator[Member]:
+    raise NotImplementedError("a tar in a compressed tar: no data set is published so")
+
+
+def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with _naming(path):
+            file.seek(start)
+            return _whole(file.read(_small(path, name, size)), path, name, size)
+
+    return read
+
+
+def _region_reader(region: _Region, path: Path, name: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with _naming(path):
+            return _whole(region.at(0, _small(path, name, region.size)), path, name, region.size)
+
+    return read
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    archive = zipfile.ZipFile(path)  # stays open: the members are read by other threads, later
+    limit = MOST_EXPANSION * path.stat().st_size + SLACK
+    if sum(entry.file_size for entry in archive.infolist()) > limit:
+        raise DataError(f"{path} would unpack to more than {limit:,} bytes: a zip bomb, not a data set")
+    for entry in archive.infolist():
+        mode = entry.external_attr >> 16
+        if entry.is_dir():
+            continue
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise DataError(
+                f"{path}: {entry.filename!r} is no regular file but a link or a device; "
+                "this is not the published archive"
+            )
+        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{path}: {entry.filename!r} is encrypted or packed in an unusual way; repack it")
+        yield Member(entry.filename, entry.file_size, _zip_reader(archive, entry, path), True, _no_tar)
+
+
+def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        size = _small(path, entry.filename, entry.file_size)
+        with _naming(path), archive.open(entry) as file:
+            return _whole(file.read(size), path, entry.filename, size)  # checks the CRC at the end
+
+    return read
+
+
+def _small(path: Path, name: str, size: int) -> int:
+    if size > LARGEST:
+        raise DataError(
+            f"{path}: {name!r} has {size:,} bytes; no image of a data set has more than {LARGEST:,}"
+        )
+    return size
+
+
+def _whole(data: bytes, path: Path, name: str, size: int) -> bytes:
+    if len(data) != size:
+        raise DataError(f"{path} ends early, in {name!r}; get the archive again")
+    return data
+
+
+class _naming:
+    """Turns what the readers raise into a sentence about the archive."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, _DAMAGE) and not isinstance(error, DataError):
+            reason = str(error) or type(error).__name__
+            raise DataError(f"{self._path} cannot be read as an archive ({reason}); get it again") from None
+
+
+class _OpenFile:
+    """A file that stays open as long as anybody may still read from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class _Region:
+    """A stretch of a file; reading it moves nobody else."""
+
+    def __init__(self, file: _OpenFile, start: int, size: int) -> None:
+        self._file, self._start, self.size = file, start, size
+        self._place = 0
+
+    def part(self, start: int, size: int) -> _Region:
+        """A stretch within this one."""
+        return _Region(self._file, self._start + start, size)
+
+    def at(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start`, fewer where the stretch or the file ends. For any thread."""
+        size = min(size, self.size - start)
+        return os.pread(self._file.number, size, self._start + start) if size > 0 else b""
+
+    def read(self, size: int, /) -> bytes:
+        """Read on from the present place."""
+        data = self.at(self._place, size)
+        self._place += len(data)
+        return data
+
+    def seek(self, offset: int, /) -> int:
+        """Move to `offset` from the start."""
+        self._place = offset
+        return offset
+
+    def tell(self) -> int:
+        """The present place."""
+        return self._place
+
+
+class _Checked:
+    """What tarfile reads from: no read is larger than an image, no archive larger than it may be.
+
+    tarfile reads extended headers in one go, whatever size they claim.
+    """
+
+    def __init__(self, file: IO[bytes] | _Region, path: Path, limit: int) -> None:
+        self._file, self._path, self._limit = file, path, limit
+        self.last = b""  # what the last read gave
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LARGEST:
+            raise DataError(f"{self._path} has a header of {size:,} bytes; this is not the published archive")
+        self.last = self._file.read(size) or b""
+        return self.last
+
+    def seek(self, offset: int) -> int:
+        if not 0 <= offset <= self._limit:
+            raise DataError(
+                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; get it again"
+            )
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
