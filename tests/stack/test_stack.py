@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.dataset import published
 from tests.stack.conftest import ENVIRONMENT, ROOT, Stack, no_engine
 from trainer.config import load_recipe
+from trainer.dataset import open_dataset
 
 # In CI nothing may be skipped: there the first fixture fails.
 if os.environ.get("CI") != "true" and (reason := no_engine()):
@@ -43,10 +45,10 @@ def run(client):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from trainer.data import prepare_digits
+    from trainer.dataset import digits, prepare
 
     folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare_digits(folder)
+    prepare(digits(), folder)
     return folder
 
 
@@ -55,7 +57,7 @@ def test_the_trainer_ends_well_and_its_tracker_stays(stack):
     states = {service: one["State"]["Status"] for service, one in containers.items()}
 
     assert {states.pop(service) for service in ("postgres", "mlflow")} == {"running"}
-    assert states == {"migrate": "exited", "prepare": "exited", "trainer": "exited"}
+    assert states == {"migrate": "exited", "digits": "exited", "trainer": "exited"}
     assert containers["trainer"]["State"]["ExitCode"] == 0
 
 
@@ -89,7 +91,7 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     import mlflow
     import torch
 
-    from trainer.data import ValImages, open_dataset
+    from trainer.data import ValImages
     from trainer.training import evaluate
     from trainer.world import World
 
@@ -155,6 +157,26 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack):
         assert done.returncode == 2, done.stdout
         assert len(said) == 1, done.stdout
         assert says in said[0]
+
+
+def test_kaggles_zip_becomes_a_checked_data_set(stack, tmp_path):
+    folders = {name: tmp_path / name for name in ("archives", "data")}
+    for folder in folders.values():
+        folder.mkdir()
+        folder.chmod(0o777)  # the containers' user is another
+    published.kaggle_zip(folders["archives"])
+    with (tmp_path / ".env").open("w") as env:
+        env.write((stack.folder / ".env").read_text())
+        env.write(f"DATA_DIR={folders['data']}\nARCHIVES_DIR={folders['archives']}\n")
+    own = replace(stack, folder=tmp_path)
+
+    archive = "/archives/imagenet-object-localization-challenge.zip"
+    own.compose("run", "--rm", "prepare", "kaggle", archive, "--out", "/data")
+    said = own.compose("run", "--rm", "check", "--decode").stdout
+
+    assert "12 to train, 6 to validate" in said
+    assert "0 bad" in said
+    assert len(open_dataset(folders["data"]).classes) == 3
 
 
 def test_a_missing_env_says_to_run_setup(stack, tmp_path):
