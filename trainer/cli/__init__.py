@@ -236,20 +236,33 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--follow", action="store_true", help="go on until the run ends")
     sync.set_defaults(run=_run_sync)
 
-    bench = command("bench", "time training on this machine", "trainer bench train rn50-baseline --json")
-    bench.add_argument("what", choices=["train"], help="what to time")
-    bench.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
-    bench.add_argument(
+    bench = command(
+        "bench", "measure this machine, as ratios of one run", "trainer bench train rn50-baseline --json"
+    )
+    kinds = bench.add_subparsers(metavar="WHAT", required=True, dest="what")
+    one = kinds.add_parser("train", help="images/s of training: the device alone, and fed with JPEGs")
+    one.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    one.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
     )
-    bench.add_argument(
-        "--data", type=Path, help="training images (default: generated photos of ImageNet's size)"
+    one.add_argument(
+        "--data", type=Path, help="a prepared data set (default: generated photos of ImageNet's size)"
     )
-    bench.add_argument("--steps", type=_positive, default=50, help="timed steps (default: 50)")
-    bench.add_argument(
-        "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
-    )
-    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    one.add_argument("--steps", type=_positive, default=50, help="timed steps (default: 50)")
+    one.add_argument("--device", choices=DEVICES, default="auto", help="default: the GPU where there is one")
+    one.add_argument("--json", action="store_true", help="print the figures as JSON")
+    for name, summary in (
+        ("prepare", "`trainer prepare imagenet` against tar and find"),
+        ("check", "`trainer check --decode` against Pillow"),
+        ("open", "opening a manifest as long as ImageNet's"),
+    ):
+        one = kinds.add_parser(name, help=summary)
+        if name != "open":
+            one.add_argument("--images", type=_positive, default=20_000, help="how many (default: 20,000)")
+        one.add_argument(
+            "--scratch", type=Path, help="a folder on the disk to measure (default: the system's)"
+        )
+        one.add_argument("--json", action="store_true", help="print the figures as JSON")
     bench.set_defaults(run=_run_bench)
     return parser
 

@@ -12,9 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import requests
-import urllib3
-
 from trainer.errors import DataError
 
 TRIES = 6  # in a row without a single byte
@@ -56,7 +53,13 @@ def fetch(
     return path
 
 
+# `requests` is imported where it is used: machines that only train need not have it.
+
+
 def _http(url: str, downloads: Path, progress: Progress, pause: float) -> Path:
+    import requests
+    import urllib3
+
     name = os.path.basename(unquote(urlsplit(url).path)) or "archive"
     done, partial = downloads / name, downloads / f"{name}.part"
     if done.exists():
@@ -83,6 +86,8 @@ def _http(url: str, downloads: Path, progress: Progress, pause: float) -> Path:
 
 def _get(url: str, partial: Path, progress: Progress) -> None:
     """One try: from where the last one ended, if the server still has the very same file."""
+    import requests
+
     here, headers = _size(partial), {"Accept-Encoding": "identity"}
     known = _known(partial)
     if here and known.get("url") == url and known.get("version"):
@@ -126,6 +131,8 @@ def _reason(error: Exception) -> str:
     answer = getattr(error, "response", None)
     if answer is not None:
         return f"the server answers {answer.status_code} {answer.reason}"
+    import requests
+
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     return str(error)

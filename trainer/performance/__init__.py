@@ -1,5 +1,6 @@
 """How fast training is here, measured."""
 
 from trainer.performance._bench import bench_train, make_photos
+from trainer.performance._bench_data import bench_check, bench_open, bench_prepare
 
-__all__ = ["bench_train", "make_photos"]
+__all__ = ["bench_check", "bench_open", "bench_prepare", "bench_train", "make_photos"]
