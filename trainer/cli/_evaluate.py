@@ -32,10 +32,10 @@ def run(options: argparse.Namespace) -> int:
         torch.device(choose_device(options.device), 0) if options.device != "cpu" else torch.device("cpu")
     )
     network, classes, images = _network(options, device, len(dataset.classes))
-    if classes is not None and classes != dataset.classes:
+    if classes is not None and classes != dataset.class_names:
         raise DataError(
             f"{options.model} knows {len(classes)} classes ({classes[0]} …) and {options.data} has "
-            f"{len(dataset.classes)} ({dataset.classes[0]} …); evaluate it on the data set it was trained for"
+            f"{len(dataset.classes)} ({dataset.class_names[0]} …); evaluate it on the data set it was trained for"
         )
     alone = World(0, 1, device)
     images_of_split = ValImages(dataset.val, images, alone, batch=options.batch)

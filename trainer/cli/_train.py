@@ -191,7 +191,7 @@ def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: to
         model,
         ModelFacts(
             architecture=recipe.model,
-            classes=dataset.classes,
+            classes=dataset.class_names,
             images=preprocessing(recipe.images),
             recipe=recipe.name,
             top1=accuracy.top1,

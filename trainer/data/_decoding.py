@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from nvidia.dali import fn, pipeline_def, types
 
 from trainer.dataset import Dataset, Finding, Split, in_threads
@@ -55,8 +56,6 @@ def check_decoding(
 
 def _decode(split: Split, index: int) -> Finding | None:
     """What there is to say about one image, as far as libjpeg-turbo can tell; nothing if all is plain and well."""
-    import simplejpeg  # here: machines that only train need not have it
-
     name, row = split.name(index), split.rows[index]
     try:
         data = split.path(index).read_bytes()

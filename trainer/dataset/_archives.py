@@ -11,9 +11,11 @@ import gzip
 import os
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -21,9 +23,13 @@ from trainer.errors import DataError
 
 LARGEST = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
 MOST_EXPANSION = 20  # JPEGs hardly compress: an archive that grows more is a bomb
+AHEAD = 2**20  # bytes a writer reads at once
 SLACK = 2**30  # bytes that may expand more: small archives of labels and test data
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+
+
+Data = bytes | memoryview
 
 
 class Member(NamedTuple):
@@ -31,7 +37,7 @@ class Member(NamedTuple):
 
     name: str  # as the archive has it
     size: int  # bytes
-    read: Callable[[], bytes]  # its content
+    read: Callable[[], Data]  # its content
     lasting: bool  # whether `read` still works when the next member was asked for, and in any thread
     nested: Callable[[], Iterator[Member]]  # its members, if it is a plain tar in a plain tar
 
@@ -59,37 +65,63 @@ def _tar_file(path: Path) -> Iterator[Member]:
 
 def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Iterator[Member]:
     """Walk a tar. `stored`: where its bytes lie, if they can be read again by anybody."""
-    end = 0
-    with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header of 1.3 million
-            start, size = member.offset_data, member.size
-            if size < 0 or member.offset < end or start < member.offset:
-                raise DataError(
-                    f"{path}: {member.name!r} has an impossible size or place; get the archive again"
-                )
-            end = start + size
-            if member.isdir():
-                continue
-            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
-                raise DataError(
-                    f"{path}: {member.name!r} is no regular file but a link, a device or something else "
-                    "that a data set has no use for; this is not the published archive"
-                )
-            if stored is None:
-                yield Member(member.name, size, _reader(file, path, member.name, start, size), False, _no_tar)
-            else:
-                inner = stored.part(start, size)
-                yield Member(
-                    member.name,
-                    size,
-                    _region_reader(inner, path, member.name),
-                    True,
-                    lambda inner=inner: _nested(path, inner),  # type: ignore[misc]
-                )
-        # tarfile takes whatever it cannot read for the end; the real one is a block of zeros.
-        if file.last != bytes(tarfile.BLOCKSIZE):
-            raise DataError(f"{path} ends early or is damaged after {end:,} bytes; get the archive again")
+    place = 0
+    while True:
+        file.seek(place)
+        block = file.read(tarfile.BLOCKSIZE)
+        header = _plain_header(block, place) or _header(path, file, place, block)
+        if header is None:
+            return
+        name, kind, start, size = header
+        if size < 0 or start <= place:
+            raise DataError(f"{path}: {name!r} has an impossible size or place; get the archive again")
+        place = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if kind == tarfile.DIRTYPE:
+            continue
+        if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise DataError(
+                f"{path}: {name!r} is no regular file but a link, a device or something else "
+                "that a data set has no use for; this is not the published archive"
+            )
+        if stored is None:
+            yield Member(name, size, _reader(file, path, name, start, size), False, _no_tar)
+        else:
+            inner = stored.part(start, size)
+            yield Member(name, size, _region_reader(inner, path, name), True, partial(_nested, path, inner))
+
+
+_Fields = tuple[str, bytes, int, int]  # name, type, where its data begins, bytes
+
+
+def _plain_header(block: bytes, place: int) -> _Fields | None:
+    """The header of a regular file with nothing unusual about it, of which there are 1.3 million."""
+    size, checksum = block[124:136].strip(b" \0"), block[148:156].strip(b" \0")
+    if (
+        block[156:157] != tarfile.REGTYPE
+        or block[345:346] != b"\0"
+        or not size.isdigit()
+        or not checksum.isdigit()
+    ):
+        return None
+    if sum(block) - sum(block[148:156]) + 8 * ord(" ") != int(checksum, 8):
+        return None
+    name = block[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    return name, tarfile.REGTYPE, place + tarfile.BLOCKSIZE, int(size, 8)
+
+
+def _header(path: Path, file: _Checked, place: int, block: bytes) -> _Fields | None:
+    """Any other header, read by tarfile; None at the archive's end, which is a block of zeros."""
+    if block == bytes(tarfile.BLOCKSIZE):
+        return None
+    file.unread(block)
+    try:
+        member = tarfile.TarFile(fileobj=cast(IO[bytes], file)).next()
+    except tarfile.ReadError:
+        member = None
+    if member is None:
+        raise DataError(f"{path} ends early or is damaged after {place:,} bytes; get the archive again")
+    kind = tarfile.GNUTYPE_SPARSE if member.sparse is not None else member.type
+    return member.name, kind, member.offset_data, member.size
 
 
 def _nested(path: Path, region: _Region) -> Iterator[Member]:
@@ -101,8 +133,8 @@ def _no_tar() -> Iterator[Member]:
     raise NotImplementedError("a tar in a compressed tar: no data set is published so")
 
 
-def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Callable[[], bytes]:
-    def read() -> bytes:
+def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Callable[[], Data]:
+    def read() -> Data:
         with _naming(path):
             file.seek(start)
             return _whole(file.read(_small(path, name, size)), path, name, size)
@@ -110,10 +142,10 @@ def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Cal
     return read
 
 
-def _region_reader(region: _Region, path: Path, name: str) -> Callable[[], bytes]:
-    def read() -> bytes:
+def _region_reader(region: _Region, path: Path, name: str) -> Callable[[], Data]:
+    def read() -> Data:
         with _naming(path):
-            return _whole(region.at(0, _small(path, name, region.size)), path, name, region.size)
+            return _whole(region.all(_small(path, name, region.size)), path, name, region.size)
 
     return read
 
@@ -137,8 +169,8 @@ def _zip_members(path: Path) -> Iterator[Member]:
         yield Member(entry.filename, entry.file_size, _zip_reader(archive, entry, path), True, _no_tar)
 
 
-def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
+def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Callable[[], Data]:
+    def read() -> Data:
         size = _small(path, entry.filename, entry.file_size)
         with _naming(path), archive.open(entry) as file:
             return _whole(file.read(size), path, entry.filename, size)  # checks the CRC at the end
@@ -154,7 +186,7 @@ def _small(path: Path, name: str, size: int) -> int:
     return size
 
 
-def _whole(data: bytes, path: Path, name: str, size: int) -> bytes:
+def _whole(data: Data, path: Path, name: str, size: int) -> Data:
     if len(data) != size:
         raise DataError(f"{path} ends early, in {name!r}; get the archive again")
     return data
@@ -179,6 +211,18 @@ class _OpenFile:
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._ahead = threading.local()
+
+    def read_on(self, start: int, size: int) -> Data:
+        """`size` bytes from `start`, for a thread that will want what comes next as well.
+
+        Each call of the system makes a thread wait for Python's lock again, so there are few of them.
+        """
+        begin, block = getattr(self._ahead, "block", (0, memoryview(b"")))
+        if not begin <= start <= start + size <= begin + len(block):
+            begin, block = start, memoryview(os.pread(self.number, max(size, AHEAD), start))
+            self._ahead.block = begin, block
+        return block[start - begin : start - begin + size]
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -200,6 +244,10 @@ class _Region:
         """`size` bytes from `start`, fewer where the stretch or the file ends. For any thread."""
         size = min(size, self.size - start)
         return os.pread(self._file.number, size, self._start + start) if size > 0 else b""
+
+    def all(self, size: int) -> Data:
+        """The first `size` bytes."""
+        return self._file.read_on(self._start, size)
 
     def read(self, size: int, /) -> bytes:
         """Read on from the present place."""
@@ -225,20 +273,27 @@ class _Checked:
 
     def __init__(self, file: IO[bytes] | _Region, path: Path, limit: int) -> None:
         self._file, self._path, self._limit = file, path, limit
-        self.last = b""  # what the last read gave
+        self._unread = b""
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= LARGEST:
             raise DataError(f"{self._path} has a header of {size:,} bytes; this is not the published archive")
-        self.last = self._file.read(size) or b""
-        return self.last
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data + (self._file.read(size - len(data)) or b"")
+
+    def unread(self, data: bytes) -> None:
+        """Take back what was just read: going back in a gzip stream means beginning anew."""
+        self._unread = data
 
     def seek(self, offset: int) -> int:
         if not 0 <= offset <= self._limit:
             raise DataError(
                 f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; get it again"
             )
-        return self._file.seek(offset)
+        if offset != self.tell():
+            self._unread = b""
+            self._file.seek(offset)
+        return offset
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() - len(self._unread)

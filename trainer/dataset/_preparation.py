@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import threading
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,8 +25,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import imagesize
+import simplejpeg
 
+from trainer.dataset._archives import Data
 from trainer.dataset._manifest import (
     PARTS,
     UNFINISHED,
@@ -56,7 +58,7 @@ class Picture(NamedTuple):
     group: str  # its class
     path: str  # where it will be below the data set's folder
     size: int  # bytes, before any reduction
-    read: Callable[[], bytes]  # for any thread
+    read: Callable[[], Data]  # for any thread
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def prepare(
         source: the pictures.
         out: a new or empty folder, or one that an earlier call was interrupted in.
         reduction: store larger images smaller.
-        writers: threads that write; by default twice the processors.
+        writers: threads that write; by default as many as processors.
         progress: is told of the bytes dealt with.
 
     Raises: DataError if `out` holds something else, an archive is damaged or not the published one, or
@@ -124,7 +126,7 @@ def prepare(
             _check_room(source, out, notes, reduction)
             sums = _Sums(source.sums)
             try:
-                _write(source, out, notes, reduction, writers or 2 * (os.cpu_count() or 1), progress)
+                _write(source, out, notes, reduction, writers or os.cpu_count() or 1, progress)
                 found = sums.wait()
             finally:
                 sums.stop()
@@ -291,7 +293,7 @@ def _write_picture(picture: Picture, out: Path | None, reduction: Reduction | No
             return LeftOut(picture.path, f"cannot be decoded: {error}")
     if out is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(out / picture.path, flags, 0o644)
+        file = os.open(f"{out}/{picture.path}", flags, 0o644)
         try:
             if os.write(file, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), picture.path)
@@ -300,21 +302,36 @@ def _write_picture(picture: Picture, out: Path | None, reduction: Reduction | No
     return ImageFacts(picture.part, picture.group, picture.path, len(data), *size, zlib.crc32(data))
 
 
-def image_size(data: bytes) -> tuple[int, int] | str:
+def image_size(data: Data) -> tuple[int, int] | str:
     """Width and height of a JPEG or PNG in pixels, from its header; or why it is no usable image."""
     if not data:
         return "is empty"
-    if not data.startswith(SIGNATURES):
+    if not bytes(data[:8]).startswith(SIGNATURES):
         return "is neither a JPEG nor a PNG"
-    width, height = imagesize.get(io.BytesIO(data), exif_rotation=False)
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # a PNG, or a JPEG too strange for that
+        width, height = _size_by_pillow(data)
     if width < 1 or height < 1:
         return "has no size in its header"
     if width * height > MOST_PIXELS or max(width, height) > 65_535:
         return f"claims {width} x {height} pixels; a bomb, or no photo to train on"
-    return int(width), int(height)
+    return width, height
 
 
-def _reduce(data: bytes, reduction: Reduction) -> tuple[bytes, tuple[int, int]]:
+def _size_by_pillow(data: Data) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a bomb: its size is looked at next
+            with Image.open(io.BytesIO(data)) as image:
+                return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def _reduce(data: Data, reduction: Reduction) -> tuple[Data, tuple[int, int]]:
     """Shrink a JPEG to the shorter side asked for. CMYK and other rarities stay as they are."""
     from PIL import Image
 

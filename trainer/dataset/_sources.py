@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from trainer.dataset._archives import Member, members
+from trainer.dataset._archives import Data, Member, members
 from trainer.dataset._manifest import PARTS, LeftOut, Part
 from trainer.dataset._preparation import Picture, Source
 from trainer.dataset._published import (
@@ -152,7 +152,7 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
     def text(name: str) -> list[list[str]]:
         for member in members(archive):
             if member.name == f"tiny-imagenet-200/{name}":
-                return [line.split("\t") for line in member.read().decode().splitlines()]
+                return [line.split("\t") for line in bytes(member.read()).decode().splitlines()]
         raise DataError(f"{archive} has no tiny-imagenet-200/{name}; this is not the published archive")
 
     def pictures() -> Iterator[Picture]:
@@ -293,7 +293,7 @@ def _picture(member: Member, place: Place) -> Picture:
     if not member.lasting:
         data = member.read()
 
-        def read() -> bytes:
+        def read() -> Data:
             return data
 
     return Picture(part, group, f"{part}/{group}/{name}", member.size, read)
@@ -330,7 +330,7 @@ def _val_groups() -> dict[str, str]:
 
 def _check_solution(archive: Path, solution: Member, labels: Mapping[str, str]) -> None:
     """LOC_val_solution.csv: ImageId, then `WNID x y x y` for each box."""
-    for row in csv.DictReader(io.StringIO(solution.read().decode())):
+    for row in csv.DictReader(io.StringIO(bytes(solution.read()).decode())):
         image, boxes = f"{row.get('ImageId')}.JPEG", (row.get("PredictionString") or "").split()
         if not boxes or labels.get(image) != boxes[0]:
             raise DataError(f"{archive}: {solution.name} says otherwise of {image} than the published labels")
@@ -343,7 +343,7 @@ def _devkit_labels(devkit: Path) -> dict[str, str]:
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
     for member in members(devkit):
         if (name := os.path.basename(member.name)) in wanted:
-            wanted[name] = member.read()
+            wanted[name] = bytes(member.read())
     if not all(wanted.values()):
         raise DataError(f"{devkit} lacks {' or '.join(n for n, data in wanted.items() if not data)}")
     synsets = loadmat(io.BytesIO(wanted["meta.mat"]), squeeze_me=True)["synsets"]

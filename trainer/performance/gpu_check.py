@@ -18,7 +18,7 @@ from typing import Any
 
 NEEDED = (
     "hypothesis",
-    "imagesize",
+    "simplejpeg",
     "nvidia.dali",
     "pydantic",
     "pytest",
