@@ -150,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--name", default="", help="what to call the data set (default: as the folder)")
     one.add_argument("--seed", type=int, default=0, help="decides which images validate (default: 0)")
     one.add_argument("--json", action="store_true", help="print the result as JSON")
-    one.add_argument("--writers", type=_positive, metavar="N", help="threads that write (default: one a core)")
+    one.add_argument(
+        "--writers", type=_positive, metavar="N", help="threads that write (default: one a core)"
+    )
     one.add_argument("--max-side", type=_positive, metavar="PX", help="as for the other forms; needs --out")
     one.add_argument("--quality", type=_quality, default=90, help="of JPEGs made smaller (default: 90)")
     prepare.set_defaults(run=_run_prepare)
