@@ -34,6 +34,7 @@ def test_prepare_tells_what_came_out_and_does_nothing_the_second_time(tmp_path, 
     arguments += ["--out", tmp_path / "out"]
 
     assert "12 to train, 6 to validate, 3 classes" in said(capsys, *arguments).out
+    arguments[2].unlink()  # it is not needed any more
     assert said(capsys, *arguments).out == f"imagenette: already complete in {tmp_path / 'out'}\n"
     told = json.loads(said(capsys, *arguments, "--json").out)
     assert (told["made"], told["counts"]) == (False, {"train": 12, "val": 6})
@@ -47,6 +48,15 @@ def test_a_data_set_is_prepared_checked_and_listed_as_published_or_not(tmp_path,
 
     assert "3, from 4 (n01440764) to 4 (n01440764) training images" in out
     assert "0 bad, 0 damaged but decodable, 0 unusual but handled" in out
+
+
+def test_making_images_smaller_is_part_of_what_is_there(tmp_path, capsys):
+    arguments = ["prepare", "kaggle", published.kaggle_tar(tmp_path), "--out", tmp_path / "out"]
+    said(capsys, *arguments, "--max-side", "40")
+    arguments[2].unlink()
+
+    assert "already complete" in said(capsys, *arguments, "--max-side", "40").out
+    assert "already holds the data set imagenet (max_side 40, quality 90)" in sentence(capsys, *arguments)
 
 
 @pytest.mark.parametrize(

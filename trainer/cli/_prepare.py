@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import (
@@ -28,6 +29,7 @@ from trainer.dataset import (
     digits,
     fastai,
     fetch,
+    find_complete,
     folder,
     imagenet,
     kaggle,
@@ -45,18 +47,32 @@ def run(options: argparse.Namespace) -> int:
     side = getattr(options, "max_side", None)
     if side and options.form == "folder" and options.out is None:
         raise ConfigError("--max-side would change your own images; say with --out where the smaller ones go")
+    reduction = Reduction(side, options.quality) if side else None
+    if (made := _made_before(options, out, reduction)) is not None:
+        _show(made, out, options)
+        return 0
     with _bars() as bars:
         source = _source(options, out, bars)
         bar = bars.add_task("preparing", total=source.bytes or None)
         made = prepare(
             source,
             out,
-            reduction=Reduction(side, options.quality) if side else None,
+            reduction=reduction,
             writers=options.writers,
             progress=lambda size: bars.update(bar, advance=size),
         )
     _show(made, out, options)
     return 0
+
+
+def _made_before(options: argparse.Namespace, out: Path, reduction: Reduction | None) -> Prepared | None:
+    """The data set if it is complete already: then its archives are neither needed nor downloaded again."""
+    if options.form in ("digits", "folder"):
+        return None
+    name = "imagenet" if options.form == "kaggle" else options.form
+    size = {} if getattr(options, "size", "full") == "full" else {"size": options.size}
+    about = find_complete(out, name, {**size, **(asdict(reduction) if reduction else {})})
+    return None if about is None else Prepared(about, made=False, resumed=0)
 
 
 def _source(options: argparse.Namespace, out: Path, bars: Progress) -> Source:

@@ -11,7 +11,16 @@ from trainer.dataset._manifest import (
     open_dataset,
     write_manifest,
 )
-from trainer.dataset._preparation import Picture, Prepared, Progress, Reduction, Source, check_new, prepare
+from trainer.dataset._preparation import (
+    Picture,
+    Prepared,
+    Progress,
+    Reduction,
+    Source,
+    check_new,
+    find_complete,
+    prepare,
+)
 from trainer.dataset._published import FASTAI, TINY_IMAGENET_ZIP, imagenet_classes, imagenet_val_labels
 from trainer.dataset._sources import fastai, folder, imagenet, kaggle, tiny_imagenet
 
@@ -34,6 +43,7 @@ __all__ = [
     "digits",
     "fastai",
     "fetch",
+    "find_complete",
     "folder",
     "imagenet",
     "imagenet_classes",

@@ -20,7 +20,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -112,12 +112,9 @@ def prepare(
     Raises: DataError if `out` holds something else, an archive is damaged or not the published one, or
         the disk is full; the same call goes on when that is mended.
     """
-    options = {
-        **source.options,
-        **({"max_side": reduction.max_side, "quality": reduction.quality} if reduction else {}),
-    }
+    options = {**source.options, **(asdict(reduction) if reduction else {})}
     try:
-        if (about := _complete(source, out, options)) is not None:
+        if (about := find_complete(out, source.name, options)) is not None:
             return Prepared(about, made=False, resumed=0)
         out.mkdir(parents=True, exist_ok=True)
         if not source.in_place:
@@ -168,14 +165,18 @@ def check_new(out: Path) -> None:
         raise DataError(f"{out} is not empty and holds no data set; give a new or empty folder with --out")
 
 
-def _complete(source: Source, out: Path, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def find_complete(out: Path, name: str, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What `dataset.json` tells if the data set `name`, made with `options`, is complete in `out`; else None.
+
+    Raises: DataError if another data set is there.
+    """
     about = read_about(out)
     if about is None:
         return None
-    if (about.get("name"), about.get("options")) != (source.name, options):
+    if (about.get("name"), about.get("options")) != (name, options):
         raise DataError(
             f"{out} already holds the data set {about.get('name')} ({_told(about.get('options'))}), not "
-            f"{source.name} ({_told(options)}); give another folder with --out"
+            f"{name} ({_told(options)}); give another folder with --out"
         )
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return about
