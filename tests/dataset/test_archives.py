@@ -17,13 +17,15 @@ from trainer.dataset._archives import members
 from trainer.errors import DataError
 
 NAME = "imagenette2/train/n01440764/n01440764_1.JPEG"
+VAL_NAME = "imagenette2/val/n01440764/n01440764_3.JPEG"
+MEMBER = 512 + -(-len(jpeg(1)) // 512) * 512  # bytes of one in the tar
 
 
 def tar_with(**fields):
-    """A tar whose second member is strange."""
+    """A tar whose second member is strange; whoever passes it over gets a whole data set."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, strange in ((NAME, {}), (NAME.replace("_1", "_2"), fields)):
+        for name, strange in ((NAME, {}), (NAME.replace("_1", "_2"), fields), (VAL_NAME, {})):
             member = tarfile.TarInfo(name)
             for key, value in strange.items():
                 setattr(member, key, value)
@@ -36,7 +38,7 @@ def tar_with(**fields):
 def with_size(size):
     """The second header claims `size` bytes, in base 256, which can be negative."""
     data = bytearray(tar_with())
-    second = 512 + -(-len(jpeg(1)) // 512) * 512
+    second = MEMBER
     data[second + 124 : second + 136] = (
         (size % 256**12).to_bytes(12, "big") if size < 0 else (b"\x80" + size.to_bytes(11, "big"))
     )
@@ -68,10 +70,10 @@ HOSTILE = {
     "negative size": with_size(-(2**20)),
     "size of an exabyte": with_size(2**60),
     "pax header of a terabyte": pax_bomb(),
-    "cut in a header": tar_with()[: -10240 + 700],
-    "cut in an image": tar_with()[:1200],
-    "cut between images": tar_with()[: 512 + -(-len(jpeg(1)) // 512) * 512],
-    "garbage between images": tar_with()[: 512 + -(-len(jpeg(1)) // 512) * 512] + b"garbage!" * 640,
+    "cut in a header": tar_with()[: 2 * MEMBER + 100],
+    "cut in an image": tar_with()[: 2 * MEMBER + 700],
+    "cut between images": tar_with()[: 3 * MEMBER],
+    "garbage at the end": tar_with()[: 3 * MEMBER] + b"garbage!" * 640,
     "not an archive": b"<html>please log in</html>" * 100,
     "empty": b"",
 }
@@ -85,7 +87,7 @@ def test_a_hostile_or_broken_tar_is_refused_and_writes_nothing_outside(tmp_path,
     archive.write_bytes(gzip.compress(HOSTILE[what]) if packed else HOSTILE[what])
     out = tmp_path / "below" / "out"
 
-    with pytest.raises(DataError, match=r"imagenette2\.tgz|not a single image"):
+    with pytest.raises(DataError, match=r"imagenette2\.tgz"):
         prepare(fastai("imagenette", archive, verify=False), out)
 
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(out)]

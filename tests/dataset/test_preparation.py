@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -150,6 +151,26 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, undisturbed):
 
     assert again.about["digest"] == undisturbed
     assert again.resumed >= 64
+
+
+def test_what_was_written_is_noted_even_on_a_disk_without_a_byte_left(small_disk, monkeypatch):
+    from trainer.dataset import _preparation
+
+    add = _preparation._Notes.add
+
+    def add_late(notes, written):
+        with suppress(OSError), (small_disk / "filler").open("ab", buffering=0) as filler:
+            while filler.write(bytes(1000)):
+                pass
+        add(notes, written)
+
+    monkeypatch.setattr(_preparation._Notes, "add", add_late)
+    with pytest.raises(DataError, match="is full; nothing is lost"):
+        prepare(replace(many(), bytes=0), small_disk / "out", writers=1)
+    monkeypatch.undo()
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+
+    assert prepare(replace(many(), bytes=0), small_disk / "out").resumed >= 64
 
 
 def pixels(data):
