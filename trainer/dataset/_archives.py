@@ -12,9 +12,11 @@ import os
 import stat
 import tarfile
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -151,7 +153,10 @@ def _region_reader(region: _Region, path: Path, name: str) -> Callable[[], Data]
 
 
 def _zip_members(path: Path) -> Iterator[Member]:
-    archive = zipfile.ZipFile(path)  # stays open: the members are read by other threads, later
+    with ExitStack() as opened:
+        archive = zipfile.ZipFile(opened.enter_context(path.open("rb")))
+        # It stays open: other threads read the members later.
+        weakref.finalize(archive, opened.pop_all().close)
     limit = MOST_EXPANSION * path.stat().st_size + SLACK
     if sum(entry.file_size for entry in archive.infolist()) > limit:
         raise DataError(f"{path} would unpack to more than {limit:,} bytes: a zip bomb, not a data set")

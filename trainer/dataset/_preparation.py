@@ -213,7 +213,10 @@ def _write(
 
     def note_first() -> None:
         size, written = pending.popleft()
-        notes.add(written.result())
+        try:
+            notes.add(written.result())
+        finally:
+            del written  # an error in it would hold this frame, and with it the open archives
         progress(size)
 
     with ThreadPoolExecutor(writers, thread_name_prefix="write-images") as pool:
