@@ -1,7 +1,8 @@
 """Snapshots of a run that are complete or absent.
 
-A snapshot is written beside its final name, flushed to the disk, and renamed. The name carries the
-first 16 hex digits of its SHA-256, as torch.hub's file names do, so a damaged file is known by
+The state is copied to the host's memory while training waits, for some hundredths of a second. A
+thread writes the copy beside its final name, flushes it to the disk and renames it. The name carries
+the first 16 hex digits of its SHA-256, as torch.hub's file names do, so a damaged file is known by
 reading it: neither torch.load nor safetensors notices a flipped byte.
 """
 
@@ -9,19 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import pickle
 import re
-import warnings
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import torch
 
 from trainer.errors import CheckpointError
 from trainer.world import World
 
-KEEP = 3  # newest snapshots
+KEEP = 3  # newest snapshots, and the best
+BEST = "best.pt"  # a link to the snapshot of the best evaluation so far
+EVERY = 60.0  # seconds
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
@@ -29,86 +37,228 @@ class Stateful(Protocol):
     """A part of a run that outlives the process."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain data and tensors."""
+        """The state as plain data and tensors; asked on all processes at the same step."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Take up a state."""
 
 
+Memory = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """The state at a step, in memory of its own."""
+
+    step: int
+    best: int
+    content: dict[str, Any]
+    memory: Memory  # what the tensors of `content` lie in
+    arrived: Callable[[], None]  # returns when the GPU has copied all of it
+    before: Callable[[], None]
+
+
 class Checkpoints:
-    """The snapshots of one run in `folder`. All processes read them, the first one writes."""
+    """The snapshots of one run in `folder`. All processes call it alike, the first reads and writes.
 
-    def __init__(self, folder: Path, world: World, *, identity: str) -> None:
-        self._folder, self._world, self._identity = folder, world, identity
+        with Checkpoints(folder, world, identity=…, tell=print) as checkpoints:
+            checkpoints.restore_newest(parts)
+            …
+            checkpoints.save(step, parts)   # returns when the state is copied
+            checkpoints.wait()              # returns when it is durable
 
-    def save(self, step: int, parts: Mapping[str, Stateful]) -> None:
-        """Write a snapshot of `parts` after `step` steps; return when it is durable.
+    Leaving the context finishes what is being written.
+    """
 
-        Raises: CheckpointError if the disk does not take it; older snapshots stay.
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        *,
+        identity: str,
+        tell: Callable[[str], None],
+        every: float = EVERY,
+    ) -> None:
+        """Take over the snapshots of a run.
+
+        Args:
+            folder: where they are; made if missing.
+            world: the processes that train together.
+            identity: of recipe and data set; a snapshot of another is refused.
+            tell: takes a sentence when a snapshot is damaged or cannot be written; the thread calls it too.
+            every: seconds after which another snapshot is due.
         """
-        if self._world.first:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            buffer = io.BytesIO()
-            torch.save({"identity": self._identity, "parts": state}, buffer)
-            self._write(step, buffer.getbuffer())
-            for old in self.found()[KEEP:]:
-                old.unlink(missing_ok=True)
-        self._world.wait()
+        self._folder, self._world, self._identity = folder, world, identity
+        self._tell, self._every = tell, every
+        # The first is due at once: it takes memory and proves the disk before hours rely on both.
+        self._since = -math.inf
+        self._waiting: _Copy | None = None  # not begun yet
+        self._writing = self._closing = False
+        self._failed: Exception | None = None  # why the last copy did not become a snapshot
+        self._free: list[Memory] = []
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="write-snapshots", daemon=True)
+
+    def __enter__(self) -> Checkpoints:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        self._thread.join()
+
+    def due(self) -> bool:
+        """Whether it is time for another snapshot and the disk has taken the last one; asked of the first."""
+        busy = self._waiting is not None or self._writing
+        return self._world.first and not busy and time.monotonic() - self._since >= self._every
+
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Stateful],
+        *,
+        best: int = 0,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take a snapshot of `parts` after `step` steps; return when the state is copied.
+
+        What the disk does not take is told, and tried again with the next snapshot; older ones stay.
+
+        Args:
+            step: optimizer steps done.
+            parts: what outlives the process, by name.
+            best: step of the best evaluation so far; its snapshot is kept.
+            before: called by the thread; the snapshot counts only if it returns.
+        """
+        states = {name: part.state_dict() for name, part in parts.items()}
+        if not self._world.first:
+            return
+        with self._change:
+            # Never more than two copies in memory: one that is written and one that waits.
+            self._change.wait_for(lambda: self._waiting is None)
+            memory = self._free.pop() if self._free else {}
+        content = {"identity": self._identity, "parts": _copied(states, memory)}
+        copy = _Copy(step, best, content, memory, _arrival(self._world.device), before)
+        with self._change:
+            self._waiting, self._since = copy, time.monotonic()
+            self._change.notify_all()
+
+    def wait(self) -> None:
+        """Return when everything that was saved is durable.
+
+        Raises: CheckpointError, on all processes alike, if the newest could not be written.
+        """
+        self._world.from_first(self._wait)
+
+    def _wait(self) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._waiting is None and not self._writing)
+        if isinstance(self._failed, CheckpointError):
+            raise CheckpointError(f"{self._failed}; make room and start again to go on")
+        if self._failed:
+            raise self._failed
 
     def restore_newest(self, parts: Mapping[str, Stateful]) -> bool:
         """Load the newest sound snapshot into `parts`; return whether there was one.
 
-        Raises: CheckpointError if there are snapshots and none can be used.
+        Raises: CheckpointError, on all processes alike, if there are snapshots and none can be used.
         """
+        data = self._world.from_first(self._newest)
+        if data is None:
+            return False
+        saved = _load(data)
+        for name, part in parts.items():
+            part.load_state_dict(saved["parts"][name])
+        return True
+
+    def _newest(self) -> bytes | None:
         damaged = []
-        for path in self.found():
-            saved = _read(path)
-            if saved is None:
+        for path in found(self._folder):
+            data = _sound(path)
+            if data is None:
                 damaged.append(path.name)
                 continue
             if damaged:
-                warnings.warn(
-                    f"damaged snapshot passed over: {', '.join(damaged)}; using {path.name}", stacklevel=2
-                )
-            if saved["identity"] != self._identity:
+                self._tell(f"damaged snapshot passed over: {', '.join(damaged)}; using {path.name}")
+            if _load(data)["identity"] != self._identity:
                 raise CheckpointError(
                     f"{path} belongs to another recipe or data set; start a new run with another --name"
                 )
-            for name, part in parts.items():
-                part.load_state_dict(saved["parts"][name])
-            return True
+            return data
         if damaged:
             raise CheckpointError(
                 f"all snapshots in {self._folder} are damaged ({', '.join(damaged)}); "
                 "restore one from a backup, or delete the folder to start the run again"
             )
-        return False
+        return None
 
-    def found(self) -> list[Path]:
-        """Snapshots, newest first; whether they are sound is not known yet."""
-        return sorted((p for p in self._folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), reverse=True)
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting is not None or self._closing)
+                if self._waiting is None:
+                    return
+                copy, self._waiting, self._writing = self._waiting, None, True
+                self._change.notify_all()
+            failed: Exception | None = None
+            try:
+                self._become_snapshot(copy)
+            except CheckpointError as error:
+                self._tell(f"{error}; it is tried again with the next one, and training goes on")
+                failed = error
+            except Exception as error:  # a bug of ours: `wait` raises it where it is seen
+                failed = error
+            with self._change:
+                self._failed, self._writing = failed, False
+                self._free.append(copy.memory)
+                self._change.notify_all()
 
-    def _write(self, step: int, data: memoryview) -> None:
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        final = self._folder / f"step-{step:08d}-{digest}.pt"
+    def _become_snapshot(self, copy: _Copy) -> None:
+        copy.arrived()
+        if not all(bool(tensor.isfinite().all()) for tensor in copy.memory.values()):
+            raise CheckpointError(
+                f"the state at step {copy.step} is not saved: it holds numbers that are infinite or none"
+            )
         partial = self._folder / ".partial.pt"
         try:
+            copy.before()
             self._folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                file.write(data)
+                digest = _write(copy.content, file)
                 file.flush()
                 os.fsync(file.fileno())
+            final = self._folder / f"step-{copy.step:08d}-{digest}.pt"
             os.replace(partial, final)
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync(self._folder)
+            self._tidy(copy.best, keep=final)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that takes nothing the first error says enough
+                partial.unlink(missing_ok=True)
             raise CheckpointError(
-                f"the snapshot {final} cannot be written: {error.strerror}; make room and start again to go on"
+                f"the snapshot of step {copy.step} cannot be written to {self._folder}: {error.strerror}"
             ) from None
+
+    def _tidy(self, best: int, *, keep: Path) -> None:
+        """Point to the best snapshot; delete what is neither new nor best, nor of `keep`'s step and older."""
+        snapshots = found(self._folder)
+        newest = [keep, *(path for path in snapshots if _step(path) < _step(keep))][:KEEP]
+        bests = [path for path in snapshots if _step(path) == best]
+        link = self._folder / BEST
+        if bests and (not link.is_symlink() or os.readlink(link) != bests[0].name):
+            beside = self._folder / ".best"
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(bests[0].name)
+            os.replace(beside, link)
+        for old in {*snapshots} - {*newest, *bests[:1]}:
+            old.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[Path]:
+    """Snapshots in `folder`, newest first; whether they are sound is not known yet."""
+    named = (path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+    return sorted(named, key=lambda path: (_step(path), path.stat().st_mtime_ns), reverse=True)
 
 
 def load_part(path: Path, name: str) -> dict[str, Any]:
@@ -116,21 +266,89 @@ def load_part(path: Path, name: str) -> dict[str, Any]:
 
     Raises: CheckpointError if the file is missing, damaged or no snapshot.
     """
+    path = path.resolve()  # best.pt is a link
     if not _NAME.fullmatch(path.name):
         raise CheckpointError(
             f"{path} is no snapshot of this program; its name must be step-NUMBER-DIGEST.pt"
         )
-    saved = _read(path)
-    if saved is None:
+    data = _sound(path)
+    if data is None:
         raise CheckpointError(
             f"the snapshot {path} is missing or damaged; use another one from the same folder"
         )
-    part: dict[str, Any] = saved["parts"][name]
+    part: dict[str, Any] = _load(data)["parts"][name]
     return part
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a sound snapshot, or None."""
+def _step(path: Path) -> int:
+    return int(path.name[5:13])
+
+
+def _copied(states: Any, memory: Memory, name: str = "") -> Any:
+    """`states` with each tensor copied to the host, into `memory` where it has a place for it."""
+    if isinstance(states, torch.Tensor):
+        place = memory.get(name)
+        if place is None or (place.shape, place.dtype) != (states.shape, states.dtype):
+            place = torch.empty_like(states, device="cpu", pin_memory=states.is_cuda)
+            memory[name] = place
+        return place.copy_(states, non_blocking=True)
+    if isinstance(states, Mapping):
+        return {key: _copied(value, memory, f"{name}/{key}") for key, value in states.items()}
+    if isinstance(states, list | tuple):
+        return [_copied(value, memory, f"{name}/{index}") for index, value in enumerate(states)]
+    return states
+
+
+def _arrival(device: torch.device) -> Callable[[], None]:
+    """Waits for the copies that were asked of the GPU up to now."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event.synchronize
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps the SHA-256 of what it is given, and its first error to itself.
+
+    torch's writer, in C++, makes a RuntimeError of every error, and at times a second one on its way out.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.sha256.update(data)
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+
+def _write(content: dict[str, Any], file: BinaryIO) -> str:
+    hashed = _Hashed(file)
+    torch.save(content, cast(BinaryIO, hashed))
+    if hashed.error:
+        raise hashed.error
+    return hashed.sha256.hexdigest()[:16]
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sound(path: Path) -> bytes | None:
+    """The content of a snapshot that is what it was when it was written, or None."""
     named = _NAME.fullmatch(path.name)
     try:
         data = path.read_bytes()
@@ -138,5 +356,15 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     if named is None or hashlib.sha256(data).hexdigest()[:16] != named[2]:
         return None
-    saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return data
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            "a snapshot holds more than numbers and text, so this program did not write it; it was not run: "
+            "delete it if you do not know where it is from"
+        ) from None
     return saved

@@ -6,8 +6,10 @@
     ├── DeviceError         the asked-for device or number of processes is not there
     ├── CheckpointError     snapshots that are damaged or belong to another run
     ├── TrackingError       the MLflow server, a run or a registered model
+    │   └── TrackingDown    the server does not answer now
     ├── ExportError         a bundle that cannot be written or differs from its model
     └── TrainingDiverged    the loss stopped being a number
+    ProcessLost             exit 1: another process ended or is stuck; start again to go on
     Stopped                 exit 75: stopped on request, everything saved, start again to go on
 
 Any other exception is a bug of ours and keeps its traceback.
@@ -42,6 +44,10 @@ class TrackingError(TrainerError):
     """MLflow cannot be reached, or does not hold what was asked for."""
 
 
+class TrackingDown(TrackingError):
+    """MLflow does not answer; it may later."""
+
+
 class ExportError(TrainerError):
     """A bundle cannot be written, or differs from the model it was made from."""
 
@@ -54,6 +60,12 @@ class TrainingDiverged(TrainerError):
             f"the training loss became {loss} by step {step} (learning rate {learning_rate:.4g}); "
             "train again with a lower optimizer.lr_per_256 (--set) or a longer schedule.warmup_epochs"
         )
+
+
+class ProcessLost(TrainerError):
+    """Another process ended, or does not answer."""
+
+    exit_code = 1
 
 
 class Stopped(TrainerError):

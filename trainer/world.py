@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from trainer.errors import DeviceError
+from trainer.errors import DeviceError, ProcessLost, TrainerError
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+PATIENCE = 600.0  # seconds
+ROLL_CALL = 5.0  # seconds
+# Gloo's and NCCL's words for a process that does not come, and for one that has gone.
+_LATE = re.compile("timed out|timeout", re.IGNORECASE)
+_GONE = re.compile("timed out|timeout|closed by peer|reset by peer|broken pipe|gloo|nccl", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,11 +36,18 @@ class World:
     rank: int
     size: int
     device: torch.device
+    hosts: dist.ProcessGroup | None = None  # the processes themselves, without their GPUs; None if alone
+    store: Store | None = None  # what they can write to each other, even while one is stuck
 
     @property
     def first(self) -> bool:
         """Whether this process speaks for all: it alone writes files and prints."""
         return self.rank == 0
+
+    @property
+    def first_here(self) -> bool:
+        """Whether this process speaks for its machine."""
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` over all processes, on all of them."""
@@ -35,14 +55,68 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on at least one process; the same answer on all of them."""
-        return bool(self.total(torch.tensor(int(flag), device=self.device)).item())
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        """What each process has in `values`, as (size, *values.shape), on all of them."""
+        if self.size == 1:
+            return values[None].clone()
+        each = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(each, values)
+        return torch.stack(each)
 
-    def wait(self) -> None:
-        """Return when all processes have come here."""
+    def same(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every process what the first one has in `tensors`."""
         if self.size > 1:
-            dist.barrier()
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Which flags are set on at least one process; the same answer on all. No GPU is waited for."""
+        if self.size == 1:
+            return flags
+        votes = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.hosts)
+        return tuple(bool(vote) for vote in votes)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` answers on the first process, which alone calls it; what it raises, on all alike."""
+        if self.size == 1:
+            return make()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer[0] = make()
+            except TrainerError as error:
+                answer[1] = error
+        dist.broadcast_object_list(answer, src=0, group=self.hosts)
+        if answer[1] is not None:
+            raise answer[1]
+        return cast(T, answer[0])
+
+    @contextmanager
+    def losing_nobody(self) -> Iterator[None]:
+        """Say what is wrong when the processes cannot go on together, and which of them are stuck.
+
+        Raises: ProcessLost in those that are not.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.store is None or not (isinstance(error, dist.DistError) or _GONE.search(str(error))):
+                raise
+            if not _LATE.search(str(error)):
+                raise ProcessLost(
+                    f"process {self.rank} cannot go on, for another one has ended; start again to go on "
+                    "from the last snapshot"
+                ) from error
+            # Whoever still runs waits as well, and comes here at about the same time.
+            self.store.set(f"waits/{self.rank}", "yes")
+            time.sleep(ROLL_CALL)
+            stuck = [str(rank) for rank in range(self.size) if not self.store.check([f"waits/{rank}"])]
+            raise ProcessLost(
+                f"process {', '.join(stuck) or 'unknown'} of 0 to {self.size - 1} is stuck: the others have waited "
+                "for it as long as --patience allows; look at its machine, disk and GPU, and start again to go on "
+                "from the last snapshot"
+            ) from error
 
 
 def choose_device(choice: DeviceChoice) -> Literal["cpu", "cuda"]:
@@ -76,8 +150,13 @@ def choose_processes(device: Literal["cpu", "cuda"], asked: int | None) -> int:
 
 
 @contextmanager
-def join_world(choice: DeviceChoice) -> Iterator[World]:
-    """Take this process's place: torchrun's environment says which; alone without it."""
+def join_world(choice: DeviceChoice, *, patience: float = PATIENCE) -> Iterator[World]:
+    """Take this process's place: torchrun's environment says which; alone without it.
+
+    Args:
+        choice: the device, or `auto`.
+        patience: seconds that a process waits for another before it calls it stuck.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     kind = choose_device(choice)
     device = torch.device("cpu")
@@ -87,10 +166,18 @@ def join_world(choice: DeviceChoice) -> Iterator[World]:
     if size == 1:
         yield World(rank, size, device)
         return
-    dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo", device_id=device if kind == "cuda" else None
-    )
+    store, _, _ = next(rendezvous("env://"))
+    limit = timedelta(seconds=patience)
+    if kind == "cuda":
+        # NCCL's own watchdog ends a process without a word; it comes after ours.
+        dist.init_process_group(
+            "nccl", store=store, rank=rank, world_size=size, timeout=2 * limit, device_id=device
+        )
+        hosts: Any = dist.new_group(backend="gloo", timeout=limit)
+    else:
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+        hosts = dist.group.WORLD
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, hosts, PrefixStore("roll-call", store))
     finally:
         dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import math
 import signal
@@ -166,7 +167,7 @@ def test_a_killed_writer_loses_nothing_that_it_had_noted(tmp_path: Path) -> None
     assert len(noted) > told[-1]
 
 
-def test_a_full_disk_is_an_error_and_leaves_no_torn_record(tmp_path: Path) -> None:
+def test_on_a_full_disk_records_wait_in_memory_and_none_is_torn_or_lost(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from trainer.tracking import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -174,17 +175,47 @@ def test_a_full_disk_is_an_error_and_leaves_no_torn_record(tmp_path: Path) -> No
         "for full in range(1000, 1100, 9):\n"
         "    journal = Journal(Path(sys.argv[1], str(full)))\n"
         "    journal.start(name='n', experiment='e', params={}, tags={}, dataset=DatasetFacts('d', '', ''))\n"
-        "    limit(full); step = 0\n"
-        "    try:\n"
-        "        while True: journal.log(step, {'loss': step}); step += 1\n"
-        "    except OSError: limit(10**6); journal.log(step, {'loss': step}); print(full, step)"
+        "    limit(full)\n"
+        "    for step in range(40): journal.log(step, {'loss': step})\n"
+        "    try: journal.flush()\n"
+        "    except OSError as error:\n"
+        "        print(full, len(read_journal(Path(sys.argv[1], str(full))).points), error.errno)\n"
+        "    limit(10**6); journal.flush()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=True, text=True
     )
 
-    for full, last in (line.split() for line in done.stdout.splitlines()):
-        assert steps(tmp_path / full) == list(range(int(last) + 1))
+    refused = [line.split() for line in done.stdout.splitlines()]
+    assert len(refused) == len(range(1000, 1100, 9))
+    for full, noted, error in refused:
+        assert 0 < int(noted) < 40
+        assert int(error) in (errno.EFBIG, errno.ENOSPC)
+        assert steps(tmp_path / full) == list(range(40))
+
+
+def test_what_was_noted_for_the_newest_step_is_not_noted_again(tmp_path: Path) -> None:
+    """A run killed between an evaluation and its snapshot evaluates again."""
+    journal = Journal(tmp_path)
+    start(journal)
+    journal.log(1, {"loss": 1.0})
+    journal.log(1, {"top1": 0.5})
+    again = Journal(tmp_path)
+    again.cut(1)
+    again.log(1, {"top1": 0.6, "top5": 0.9})
+    again.log(2, {"loss": 2.0})
+
+    noted = [(point.key, point.step, point.value) for point in read_journal(tmp_path).points]
+    assert noted == [("loss", 1, 1.0), ("top1", 1, 0.5), ("top5", 1, 0.9), ("loss", 2, 2.0)]
+
+
+def test_notes_are_kept_and_are_no_metrics(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    start(journal)
+    journal.note("the disk is full")
+
+    assert "the disk is full" in (tmp_path / "journal.jsonl").read_text()
+    assert read_journal(tmp_path).points == []
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -192,7 +223,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         read_journal(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["start", "log", "cut", "flush", "finish"])
+@pytest.mark.parametrize("method", ["start", "log", "note", "cut", "flush", "finish"])
 def test_the_silent_log_takes_the_same_calls(method: str) -> None:
     wanted = inspect.signature(getattr(RunLog, method)).parameters
 

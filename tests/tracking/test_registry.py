@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainer.tracking import (
     Sample,
     load,
     register,
+    save_model,
     sync,
     tracking_uri,
 )
@@ -67,7 +69,8 @@ def register_it(
     measured: tuple[float, float] = (0.5, 1.0),
     samples: list[Sample] = SAMPLES,
 ) -> Registered:
-    return register(folder, model, FACTS, samples, lambda _: measured, name="tiny", images=VAL_IMAGES)
+    save_model(folder, model, FACTS, samples, lambda _: measured, name="tiny", images=VAL_IMAGES)
+    return register(folder)
 
 
 def test_the_registered_model_answers_bit_for_bit_like_the_measured_one(runs: Path) -> None:
@@ -78,7 +81,8 @@ def test_the_registered_model_answers_bit_for_bit_like_the_measured_one(runs: Pa
         measured.append(loaded)
         return 0.5, 1.0
 
-    register(finished_run(runs / "r"), model, FACTS, SAMPLES, measure, name="tiny", images=VAL_IMAGES)
+    save_model(finished_run(runs / "r"), model, FACTS, SAMPLES, measure, name="tiny", images=VAL_IMAGES)
+    register(runs / "r")
 
     loaded = load("models:/tiny@candidate", runs=runs)
     for module in (*measured, loaded.module):
@@ -140,9 +144,39 @@ def test_a_plain_mlflow_client_loads_it(runs: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "measured", [(0.5 - 2 / VAL_IMAGES, 1.0), (0.5, 1.0 - 2 / VAL_IMAGES), (float("nan"), 1.0)]
 )
-def test_a_model_that_measures_otherwise_gets_no_alias(runs: Path, measured: tuple[float, float]) -> None:
-    with pytest.raises(TrackingError, match="it gets no alias"):
+def test_a_model_that_measures_otherwise_is_not_registered(runs: Path, measured: tuple[float, float]) -> None:
+    with pytest.raises(TrackingError, match="it is not registered"):
         register_it(finished_run(runs / "r"), network(), measured=measured)
+
+    with pytest.raises(TrackingError, match="has no model/ to register"):
+        register(runs / "r")
+    assert connect(tracking_uri(runs)).search_registered_models() == []
+
+
+def test_the_registered_bytes_have_the_digest_of_the_local_file(runs: Path) -> None:
+    register_it(finished_run(runs / "r"), network())
+
+    (stored,) = (runs / "artifacts").rglob("model.pt2")
+    local = runs / "r" / "model" / "data" / "model.pt2"
+    digest = hashlib.sha256(local.read_bytes()).hexdigest()
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == digest
+    version = connect(tracking_uri(runs)).get_model_version_by_alias("tiny", "candidate")
+    assert version.tags["model_sha256"] == digest
+
+
+def test_a_model_that_comes_back_otherwise_gets_no_alias(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    upload = MlflowClient.log_model_artifacts
+
+    def damaging(client: MlflowClient, model_id: str, path: str) -> None:
+        upload(client, model_id, path)
+        (stored,) = (runs / "artifacts").rglob("model.pt2")
+        stored.write_bytes(stored.read_bytes()[:-1] + b"?")
+
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", damaging)
+    with pytest.raises(TrackingError, match="it gets no alias"):
+        register_it(finished_run(runs / "r"), network())
 
     assert connect(tracking_uri(runs)).get_registered_model("tiny").aliases == {}
 

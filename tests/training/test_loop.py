@@ -33,7 +33,7 @@ class Notes:
     """A run's log that remembers, and can ask for a stop as the operating system does."""
 
     def __init__(self, stop_at=None):
-        self.points, self.stop_at = [], stop_at
+        self.points, self.notes, self.stop_at = [], [], stop_at
 
     def log(self, step, values):
         self.points += [(step, key, value) for key, value in values.items()]
@@ -42,6 +42,9 @@ class Notes:
 
     def cut(self, step):
         self.points = [point for point in self.points if point[0] <= step]
+
+    def note(self, text):
+        self.notes.append(text)
 
     def flush(self):
         pass

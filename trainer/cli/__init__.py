@@ -194,6 +194,32 @@ def _parser() -> argparse.ArgumentParser:
         "--decode", choices=["cpu", "mixed"], help="where JPEGs are decoded (default: on the device)"
     )
     train.add_argument(
+        "--save-every",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="of training between two snapshots (default: 60); there is one after each epoch as well",
+    )
+    train.add_argument(
+        "--restarts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often the processes are started again after a crash without progress (default: 3)",
+    )
+    train.add_argument(
+        "--patience",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long the processes wait for one that is stuck (default: 600)",
+    )
+    train.add_argument(
+        "--track-later",
+        action="store_true",
+        help="start although MLflow does not answer; what there is to tell follows when it does",
+    )
+    train.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
     )
     train.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -276,6 +302,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return number
+
+
 def _share(text: str) -> float:
     number = float(text)
     if not 0 < number < 1:
@@ -332,9 +365,16 @@ def _run_export(options: argparse.Namespace) -> int:
 
 
 def _run_sync(options: argparse.Namespace) -> int:
-    from trainer.tracking import sync
+    from trainer.tracking import has_saved_model, read_journal, register, sync
 
     sync(options.folder, follow=options.follow)
+    # A shipper, which follows, leaves the model to its trainer.
+    if (
+        not options.follow
+        and read_journal(options.folder).status == "finished"
+        and has_saved_model(options.folder)
+    ):
+        print(f"the run is in MLflow, its model is {register(options.folder).uri}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter
 
-from trainer.checkpoint import Checkpoints, load_part
+from trainer.checkpoint import found, load_part
 from trainer.cli._terminal import show_table
 from trainer.config import Images, Recipe
 from trainer.data import ValImages
@@ -68,7 +68,7 @@ def _network(
         bundle = load_bundle(path)
         return lambda images: bundle(images.cpu()).log().to(device), bundle.classes, _images(bundle.images)
     if path.is_dir():
-        snapshots = Checkpoints(path / "checkpoints", World(0, 1, device), identity="").found()
+        snapshots = found(path / "checkpoints")
         if not snapshots:
             raise ConfigError(
                 f"{path} is neither a run with snapshots nor a bundle; give a run folder below --runs, "
@@ -95,7 +95,7 @@ def _images(facts: dict[str, object]) -> Images:
 
 def _recipe(snapshot: Path) -> Recipe:
     """The recipe of the run that wrote `snapshot`."""
-    path = snapshot.parent.parent / "recipe.json"
+    path = snapshot.resolve().parent.parent / "recipe.json"  # best.pt is a link
     try:
         return TypeAdapter(Recipe).validate_json(path.read_bytes())
     except (OSError, ValueError):

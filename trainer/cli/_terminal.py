@@ -48,6 +48,11 @@ class Shown:
         """Pass on, silently."""
         self._log.start(**facts)
 
+    def note(self, text: str) -> None:
+        """Pass on, and tell at once."""
+        console.print(f"trainer: {text}", style="bold")
+        self._log.note(text)
+
     def cut(self, step: int) -> None:
         """Pass on; tell where a run goes on."""
         self._log.cut(step)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import fcntl
 import json
 import os
 import platform
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,12 @@ import numpy as np
 import torch
 
 from trainer import __version__
+from trainer.checkpoint import found
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
 from trainer.data import ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
-from trainer.errors import Stopped
+from trainer.errors import ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
 from trainer.tracking import (
     DatasetFacts,
     Journal,
@@ -33,14 +38,32 @@ from trainer.tracking import (
     Silent,
     check_reachable,
     read_journal,
+    read_place,
     register,
+    save_model,
     tracking_uri,
 )
-from trainer.training import Accuracy, choose_precision, evaluate, full_precision, train
+from trainer.training import (
+    Accuracy,
+    SpotWatch,
+    StopRequest,
+    choose_precision,
+    evaluate,
+    full_precision,
+    metadata_service,
+    train,
+)
 from trainer.world import World, choose_device, choose_processes, join_world
 
 SAMPLES = 8  # validation images that travel with a registered model
 SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
+SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
+NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
+LOCK_SECONDS = 10
+OF_A_DISK = {
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM,
+    errno.EROFS, errno.ESTALE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,8 +86,10 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         _show_plan(plan)
         return 0
-    if plan.processes > 1 and "RANK" not in os.environ:
-        return _launch(plan.processes)
+    if "RANK" not in os.environ:
+        _wait_while_ec2_takes_the_instance()
+        if plan.processes > 1:
+            return _launch(plan, options.restarts)
     outcome = _work(plan, options)
     if outcome:
         _write_whole(result, outcome)
@@ -80,34 +105,90 @@ def _plan(options: argparse.Namespace) -> Plan:
     dataset = open_dataset(options.data)
     recipe.accumulation(processes)
     recipe.steps_per_epoch(len(dataset.train))
-    if int(os.environ.get("RANK", "0")) == 0:
-        options.runs.mkdir(parents=True, exist_ok=True)
-        check_reachable(tracking_uri(options.runs))
     # The same settings and images are the same run, so the same command goes on where it was.
-    name = f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
-    return Plan(recipe, dataset, options.runs / name, processes)
+    folder = options.runs / f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
+    if int(os.environ.get("RANK", "0")) == 0:
+        try:
+            options.runs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--runs {options.runs} cannot be made: {error.strerror}; choose another"
+            ) from None
+        try:
+            check_reachable(tracking_uri(options.runs))
+        except TrackingError as error:
+            # A run that was in MLflow before has the right address. A new one may have a wrong one.
+            if not (options.track_later or read_place(folder)):
+                raise TrackingError(f"{error}; --track-later starts without it") from None
+            if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+                console.print(f"trainer: {error}\ntraining does not wait for it: what it tells follows later")
+    return Plan(recipe, dataset, folder, processes)
 
 
-def _launch(processes: int) -> int:
-    """Run this very command in `processes` processes under torchrun; return the first failure's exit code.
+def _wait_while_ec2_takes_the_instance() -> None:
+    """Start nothing on a spot instance that has its notice: Docker starts a stopped run again at once.
+
+    Raises: Stopped.
+    """
+    with StopRequest() as stop, suppress(OSError):
+        watch = SpotWatch(metadata_service(), notice=stop.ask, tell=console.print)
+        said = watch.pending()
+        if said:
+            console.print(f"trainer: nothing is started, {said}; the same command goes on afterwards")
+            end = time.monotonic() + NOTICE_SECONDS
+            while not stop.made and time.monotonic() < end:
+                time.sleep(0.2)
+            raise Stopped(f"nothing was started, {said}; start the same command again to go on")
+
+
+def _launch(plan: Plan, restarts: int) -> int:
+    """Run this very command in several processes, again after a crash; return the exit code.
 
     torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
-    the input was wrong (2) or the run was stopped and can go on (75).
+    the input was wrong (2) or the run was stopped and can go on (75), and its --max-restarts would
+    start on the same wrong input again.
     """
+    left = restarts
+    while True:
+        before = found(plan.folder / "checkpoints")[:1]
+        code = _torchrun(plan)
+        if code in (0, TrainerError.exit_code, Stopped.exit_code):
+            return code
+        left = restarts if found(plan.folder / "checkpoints")[:1] != before else left - 1
+        if left < 0:
+            console.print(f"trainer: the processes ended {restarts + 1} times without progress; giving up")
+            return code
+        console.print(
+            f"trainer: a process ended ({_told(code)}); all are started again from the last snapshot"
+        )
+
+
+def _torchrun(plan: Plan) -> int:
+    """Run this very command under torchrun; return the exit code of the process that failed first."""
     import sys
 
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", "trainer", *sys.argv[1:]]
+    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
+    options = ["--standalone", f"--nproc-per-node={plan.processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     try:
-        torchrun.run(torchrun.parse_args(arguments))  # type: ignore[no-untyped-call]
+        torchrun.run(torchrun.parse_args([*options, "-m", "trainer", *sys.argv[1:]]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        codes = [failure.exitcode for failure in error.failures.values()]
+        # One that had a reason to end says more than those that missed it.
+        told = [code for code in codes if code in (TrainerError.exit_code, Stopped.exit_code)]
+        return told[0] if told else error.get_first_failure()[1].exitcode
     except SignalException:
-        return Stopped.exit_code
+        stopped = read_journal(plan.folder, empty=True).status == "interrupted"
+        return Stopped.exit_code if stopped else 1
     return 0
+
+
+def _told(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
@@ -119,10 +200,10 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
     with ExitStack() as stack:
         log: RunLog = Silent()
         if first:
-            journal = Journal(plan.folder)
+            journal = stack.enter_context(_folder_of_ours(plan.folder))
             log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
             _write_whole(plan.folder / "recipe.json", recipe.as_dict())
-        with _ending_noted(log), join_world(options.device) as world:
+        with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
             log.start(
                 name=plan.folder.name,
                 experiment=recipe.register_as,
@@ -131,13 +212,17 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
                 dataset=_dataset_facts(dataset),
             )
             shipper = stack.enter_context(Shipper(plan.folder)) if first else None
-            model, accuracy = train(recipe, dataset, plan.folder, world, log, decode_on=options.decode)
+            model, accuracy = train(
+                recipe, dataset, plan.folder, world, log,
+                decode_on=options.decode, save_every=options.save_every,
+            )  # fmt: skip
             log.log(total, {"final/top1": accuracy.top1, "final/top5": accuracy.top5})
         if shipper is None:
             return None
         with _ending_noted(log):
-            registered = _register(plan, model, accuracy, world.device)
+            _save_model(plan, model, accuracy, world.device)
         log.finish("finished")
+        registered = _register(plan.folder)
         if not shipper.wait(SHIPPING_SECONDS):
             console.print(
                 f"MLflow does not have all metrics yet; bring them there with: trainer sync {plan.folder}"
@@ -157,6 +242,36 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 @contextmanager
+def _folder_of_ours(folder: Path) -> Iterator[Journal]:
+    """The run's journal, with nobody else at work in its folder.
+
+    Raises: TrackingError if another process trains this run, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "train.lock").open("w") as lock:
+            end = time.monotonic() + LOCK_SECONDS  # a predecessor that was told to end may still be at it
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise TrackingError(
+                            f"{folder} is being trained by another process; wait for it, or start another run with --name"
+                        ) from None
+                    time.sleep(0.2)
+            yield Journal(folder)
+    except OSError as error:
+        if error.errno not in OF_A_DISK:
+            raise
+        raise TrackingError(
+            f"the run folder {folder} cannot be written: {error.strerror}; mend that, or choose another with --runs, "
+            "and start again to go on"
+        ) from None
+
+
+@contextmanager
 def _ending_noted(log: RunLog) -> Iterator[None]:
     """Note in the journal how the run ended if it ends in here."""
     try:
@@ -165,7 +280,8 @@ def _ending_noted(log: RunLog) -> Iterator[None]:
         log.finish("interrupted")
         raise
     except BaseException:
-        log.finish("failed")
+        with suppress(OSError):  # a disk that is gone must not hide what went wrong
+            log.finish("failed")
         raise
 
 
@@ -174,8 +290,26 @@ def _dataset_facts(dataset: Dataset) -> DatasetFacts:
     return DatasetFacts(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
 
 
-def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device) -> Registered:
-    """Register the trained model after proving, on all validation images, that it is the one measured."""
+def _register(folder: Path) -> Registered:
+    """Register the run's model; wait a while for an MLflow that does not answer.
+
+    Raises: TrackingError if it does not answer in time, or does not take the model; nothing is lost.
+    """
+    end = time.monotonic() + SHIPPING_SECONDS
+    while True:
+        try:
+            return register(folder)
+        except TrackingDown as error:
+            if time.monotonic() > end:
+                raise TrackingError(
+                    f"training is done and all of it is in {folder}, but {error}; when MLflow answers, register "
+                    f"the model with `trainer sync {folder}`"
+                ) from None
+            time.sleep(2)
+
+
+def _save_model(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device) -> None:
+    """Save the trained model after proving, on all validation images, that it is the one measured."""
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, device)
 
@@ -186,7 +320,7 @@ def _register(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: to
         return again.top1, again.top5
 
     chosen = np.linspace(0, len(dataset.val) - 1, min(SAMPLES, len(dataset.val))).astype(int)
-    return register(
+    save_model(
         plan.folder,
         model,
         ModelFacts(

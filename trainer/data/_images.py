@@ -116,6 +116,7 @@ class ValImages:
     ) -> None:
         self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
         self._batch = batch
+        self.rounds = -(-len(split) // (world.size * batch))  # batches of the process that has most
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
             resized, places = centre_crops(split.sizes[samples.indices], images)

@@ -17,8 +17,10 @@ from trainer.tracking._registry import (
     ModelFacts,
     Registered,
     Sample,
+    has_saved_model,
     load,
     register,
+    save_model,
 )
 from trainer.tracking._server import check_reachable, tracking_uri
 from trainer.tracking._shipping import RunPlace, Shipper, read_place, sync
@@ -40,10 +42,12 @@ __all__ = [
     "Shipper",
     "Silent",
     "check_reachable",
+    "has_saved_model",
     "load",
     "read_journal",
     "read_place",
     "register",
+    "save_model",
     "sync",
     "tracking_uri",
 ]

@@ -11,9 +11,11 @@ import errno
 import json
 import math
 import os
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -52,6 +54,9 @@ class RunLog(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Note `values` as measured after `step` optimizer steps."""
+
+    def note(self, text: str) -> None:
+        """Note a sentence that whoever looks after the run should know. Any thread may."""
 
     def cut(self, step: int) -> None:
         """Forget what was measured after `step`; it will be measured again."""
@@ -109,8 +114,8 @@ class RunHistory:
 class Journal:
     """The writing end of a run's journal. One process writes; any may read meanwhile.
 
-    Raises: OSError where the folder cannot be written, also when the disk is full; what was
-    written of such a record is taken back, so that it can be logged again.
+    While the disk takes nothing, records wait in memory and training goes on; `flush` says so, and a
+    snapshot that asked for it does not count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,8 +123,11 @@ class Journal:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JOURNAL
+        self._waiting: list[bytes] = []  # records that the disk has not taken yet
+        self._alone = threading.Lock()  # the thread that writes snapshots comes here as well
         self._file = self._open()
         _sync_folder(folder)
+        self._newest = _newest(read_journal(folder, empty=True).points)
 
     def start(
         self,
@@ -158,47 +166,72 @@ class Journal:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Note `values` as measured after `step` optimizer steps. Costs one write, no wait.
 
-        inf and nan are noted as text, for JSON has neither, and are not shipped to MLflow.
+        What was noted for the newest step stays: a run cut off between an evaluation and its snapshot
+        evaluates again. inf and nan are noted as text, for JSON has neither, and not shipped to MLflow.
         """
-        numbers = {key: float(value) for key, value in values.items()}
-        self._append(
-            "metrics",
-            step=step,
-            values={key: x if math.isfinite(x) else str(x) for key, x in numbers.items()},
-        )
+        newest, keys = self._newest
+        known = keys if step == newest else set()
+        numbers = {key: float(value) for key, value in values.items() if key not in known}
+        self._newest = step, known | numbers.keys()
+        if numbers:
+            finite = {key: x if math.isfinite(x) else str(x) for key, x in numbers.items()}
+            self._append("metrics", step=step, values=finite)
+
+    def note(self, text: str) -> None:
+        """Note a sentence that whoever looks after the run should know."""
+        self._append("note", text=text)
 
     def cut(self, step: int) -> None:
         """Forget what was measured after `step`: all or nothing, whenever the power goes."""
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line).get("step", step) <= step]
-        if len(kept) == len(lines):
-            return
-        beside = self._path.with_suffix(".cut")
-        with beside.open("wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
-        _sync_folder(self._folder)
-        os.close(self._file)
-        self._file = self._open()
+        with self._alone:
+            self._write_waiting()
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line).get("step", step) <= step]
+            if len(kept) == len(lines):
+                return
+            beside = self._path.with_suffix(".cut")
+            with beside.open("wb") as file:
+                file.writelines(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+            _sync_folder(self._folder)
+            os.close(self._file)
+            self._file = self._open()
+        self._newest = _newest(read_journal(self._folder, empty=True).points)
 
     def flush(self) -> None:
-        """Return when all that was noted would outlive a power cut; call it before a checkpoint counts."""
-        os.fsync(self._file)
+        """Return when all that was noted would outlive a power cut; call it before a checkpoint counts.
+
+        Raises: OSError if the disk does not take it.
+        """
+        with self._alone:
+            self._write_waiting()
+            os.fsync(self._file)
 
     def finish(self, status: Ending) -> None:
-        """Note how the run ended; a later `start` goes on with it all the same."""
+        """Note how the run ended; a later `start` goes on with it all the same.
+
+        Raises: OSError if the disk does not take it.
+        """
         self._append("end", status=status)
         self.flush()
 
     def _append(self, kind: str, **facts: Any) -> None:
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **facts}, allow_nan=False)
-        data = line.encode() + b"\n"
-        written = os.write(self._file, data)
-        if written < len(data):
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        with self._alone:
+            self._waiting.append(line.encode() + b"\n")
+            with suppress(OSError):
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            data = self._waiting[0]
+            written = os.write(self._file, data)
+            if written < len(data):
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            del self._waiting[0]
 
     def _open(self) -> int:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -207,6 +240,12 @@ class Journal:
             sound = sound[: sound.rfind(b"\n", 0, -1) + 1]
         os.ftruncate(file, len(sound))
         return file
+
+
+def _newest(points: Sequence[Point]) -> tuple[int, set[str]]:
+    """The newest step, and what was measured after it."""
+    step = max((point.step for point in points), default=-1)
+    return step, {point.key for point in points if point.step == step}
 
 
 class Silent:
@@ -224,6 +263,9 @@ class Silent:
         """Do nothing."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
     def cut(self, step: int) -> None:

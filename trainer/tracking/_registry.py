@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainer.errors import TrackingError
-from trainer.tracking._server import check_reachable, connect, place, quiet, tracking_uri
+from trainer.errors import TrackingDown, TrackingError
+from trainer.tracking._server import check_reachable, connect, is_outage, place, quiet, tracking_uri
 from trainer.tracking._shipping import run_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ INPUT_NAME, OUTPUT_NAME = (
     "output_0",
 )  # of the ends of the network; as in jetson-inference's tutorials
 
+MODEL = "model"  # the folder in the run folder
+SAVED = "saved.json"  # in it, and not registered with it
 FACTS = "facts.json"
 SAMPLES = "samples"
 WEIGHTS = "data/model.pt2"
@@ -69,6 +74,17 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
+class _Saved(NamedTuple):
+    """What `save_model` found about the model it wrote."""
+
+    name: str  # to register it under
+    weights_sha256: str
+    model_sha256: str  # of the file
+    top1: float  # as loaded back, share of the validation images in 0..1
+    top5: float
+    images: int  # validation images
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A registered model, ready for use on the CPU."""
@@ -80,7 +96,7 @@ class LoadedModel:
     state_dict: dict[str, torch.Tensor]  # under the names of `trainer.model.build`
 
 
-def register(
+def save_model(
     folder: Path,
     model: torch.nn.Module,
     facts: ModelFacts,
@@ -89,45 +105,106 @@ def register(
     *,
     name: str,
     images: int,
-) -> Registered:
-    """Register the model of the finished run in `folder`, load it back, and measure that.
+) -> None:
+    """Write the trained model to `model/` in the run folder, as it will be registered; load and measure that.
 
-    Only a version that measures the same as the model did gets the alias `candidate`. A run that has
-    such a version of these weights keeps it and nothing is done; one cut off half-way is completed.
+    The folder is complete or absent. One that holds these weights already is left as it is.
 
     Args:
-        folder: the run folder; the run is made in MLflow if it is not there yet.
+        folder: the run folder.
         model: what was measured; it is left as it is.
         facts: with the accuracy that was measured.
         samples: a few validation images.
         measure: top-1 and top-5 (0..1) of a network over all validation images, in full fp32. It gets a
             module on the CPU that may be moved but refuses `.eval()`; it is in eval mode.
-        name: of the registered model.
+        name: under which it shall be registered.
         images: in the validation set; one of them may be judged otherwise, for rounding.
 
-    Raises: TrackingError if MLflow cannot be reached or what it gives back measures otherwise.
+    Raises: TrackingError if what is loaded back measures otherwise, or the disk does not take it.
+    """
+    import torch
+
+    exportable = _for_export(model)
+    weights = _weights_sha256(exportable)
+    final, partial = folder / MODEL, folder / f".{MODEL}"
+    if has_saved_model(folder) and json.loads((final / SAVED).read_text())["weights_sha256"] == weights:
+        return
+    try:
+        for path in (partial, final):
+            shutil.rmtree(path, ignore_errors=True)
+        with quiet():
+            _write_model(partial, exportable, facts, samples)
+            with torch.inference_mode():
+                top1, top5 = measure(_module(partial))
+        allowed = 1.5 / images  # one image, and half a one for the division's rounding
+        if not (abs(top1 - facts.top1) <= allowed and abs(top5 - facts.top5) <= allowed):  # nor if it is nan
+            raise TrackingError(
+                f"the model of {folder} gives top-1 {top1:.4%} and top-5 {top5:.4%} when it is loaded back, and the "
+                f"run measured {facts.top1:.4%} and {facts.top5:.4%}; it is not registered: train again, and report "
+                "it if it stays"
+            )
+        saved = _Saved(name, weights, _sha256(partial / WEIGHTS), top1, top5, images)
+        (partial / SAVED).write_text(json.dumps(saved._asdict(), indent=2) + "\n")
+        for path in partial.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        partial.rename(final)
+    except OSError as error:
+        raise TrackingError(
+            f"the model of {folder} cannot be written: {error.strerror}; make room and start again to go on"
+        ) from None
+
+
+def has_saved_model(folder: Path) -> bool:
+    """Whether the run in `folder` has come so far that its model can be registered."""
+    return (folder / MODEL / SAVED).exists()
+
+
+def register(folder: Path) -> Registered:
+    """Register the model that `save_model` wrote, download it, and see that every byte came through.
+
+    Only such a version gets the alias `candidate`. A run that has such a version of these weights keeps it
+    and nothing is done; one cut off half-way is completed.
+
+    Args:
+        folder: the run folder; the run is made in MLflow if it is not there yet.
+
+    Raises: TrackingError if there is no saved model, MLflow does not take it, or gives back another;
+        TrackingDown if MLflow does not answer.
     """
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(folder.resolve().parent)
+    try:
+        saved = _Saved(**json.loads((folder / MODEL / SAVED).read_text()))
+    except FileNotFoundError:
+        raise TrackingError(
+            f"{folder} has no {MODEL}/ to register; it is written at the end of training"
+        ) from None
     check_reachable(uri)
     client = connect(uri)
     try:
         with quiet():
             run = run_of(folder, client, uri)
-            exportable = _for_export(model)
-            weights = _weights_sha256(exportable)
-            version = _newest_version(client, f"name='{name}' and run_id='{run.info.run_id}'", weights)
+            which = f"name='{saved.name}' and run_id='{run.info.run_id}'"
+            version = _newest_version(client, which, saved.weights_sha256)
             if version is None:
-                version = _upload(client, run, exportable, facts, samples, name, weights)
+                version = _upload(client, run, folder, saved)
             if version.tags.get("verified") != "true":
-                _verify(client, version, facts, measure, images)
+                _verify(client, version, saved)
     except MlflowException as error:
-        raise TrackingError(
+        kind = TrackingDown if is_outage(error) else TrackingError
+        raise kind(
             f"the model of {folder} could not be registered in MLflow at {place(uri)}: {_short(error)}; "
-            "the same `trainer train` command tries again"
+            f"`trainer sync {folder}` tries again"
         ) from None
-    return Registered(name, int(version.version), run.info.run_id)
+    except OSError as error:
+        raise TrackingError(
+            f"the model of {folder} could not be sent to MLflow: {error.strerror or error}; "
+            f"`trainer sync {folder}` tries again"
+        ) from None
+    return Registered(saved.name, int(version.version), run.info.run_id)
 
 
 def load(uri: str, *, runs: Path = Path("runs")) -> LoadedModel:
@@ -159,16 +236,8 @@ def load(uri: str, *, runs: Path = Path("runs")) -> LoadedModel:
         ) from None
 
 
-def _upload(
-    client: MlflowClient,
-    run: Run,
-    model: torch.nn.Module,
-    facts: ModelFacts,
-    samples: Sequence[Sample],
-    name: str,
-    weights: str,
-) -> ModelVersion:
-    """Store model, facts and samples with the run, and make a version of them.
+def _upload(client: MlflowClient, run: Run, folder: Path, saved: _Saved) -> ModelVersion:
+    """Store the saved model with the run, and make a version of it.
 
     Not mlflow.pytorch.log_model: that starts the run again, changes the process's tracking address,
     and runs an example through a copy of the model.
@@ -181,61 +250,66 @@ def _upload(
         if left.status != LoggedModelStatus.READY:
             client.delete_logged_model(left.model_id)  # an upload that was cut off
 
+    facts = json.loads((folder / MODEL / FACTS).read_text())
     logged = client.create_logged_model(
         experiment,
-        name=name,
+        name=saved.name,
         source_run_id=run.info.run_id,
         params={**run.data.params},
-        tags={"architecture": facts.architecture, "recipe": facts.recipe},
+        tags={"architecture": facts["architecture"], "recipe": facts["recipe"]},
         model_type="image-classification",
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model")
-        _write_model(path, model, facts, samples, logged.model_id, run.info.run_id, logged.artifact_location)
-        digest = _sha256(path / WEIGHTS)
+    with _addressed(folder, logged.model_id, run.info.run_id, logged.artifact_location) as path:
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(saved.name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    size = facts.images["val_size"]
+    size = facts["images"]["val_size"]
     version = client.create_model_version(
-        name,
+        saved.name,
         source=logged.artifact_location,  # models:/ID would be looked up at the process-wide address
         run_id=run.info.run_id,
         model_id=logged.model_id,
         tags={
-            "architecture": facts.architecture,
-            "recipe": facts.recipe,
-            "dataset_digest": facts.dataset_digest,
+            "architecture": facts["architecture"],
+            "recipe": facts["recipe"],
+            "dataset_digest": facts["dataset_digest"],
             "input_name": INPUT_NAME,
             "input_shape": f"N,3,{size},{size}",
             "output_name": OUTPUT_NAME,
             "output": "logits",
-            "preprocessing": json.dumps(facts.images),
-            "model_sha256": digest,
-            "weights_sha256": weights,
+            "preprocessing": json.dumps(facts["images"]),
+            "model_sha256": saved.model_sha256,
+            "weights_sha256": saved.weights_sha256,
         },
     )
     # A server notes this link by itself, an SQLite store does not.
-    link = json.dumps([{"name": name, "version": int(version.version)}])
+    link = json.dumps([{"name": saved.name, "version": int(version.version)}])
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
     return version
 
 
-def _write_model(
-    path: Path,
-    model: torch.nn.Module,
-    facts: ModelFacts,
-    samples: Sequence[Sample],
-    model_id: str,
-    run_id: str,
-    location: str,
-) -> None:
+@contextmanager
+def _addressed(folder: Path, model_id: str, run_id: str, location: str) -> Iterator[Path]:
+    """The saved model with MLflow's own numbers for it written in."""
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as name:
+        path = Path(name, MODEL)
+        shutil.copytree(folder / MODEL, path, ignore=shutil.ignore_patterns(SAVED))
+        card = Model.load(str(path / "MLmodel"))
+        card.artifact_path, card.run_id = location, run_id
+        card.model_uuid = card.model_id = model_id
+        card.save(str(path / "MLmodel"))
+        yield path
+
+
+def _write_model(path: Path, model: torch.nn.Module, facts: ModelFacts, samples: Sequence[Sample]) -> None:
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -251,9 +325,7 @@ def _write_model(
     mlflow.pytorch.save_model(
         model,
         str(path),
-        mlflow_model=Model(
-            artifact_path=location, model_uuid=model_id, model_id=model_id, run_id=run_id, signature=signature
-        ),
+        mlflow_model=Model(signature=signature),
         signature=signature,
         # A batch of 1 would be taken for the only size there is. Zeros, for they are stored as text.
         input_example=np.zeros((2, 3, size, size), np.float32),
@@ -268,6 +340,13 @@ def _write_model(
         (path / SAMPLES / name).write_bytes(sample.jpeg)
     labels = {name: sample.label for name, sample in zip(names, samples, strict=True)}
     (path / FACTS).write_text(json.dumps({**asdict(facts), "labels": labels}, indent=2) + "\n")
+
+
+def _module(path: Path) -> torch.nn.Module:
+    import mlflow.pytorch
+
+    module: torch.nn.Module = mlflow.pytorch.load_model(str(path))
+    return module
 
 
 def _unique(names: Sequence[str]) -> list[str]:
@@ -286,33 +365,28 @@ def _for_export(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float().eval().requires_grad_(False)
 
 
-def _verify(
-    client: MlflowClient,
-    version: ModelVersion,
-    facts: ModelFacts,
-    measure: Callable[[torch.nn.Module], tuple[float, float]],
-    images: int,
-) -> None:
-    import torch
+def _verify(client: MlflowClient, version: ModelVersion, saved: _Saved) -> None:
+    from mlflow.artifacts import download_artifacts
 
-    loaded = _load(client, version, client.tracking_uri)
-    with torch.inference_mode():
-        top1, top5 = measure(loaded.module)
-    allowed = 1.5 / images  # one image, and half a one for the division's rounding
-    if not (abs(top1 - facts.top1) <= allowed and abs(top5 - facts.top5) <= allowed):  # nor if it is nan
+    stored = client.get_model_version_download_uri(version.name, version.version)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = download_artifacts(
+            artifact_uri=f"{stored}/{WEIGHTS}", dst_path=folder, tracking_uri=client.tracking_uri
+        )
+        digest = _sha256(Path(weights))
+    if digest != saved.model_sha256:
         raise TrackingError(
-            f"{loaded.source.uri} gives top-1 {top1:.4%} and top-5 {top5:.4%} when it is loaded back, and the run "
-            f"measured {facts.top1:.4%} and {facts.top5:.4%}; it gets no alias: train again, and report it if it stays"
+            f"models:/{version.name}/{version.version} came back from MLflow with another SHA-256 than it had; "
+            "it gets no alias: look at the server's disk, and train again or `trainer sync` the run"
         )
     # In this order: a version that counts as verified has had its alias, so a repeat takes it from nobody.
-    for key, value in {"top1": top1, "top5": top5, "val_images": images}.items():
+    for key, value in {"top1": saved.top1, "top5": saved.top5, "val_images": saved.images}.items():
         client.set_model_version_tag(version.name, version.version, key, str(value))
     client.set_registered_model_alias(version.name, CANDIDATE, version.version)
     client.set_model_version_tag(version.name, version.version, "verified", "true")
 
 
 def _load(client: MlflowClient, version: ModelVersion, where: str) -> LoadedModel:
-    import mlflow.pytorch
     from mlflow.artifacts import download_artifacts
 
     source = Registered(version.name, int(version.version), version.run_id or "")
@@ -340,7 +414,7 @@ def _load(client: MlflowClient, version: ModelVersion, where: str) -> LoadedMode
                 f"{source.uri} is damaged: {WEIGHTS} has another SHA-256 than when it was registered; "
                 "use another version or train again"
             )
-        module = mlflow.pytorch.load_model(str(path))
+        module = _module(path)
     return LoadedModel(module, facts, samples, source, dict(module.state_dict()))
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trainer.errors import TrackingError
+from trainer.errors import TrackingDown, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 PATIENCE = 10.0  # seconds that `check_reachable` tries
 
@@ -32,7 +33,8 @@ def check_reachable(uri: str | None = None) -> None:
     Args:
         uri: where; by default MLFLOW_TRACKING_URI. Nothing to check where neither names a server.
 
-    Raises: TrackingError after 10 s at most, which says what stands in the way.
+    Raises: TrackingError after 10 s at most, which says what stands in the way; TrackingDown if nothing
+        answers, or only errors of the server's own.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     if uri.startswith("sqlite:///"):
@@ -80,6 +82,11 @@ def place(uri: str) -> str:
     return uri.replace(f"{parts.username or ''}:{parts.password}@", "") if parts.password else uri
 
 
+def is_outage(error: MlflowException) -> bool:
+    """Whether the same request may be answered later: no connection, or an error of the server's own."""
+    return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+
+
 def _check_file(database: Path) -> None:
     if importlib.util.find_spec("sqlalchemy") is None:
         raise TrackingError(
@@ -119,7 +126,7 @@ def _check_server(uri: str) -> None:
             if time.monotonic() + 1 < end and "timed out" not in str(error):
                 time.sleep(1)
                 continue
-            raise TrackingError(
+            raise TrackingDown(
                 f"MLflow at {shown} (MLFLOW_TRACKING_URI) cannot be reached: {_reason(error)}; start it "
                 "(Compose: `docker compose up -d mlflow`), or unset MLFLOW_TRACKING_URI to track into a local file"
             ) from None
@@ -139,7 +146,8 @@ def _check_server(uri: str) -> None:
         case _:
             cure = "look at the server's log (Compose: `docker compose logs mlflow`)"
     said = " ".join(answer.text.split())[:80]
-    raise TrackingError(f"MLflow at {shown} answers {answer.status_code} ({said}); {cure}")
+    kind = TrackingDown if answer.status_code >= 500 else TrackingError
+    raise kind(f"MLflow at {shown} answers {answer.status_code} ({said}); {cure}")
 
 
 def _reason(error: BaseException) -> str:

@@ -38,6 +38,7 @@ POLL = 1.0  # seconds between two looks at the journal
 SAMPLE = 10.0  # seconds between two samples of the system metrics
 LONGEST_PAUSE = 30.0  # seconds between two tries at a server that does not answer
 LAST_TRIES = 3  # of a shipper whose trainer is gone, at a server that does not answer
+SNAPSHOTS = 600.0  # seconds between two looks at the snapshots, 200 MB each
 BATCH = 1000  # metrics MLflow takes at once; 100 of params and of tags
 
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -191,6 +192,7 @@ class _Shipment:
         self._system = _SystemMetrics(
             1 + max((m.step for m in run.data._metric_objs if m.key.startswith(SYSTEM)), default=-1)
         )
+        self.snapshots_at = time.monotonic()  # the last time they were looked at
         self._status = RunStatus.to_string(RunStatus.from_string(run.info.status))
 
     def ship(self) -> RunHistory:
@@ -228,8 +230,35 @@ class _Shipment:
         if points := self._system.due():
             self._client.log_batch(self.id, metrics=[Metric(p.key, p.value, p.time, p.step) for p in points])
 
+    def ship_snapshots(self) -> None:
+        """Keep the newest and the best snapshot with the run, and no others.
+
+        Downloaded with the papers they make a run folder that `trainer train` goes on with. A local file
+        as MLflow's store is on the same disk, and gets none.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.snapshots_at = time.monotonic()
+        folder = self._folder / "checkpoints"
+        wanted = {path.name for path in sorted(folder.glob("step-*.pt"))[-1:]}
+        with suppress(OSError):  # nothing was evaluated yet
+            wanted.add(os.readlink(folder / "best.pt"))
+        if not wanted or self._client.tracking_uri.startswith("sqlite:"):
+            return
+        there = {Path(one.path).name for one in self._client.list_artifacts(self.id, folder.name)}
+        for name in sorted(wanted - there):
+            with suppress(FileNotFoundError):  # a newer one has taken its place
+                self._client.log_artifact(self.id, str(folder / name), folder.name)
+                there.add(name)
+        if wanted <= there:
+            where = self._client.get_run(self.id).info.artifact_uri
+            kept = get_artifact_repository(where, tracking_uri=self._client.tracking_uri)
+            for name in there - wanted:
+                kept.delete_artifacts(f"{folder.name}/{name}")
+
     def end(self, status: str, ended: int | None) -> None:
         """Tell MLflow how the run ended, at `ended` ms since 1970, and leave it the run's own papers."""
+        self.ship_snapshots()
         for paper in PAPERS:
             if (self._folder / paper).exists():
                 self._client.log_artifact(self.id, str(self._folder / paper))
@@ -393,6 +422,8 @@ def _follow(folder: Path) -> None:
                     _say("the trainer is gone; everything it noted is shipped")
                     return
                 shipment.sample()
+                if time.monotonic() - shipment.snapshots_at >= SNAPSHOTS:
+                    shipment.ship_snapshots()
         except (MlflowException, OSError) as error:
             if shipment:
                 shipment.close()

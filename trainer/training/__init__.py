@@ -4,13 +4,14 @@ from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
 from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
-from trainer.training._stop import StopRequest
+from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
     "Accuracy",
     "Meter",
     "Precision",
     "Progress",
+    "SpotWatch",
     "Step",
     "StopRequest",
     "choose_precision",
@@ -18,6 +19,7 @@ __all__ = [
     "full_precision",
     "learning_rate",
     "make_optimizer",
+    "metadata_service",
     "parameter_groups",
     "stepwise",
     "train",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-from trainer.data import Batch
+from trainer.data import ValImages
+from trainer.errors import Stopped
 from trainer.world import World
 
 
@@ -45,7 +46,11 @@ def full_precision() -> Iterator[None]:
 
 @torch.inference_mode()
 def evaluate(
-    network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[Batch], world: World
+    network: Callable[[torch.Tensor], torch.Tensor],
+    batches: ValImages,
+    world: World,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Accuracy:
     """Accuracy of `network` over `batches`, summed over all processes.
 
@@ -53,14 +58,25 @@ def evaluate(
         network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
         batches: this process's share of the images, each once.
         world: the processes that share the images.
+        stop: asked at each batch, on all processes alike; True ends it.
+
+    Raises: Stopped if asked to stop.
     """
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
-    for images, labels in batches:
+    share = iter(batches)
+    for _ in range(batches.rounds):  # some processes have a batch less than others
+        if stop():
+            raise Stopped("stopped on request during an evaluation; start the same command again to go on")
+        batch = next(share, None)
+        if batch is None:
+            continue
+        images, labels = batch
         logits = network(images).float()
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))
         sums += torch.stack([best[:, 0].sum(), best.sum(), loss, count]).double()
+    next(share, None)  # the pass has its own end, after the last batch
     top1, top5, loss_sum, images_seen = world.total(sums).tolist()
     return Accuracy(
         top1=top1 / images_seen, top5=top5 / images_seen, loss=loss_sum / images_seen, images=int(images_seen)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import Checkpoints, Stateful
+from trainer.checkpoint import EVERY, Checkpoints, Stateful
 from trainer.config import Recipe
 from trainer.data import DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset
@@ -19,7 +19,7 @@ from trainer.tracking import RunLog
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._schedule import learning_rate
 from trainer.training._step import Meter, Step, make_optimizer
-from trainer.training._stop import StopRequest
+from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 from trainer.world import World
 
 
@@ -30,6 +30,7 @@ class Progress:
     step: int = 0  # optimizer steps done
     evaluated: int = 0  # the step of the last evaluation
     best_top1: float = 0.0
+    best: int = 0  # the step of the best evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain data."""
@@ -49,6 +50,7 @@ def train(
     log: RunLog,
     *,
     decode_on: DecodeOn | None = None,
+    save_every: float = EVERY,
 ) -> tuple[torch.nn.Module, Accuracy]:
     """Train until the recipe's epochs are done; go on from the newest snapshot in `folder`.
 
@@ -59,74 +61,102 @@ def train(
         world: this process's place among all.
         log: takes the metrics of this process; silent on all but the first.
         decode_on: where JPEGs are decoded; on the GPU where there is one by default.
+        save_every: seconds of training between two snapshots; there is one after each epoch as well.
 
     Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images.
-    Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError.
+    Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError; CheckpointError;
+        ProcessLost.
     """
     torch.manual_seed(recipe.seed)
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        world,
+        identity=f"{recipe.digest()} {dataset.digest}",
+        tell=log.note,
+        every=save_every,
+    )
+    stop = StopRequest()
+    spot = SpotWatch(metadata_service() if world.first_here else None, notice=stop.ask, tell=log.note)
+    with stop, spot, world.losing_nobody(), checkpoints:
+        # What flows: images -> model -> step.
+        images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
+        val_images = ValImages(
+            dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on
+        )
+        model = build(recipe.model, len(dataset.classes), zero_init_residual=recipe.zero_init_residual)
+        model = model.to(world.device)
+        optimizer = make_optimizer(model, recipe, world)
+        step = Step(model, optimizer, recipe, world)
+        step.warm_up(recipe.images, images.micro_batch)
 
-    # What flows: images -> model -> step.
-    images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
-    val_images = ValImages(dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on)
-    model = build(recipe.model, len(dataset.classes), zero_init_residual=recipe.zero_init_residual)
-    model = model.to(world.device)
-    optimizer = make_optimizer(model, recipe, world)
-    step = Step(model, optimizer, recipe, world)
+        # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
+        epoch = images.steps_per_epoch
+        total = epoch * recipe.epochs
+        rate_at = learning_rate(recipe, steps_per_epoch=epoch)
 
-    # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
-    epoch = images.steps_per_epoch
-    total = epoch * recipe.epochs
-    rate_at = learning_rate(recipe, steps_per_epoch=epoch)
+        # What outlives this process, by name. Everything else is rebuilt from the recipe.
+        progress, meter = Progress(), Meter(world)
+        parts: dict[str, Stateful] = {
+            "model": model,
+            "optimizer": optimizer,
+            "scaler": step.scaler,
+            "progress": progress,
+            "meter": meter,
+        }
+        checkpoints.restore_newest(parts)
+        log.cut(progress.step)
 
-    # What outlives this process, by name. Everything else is rebuilt from the recipe.
-    progress = Progress()
-    parts: dict[str, Stateful] = {
-        "model": model,
-        "optimizer": optimizer,
-        "scaler": step.scaler,
-        "progress": progress,
-    }
-    checkpoints = Checkpoints(folder / "checkpoints", world, identity=f"{recipe.digest()} {dataset.digest}")
-    checkpoints.restore_newest(parts)
-    log.cut(progress.step)
+        def save() -> None:
+            # A snapshot must not know more than the journal, so that is flushed before.
+            checkpoints.save(progress.step, parts, best=progress.best, before=log.flush)
 
-    batches = images.batches(first_step=progress.step, last_step=total)
-    meter = Meter(world)
-    with StopRequest() as stop:
-        while True:
-            # Due at this step. A run cut off in here repeats it when it comes back.
-            if progress.step % epoch == 0 and progress.step > progress.evaluated:
-                begun = time.perf_counter()
-                model.eval()
-                with step.precision.autocast():
-                    accuracy = evaluate(model, val_images, world)
-                progress.evaluated = progress.step
-                progress.best_top1 = max(progress.best_top1, accuracy.top1)
-                log.log(progress.step, accuracy.values())
-                log.flush()  # a snapshot must not know more than the journal
-                checkpoints.save(progress.step, parts)
-                meter.leave_out(time.perf_counter() - begun)
-            if progress.step == total:
-                break
+        def asked_to_stop() -> bool:
+            return world.agree(stop.made)[0]
 
-            # One update.
-            rate = rate_at(progress.step)
-            step(batches, rate, meter)
-            progress.step += 1
+        batches = images.batches(first_step=progress.step, last_step=total)
+        try:
+            while True:
+                # Due at this step. A run cut off in here repeats it when it comes back.
+                if progress.step % epoch == 0 and progress.step > progress.evaluated:
+                    begun = time.perf_counter()
+                    model.eval()
+                    world.same(model.buffers())  # BatchNorm's statistics differ; what is saved is measured
+                    with step.precision.autocast():
+                        accuracy = evaluate(model, val_images, world, stop=asked_to_stop)
+                    progress.evaluated = progress.step
+                    if accuracy.top1 > progress.best_top1 or not progress.best:
+                        progress.best_top1, progress.best = accuracy.top1, progress.step
+                    log.log(progress.step, accuracy.values())
+                    save()
+                    meter.leave_out(time.perf_counter() - begun)
+                if progress.step == total:
+                    break
 
-            # Between evaluations, the host waits for the device only here.
-            if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
-                now = meter.read(step=progress.step, rate=rate)
-                log.log(progress.step, {**now, "epoch": progress.step / epoch})
-                if world.any(stop.made):
-                    log.flush()
-                    checkpoints.save(progress.step, parts)
-                    raise Stopped(
-                        f"stopped on request at step {progress.step} of {total}, everything saved; "
-                        "start the same command again to go on"
-                    )
+                # One update.
+                rate = rate_at(progress.step)
+                step(batches, rate, meter)
+                progress.step += 1
+                meter.stepped()
 
-    # What will be registered is measured as it will be used: in fp32.
-    model.eval()
-    with full_precision():
-        return model, evaluate(model, val_images, world)
+                # Between evaluations and snapshots, the host waits for the device only here.
+                if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
+                    now = meter.read(step=progress.step, rate=rate)
+                    log.log(progress.step, {**now, "epoch": progress.step / epoch})
+                stopping, due = world.agree(stop.made, checkpoints.due())
+                if stopping:
+                    raise Stopped("stopped on request")
+                if due and progress.step % epoch:  # else it comes with the evaluation
+                    save()
+            checkpoints.wait()
+
+            # What will be registered is measured as it will be used: in fp32.
+            model.eval()
+            with full_precision():
+                return model, evaluate(model, val_images, world, stop=asked_to_stop)
+        except Stopped:
+            save()
+            checkpoints.wait()
+            raise Stopped(
+                f"stopped {stop.reason} at step {progress.step} of {total}, everything saved; "
+                "start the same command again to go on"
+            ) from None

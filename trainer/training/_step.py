@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import Optimizer, Recipe
+from trainer.config import Images, Optimizer, Recipe
 from trainer.data import Batch
 from trainer.errors import TrainingDiverged
 from trainer.world import World
@@ -86,15 +86,35 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        # loss x images, top1, top5, images, seconds spent waiting for data
+        # loss x images, top1, top5, images
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        self._before = 0.0  # of these images were counted before this process was there
         self._waited, self._since = 0.0, time.perf_counter()
+        self._longest, self._stepped = 0.0, self._since
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The sums of each process: a run cut off between two readings loses none."""
+        return {"sums": self._world.rows(self._sums)}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up this process's sums; another number of processes leaves them all to the first."""
+        rows = state["sums"].to(self._world.device)
+        if len(rows) == self._world.size:
+            self._sums = rows[self._world.rank].clone()
+        elif self._world.first:
+            self._sums = rows.sum(dim=0)
+        self._before = float(rows[:, 3].sum())
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count one micro-batch; `loss` is its mean."""
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         count = torch.full_like(loss, len(labels))
         self._sums += torch.stack([loss * count, best[:, 0].sum(), best.sum(), count]).double()
+
+    def stepped(self) -> None:
+        """Note the end of a step, as the host sees it."""
+        now = time.perf_counter()
+        self._longest, self._stepped = max(self._longest, now - self._stepped), now
 
     def waited(self, seconds: float) -> None:
         """Note time in which the device had nothing to do because data was not there."""
@@ -103,6 +123,7 @@ class Meter:
     def leave_out(self, seconds: float) -> None:
         """Take time that was not spent on training (evaluation, snapshots) out of the rates."""
         self._since += seconds
+        self._stepped += seconds
 
     def read(self, *, step: int, rate: float) -> dict[str, float]:
         """Means over all processes since the last reading; waits for the device.
@@ -111,7 +132,7 @@ class Meter:
         """
         loss, top1, top5, images = self._world.total(self._sums).tolist()
         seconds = time.perf_counter() - self._since
-        waited = self._waited
+        waited, longest, before = self._waited, self._longest, self._before
         self._reset()
         if not math.isfinite(loss):
             raise TrainingDiverged(step=step, loss=loss / images, learning_rate=rate)
@@ -120,8 +141,9 @@ class Meter:
             "train/top1": top1 / images,
             "train/top5": top5 / images,
             "train/learning_rate": rate,
-            "speed/images_per_second": images / seconds,
+            "speed/images_per_second": (images - before) / seconds,
             "speed/data_wait_share": waited / seconds,
+            "speed/longest_step_seconds": longest,
         }
         if self._world.device.type == "cuda":
             values["speed/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
@@ -145,6 +167,28 @@ class Step:
             self._network = DistributedDataParallel(
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
+
+    def warm_up(self, images: Images, micro_batch: int) -> None:
+        """Let the processes exchange gradients once, for nothing; weights and statistics stay as they are.
+
+        After its first backward pass DistributedDataParallel sorts gradients into other buckets, and with
+        three processes or more another bucket is another order of summation. A resumed run would take that
+        step in the middle, an unbroken one at its start.
+        """
+        if not isinstance(self._network, DistributedDataParallel):
+            return
+        buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
+        size, device = images.train_size, next(self._network.parameters()).device
+        nothing = torch.zeros(micro_batch, 3, size, size, device=device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            with self.precision.autocast():
+                self._network.train()  # type: ignore[no-untyped-call]
+                answer = self._network(nothing.contiguous(memory_format=torch.channels_last))
+            answer.sum().backward()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in self._network.named_buffers():
+                buffer.copy_(buffers[name])
 
     def __call__(self, batches: Iterator[Batch], rate: float, meter: Meter) -> None:
         """Take the micro-batches of one step from `batches` and update the weights with `rate`."""
