@@ -2,8 +2,11 @@
 
 import hashlib
 import math
+import multiprocessing
 import os
+import random
 import threading
+import time
 
 import pytest
 import torch
@@ -16,8 +19,8 @@ from trainer.errors import CheckpointError
 class Part:
     """A state of one tensor."""
 
-    def __init__(self, value):
-        self.value = torch.full((1000,), float(value))
+    def __init__(self, value, size=1000):
+        self.value = torch.full((size,), float(value))
 
     def state_dict(self):
         return {"value": self.value}
@@ -232,3 +235,33 @@ def test_a_state_that_is_no_longer_finite_never_takes_the_place_of_a_good_one(ch
         checkpoints.wait()
 
     assert restored(checkpoints) == 1
+
+
+def save_again_and_again(folder):
+    with Checkpoints(folder, ALONE, identity="mine", tell=print) as checkpoints:
+        newest = found(folder)
+        for step in range(int(newest[0].name[5:13]) + 1 if newest else 1, 10**8):
+            checkpoints.save(step, {"part": Part(step), "bulk": Part(step, size=5_000_000)})
+
+
+@pytest.mark.slow
+def test_whenever_saving_is_killed_the_newest_snapshot_is_sound(checkpoints, tmp_path, told):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.test_checkpoint"])
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    which, last = random.Random(seed), 0
+    for _ in range(50):
+        process = processes.Process(target=save_again_and_again, args=(tmp_path,))
+        process.start()
+        while not (now := found(tmp_path)) or int(now[0].name[5:13]) <= last:
+            time.sleep(0.001)
+        time.sleep(which.uniform(0, 0.05))
+        process.kill()
+        process.join()
+
+        last = int(found(tmp_path)[0].name[5:13])
+        part = Part(0)
+        assert checkpoints.restore_newest({"part": part})
+        assert int(part.value[0]) == last
+    assert told == []

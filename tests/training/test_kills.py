@@ -1,0 +1,185 @@
+"""Killed at any moment, on 1, 2 and 4 processes: the end is that of a run that was never broken."""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import random
+import socket
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import write_photo
+from tests.training.trainee import IMAGES, RECIPE, Phase, train_here
+from trainer.checkpoint import found
+from trainer.dataset import folder as class_folders
+from trainer.dataset import prepare
+from trainer.tracking import read_journal
+
+pytestmark = pytest.mark.slow
+
+PHASES = ("start-up", "step", "save", "validation", "epoch end")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One image of each class to train, and one to validate."""
+    root = tmp_path_factory.mktemp("one-each")
+    for index in range(IMAGES):
+        for seed, part in enumerate(("train", "val")):
+            write_photo(
+                root / part / f"{index:02d}" / "a.JPEG", width=40 + index, height=60, seed=index + 100 * seed
+            )
+    prepare(class_folders(root, out=root), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.trainee"])
+    return context
+
+
+class Training:
+    """The processes of one attempt."""
+
+    def __init__(
+        self,
+        processes: Any,
+        data: Path,
+        folder: Path,
+        *,
+        size: int,
+        attempt: int,
+        epochs: int = RECIPE.epochs,
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.ranks = [
+            processes.Process(target=train_here, args=(rank, size, port, data, folder, attempt, epochs))
+            for rank in range(size)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.phases = [Phase(folder, rank) for rank in range(size)]
+        for phase in self.phases:
+            phase.set("")
+        for one in self.ranks:
+            one.start()
+
+    def kill_in(self, phase: str, which: random.Random) -> bool:
+        """Kill one process, some time after it was seen in `phase`; whether that came about."""
+        victim = which.randrange(len(self.ranks)) if phase != "save" else 0  # the first process saves
+        often = which.randrange(1, 6) if phase in ("step", "save") else 1
+        for _ in range(often):
+            while self.phases[victim].get() != phase:
+                if self.ranks[victim].exitcode is not None:
+                    return False
+                time.sleep(0.0002)
+            time.sleep(which.uniform(0, 0.01))
+        self.ranks[victim].kill()
+        return True
+
+    def end(self, seconds: float = 120) -> list[int]:
+        """Wait for the end of all; their exit codes, None for one that had to be killed."""
+        limit = time.monotonic() + seconds
+        for one in self.ranks:
+            one.join(max(0, limit - time.monotonic()))
+        codes = [one.exitcode for one in self.ranks]
+        for one in self.ranks:
+            one.kill()
+            one.join()
+        return codes
+
+    def end_after_a_death(self) -> list[int]:
+        """As `end`, after torchrun's way with the others: SIGTERM, and some patience."""
+        for one in self.ranks:
+            one.terminate()
+        return self.end(20)
+
+
+@pytest.fixture(scope="module")
+def unbroken(processes: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes the folder of a run that nobody disturbed."""
+
+    def of(size: int, epochs: int = RECIPE.epochs) -> Path:
+        run = tmp_path_factory.mktemp("unbroken")
+        assert Training(processes, data, run, size=size, attempt=0, epochs=epochs).end() == [0] * size
+        return run
+
+    return of
+
+
+def last_state(run: Path) -> Any:
+    return torch.load(found(run / "checkpoints")[0], weights_only=True)["parts"]
+
+
+def metrics(run: Path) -> list[tuple[str, int, float]]:
+    points = read_journal(run).points
+    return [tuple(point[:3]) for point in points if not point.key.startswith("speed/")]
+
+
+def used(run: Path) -> dict[int, list[int]]:
+    """The images of each epoch, as the attempt that counts used them: the last that came to a step."""
+    by_step: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for path in run.glob("used-*"):
+        for line in path.read_text().splitlines():
+            attempt, step, labels = line.split(" ", 2)
+            by_step[int(step)][int(attempt)] += ast.literal_eval(labels)
+    epochs: dict[int, list[int]] = defaultdict(list)
+    for step, attempts in by_step.items():
+        epochs[step * RECIPE.global_batch // IMAGES] += attempts[max(attempts)]
+    return epochs
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("size", "kills"), [(1, 30), (2, 10), (4, 10)])
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    processes: Any, data: Path, unbroken: Any, tmp_path: Path, size: int, kills: int
+) -> None:
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    which, attempt, killed = random.Random(seed), 0, []
+    phases = [PHASES[number % len(PHASES)] for number in range(kills)]
+    which.shuffle(phases)
+    while phases:
+        attempt += 1
+        training = Training(processes, data, tmp_path, size=size, attempt=attempt)
+        assert training.kill_in(phases[-1], which), f"the run was done before it was killed in {phases[-1]}"
+        killed.append(phases.pop())
+        codes = training.end_after_a_death()
+        assert None not in codes, "a process outlived the dead one"
+    assert Training(processes, data, tmp_path, size=size, attempt=attempt + 1).end() == [0] * size
+
+    assert len(killed) == kills
+    expected = unbroken(size)
+    torch.testing.assert_close(last_state(tmp_path), last_state(expected), rtol=0, atol=0)
+    assert metrics(tmp_path) == metrics(expected)
+    for epoch, images in used(tmp_path).items():
+        assert sorted(images) == list(range(IMAGES)), f"epoch {epoch}"
+    assert len(used(tmp_path)) == RECIPE.epochs
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    processes: Any, data: Path, unbroken: Any, tmp_path: Path
+) -> None:
+    """Few epochs: the sums are the same but for rounding, which grows from step to step."""
+    which = random.Random(1)
+    for attempt, size in enumerate((2, 1)):
+        training = Training(processes, data, tmp_path, size=size, attempt=attempt, epochs=4)
+        assert training.kill_in("epoch end", which)
+        training.end_after_a_death()
+    assert Training(processes, data, tmp_path, size=4, attempt=2, epochs=4).end() == [0] * 4
+
+    resumed, expected = last_state(tmp_path), last_state(unbroken(1, epochs=4))
+    assert resumed["progress"]["step"] == expected["progress"]["step"]
+    for name, value in resumed["model"].items():
+        if name.endswith(("weight", "bias")):  # BatchNorm's statistics are the first process's own
+            torch.testing.assert_close(value, expected["model"][name], rtol=1e-3, atol=1e-4)
+    for images in used(tmp_path).values():
+        assert sorted(images) == list(range(IMAGES))

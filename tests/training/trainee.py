@@ -1,0 +1,122 @@
+"""A process that trains for the tests that kill it: the real loop, with a small network.
+
+It says what it is doing, so that it can be killed there, and which images it used. The forkserver
+imports this module once; a process is then there in no time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import Checkpoints
+from trainer.config import load_recipe
+from trainer.data import Batch
+from trainer.dataset import open_dataset
+from trainer.tracking import DatasetFacts, Journal, Silent
+from trainer.training import _loop
+from trainer.training._step import Step
+from trainer.world import join_world
+
+IMAGES = 24  # each of a class of its own, so that a label says which image it was
+RECIPE = load_recipe(
+    "digits",
+    ["epochs=60", "global_batch=8", "batch_per_gpu=2", "schedule.warmup_epochs=1", "log_every=2",
+     "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.flip=true", "precision=fp32"],
+)  # fmt: skip
+
+
+class Small(torch.nn.Module):
+    """What the loop needs of a network: convolutions, BatchNorm, several gradients to sum."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+            torch.nn.Conv2d(16, 32, 3, stride=2), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, classes),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layers(images)
+        return answer
+
+
+class Phase:
+    """What a process is doing, in a file that others read at any moment."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._file = os.open(folder / f"phase-{rank}", os.O_RDWR | os.O_CREAT)
+
+    def set(self, name: str) -> None:
+        os.pwrite(self._file, name.ljust(16).encode(), 0)
+
+    def get(self) -> str:
+        return os.pread(self._file, 16, 0).decode().strip()
+
+    def during(self, name: str, function: Any, afterwards: str) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            self.set(name)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.set(afterwards)
+
+        return wrapped
+
+
+def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attempt: int, epochs: int) -> None:
+    """Train as process `rank` of `size`; go on from what is in `folder`."""
+    environment = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    phase = Phase(folder, rank)
+    phase.set("start-up")
+    used = os.open(folder / f"used-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    class Recorded(Step):
+        """A step that notes whose images it used."""
+
+        number = 0
+
+        def __call__(self, batches: Iterator[Batch], rate: float, meter: Any) -> None:
+            def noted() -> Iterator[Batch]:
+                for images, labels in batches:
+                    os.write(used, f"{attempt} {Recorded.number} {labels.tolist()}\n".encode())
+                    yield Batch(images, labels)
+
+            phase.set("step")
+            super().__call__(noted(), rate, meter)
+            Recorded.number += 1
+
+    class Log(Silent):
+        """Nothing, but the step where training goes on."""
+
+        def cut(self, step: int) -> None:
+            Recorded.number = step
+
+    class Book(Journal):
+        """The journal, which tells that step as well."""
+
+        def cut(self, step: int) -> None:
+            super().cut(step)
+            Recorded.number = step
+
+    _loop.build = lambda name, classes, **_: Small(classes)  # type: ignore[assignment]
+    _loop.Step = Recorded  # type: ignore[misc]
+    _loop.evaluate = phase.during("validation", _loop.evaluate, "epoch end")  # type: ignore[assignment]
+    Checkpoints._become_snapshot = phase.during("save", Checkpoints._become_snapshot, "step")  # type: ignore[method-assign]
+
+    dataset = open_dataset(data)
+    log = Book(folder) if rank == 0 else Log()
+    log.start(name="r", experiment="e", params={}, tags={}, dataset=DatasetFacts("d", "", ""))
+    with join_world("cpu", patience=60) as world:
+        _loop.train(replace(RECIPE, epochs=epochs), dataset, folder, world, log, save_every=0.0001)
+    log.finish("finished")
