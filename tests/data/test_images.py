@@ -1,5 +1,7 @@
 """What comes out of the DALI graphs."""
 
+import gc
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from tests.conftest import ALONE, write_odd_files
 from trainer.config import Images
 from trainer.data import MEAN, STD, TrainImages, ValImages
+from trainer.data._images import _read_file
 from trainer.dataset import folder, open_dataset, prepare
 from trainer.errors import DataError
 from trainer.world import World
@@ -150,16 +153,51 @@ def test_odd_files_decode_as_pillow_decodes_them(tmp_path, tiny):
         assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, split.name(index)
 
 
-@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "grown"])
 def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny, damage):
     tree = shutil.copytree(photos, tmp_path / "tree")
     split = open_dataset(tree).train
     bad = tree / "train" / "dog" / "005.JPEG"
     good = bad.read_bytes()
-    bad.write_bytes({"emptied": b"", "cut": good[:700], "overwritten": b"x" * len(good)}[damage])
+    bad.write_bytes(
+        {"emptied": b"", "cut": good[:700], "overwritten": b"x" * len(good), "grown": good + b"x" * 99}[
+            damage
+        ]
+    )
 
     with pytest.raises(DataError, match=str(bad)):
         list(TrainImages(split, tiny, ALONE).batches(first_step=0, last_step=10))
+
+
+@pytest.mark.parametrize("change", [-1, 0, 1, 99])
+def test_a_file_fills_its_place_and_no_byte_beside_it(tmp_path, change):
+    (tmp_path / "a.JPEG").write_bytes(b"x" * (100 + change))
+    memory = np.zeros(102, np.uint8)
+    path, place = os.fsencode(tmp_path / "a.JPEG"), memory[1:101]
+
+    if change:
+        with pytest.raises(DataError, match=f"has {100 + change:,} bytes and was prepared with 100"):
+            _read_file(path, place)
+    else:
+        _read_file(path, place)
+        assert (place == ord("x")).all()
+    assert memory[[0, 101]].tolist() == [0, 0]
+
+
+def test_a_batch_outlives_the_graph_that_made_it(dataset, tiny):
+    """DALI works on our memory: what it was given must stay, however many batches come after it."""
+    images = TrainImages(dataset.train, tiny, ALONE)
+    kept = [
+        (batch, batch.images.clone(), batch.labels.clone())
+        for batch in images.batches(first_step=0, last_step=40)
+    ]
+    gc.collect()
+    _others = [np.full(8, 255, np.int64) for _ in range(10_000)]
+
+    assert all(
+        torch.equal(batch.images, pixels) and torch.equal(batch.labels, labels)
+        for batch, pixels, labels in kept
+    )
 
 
 def test_a_file_that_vanished_stops_the_run_with_its_name(photos, tmp_path, tiny):

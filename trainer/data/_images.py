@@ -147,6 +147,7 @@ def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any,
         batch=True,
         dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.INT32],
         ndim=[1, 0, 1, 1, 0],
+        no_copy=True,
     )
     # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
     crops = fn.decoders.image_slice(
@@ -173,6 +174,7 @@ def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, A
         batch=True,
         dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.FLOAT],
         ndim=[1, 0, 1, 0, 0],
+        no_copy=True,
     )
     whole = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
     shrunk = fn.resize(whole, size=resized, interp_type=types.INTERP_TRIANGULAR)
@@ -212,10 +214,12 @@ class _Feed:
 
     def __init__(self, split: Split, arrays: Any) -> None:
         self._split, self._arrays = split, arrays
+        self._root = os.fsencode(split.root)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
-        self._ahead: deque[tuple[_Samples, list[Future[list[npt.NDArray[np.uint8]]]]]] = deque()
+        self._ahead: deque[_Reading] = deque()
         self._plan: Iterator[_Samples] = iter(())
-        self.lately: deque[npt.NDArray[np.int64]] = deque(maxlen=PREFETCH + 3)  # batches inside DALI
+        # Batches inside DALI. It works on our memory, so this is also what keeps that alive.
+        self.lately: deque[tuple[npt.NDArray[np.int64], list[Any]]] = deque(maxlen=PREFETCH + 3)
 
     def start(self, plan: Iterator[_Samples]) -> None:
         self._plan = plan
@@ -223,37 +227,64 @@ class _Feed:
 
     def __call__(self) -> tuple[Any, ...]:
         while len(self._ahead) < READ_AHEAD and (samples := next(self._plan, None)) is not None:
-            starts = range(0, len(samples.indices), FILES_PER_READ)
-            chunks = (samples.indices[start : start + FILES_PER_READ] for start in starts)
-            self._ahead.append((samples, [self._readers.submit(self._read, chunk) for chunk in chunks]))
+            self._ahead.append(self._read(samples))
         if not self._ahead:
             raise StopIteration
-        samples, reads = self._ahead.popleft()
-        self.lately.append(samples.indices)
-        files = [file for read in reads for file in read.result()]
-        return files, self._split.labels[samples.indices], *self._arrays(samples)
+        samples, files, reads = self._ahead.popleft()
+        made = [files, self._split.labels[samples.indices], *self._arrays(samples)]
+        self.lately.append((samples.indices, made))
+        for read in reads:
+            read.result()
+        return tuple(made)
 
-    def _read(self, indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
-        return [_read_file(self.path(index), int(self._split.rows["bytes"][index])) for index in indices]
+    def _read(self, samples: _Samples) -> _Reading:
+        """Have the files of a batch read, one behind the other into the same memory."""
+        rows = self._split.rows[samples.indices]
+        paths = [os.path.join(self._root, path) for path in rows["path"].tolist()]
+        ends = np.cumsum(rows["bytes"], dtype=np.int64)
+        files = np.split(np.empty(ends[-1], np.uint8), ends[:-1])
+        parts = [slice(start, start + FILES_PER_READ) for start in range(0, len(files), FILES_PER_READ)]
+        return _Reading(
+            samples, files, [self._readers.submit(_read_files, paths[part], files[part]) for part in parts]
+        )
 
     def path(self, index: int) -> Path:
         return self._split.path(index)
 
 
-def _read_file(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    """The bytes of a file. Its crop windows follow from the manifest, so it must still be the same file."""
+class _Reading(NamedTuple):
+    """A batch whose files are being read."""
+
+    samples: _Samples
+    files: list[npt.NDArray[np.uint8]]  # filled when `reads` are done
+    reads: list[Future[None]]
+
+
+def _read_files(paths: list[bytes], files: list[npt.NDArray[np.uint8]]) -> None:
+    for path, file in zip(paths, files, strict=True):
+        _read_file(path, file)
+
+
+def _read_file(path: bytes, into: npt.NDArray[np.uint8]) -> None:
+    """Fill `into` with a file. Its crop windows follow from the manifest, so it must still be the same file."""
     try:
-        data = path.read_bytes()
+        file = os.open(path, os.O_RDONLY)
+        try:
+            length = 0  # one byte more than expected is asked for: a file that has it has grown
+            while length <= len(into) and (more := os.readv(file, [into.data[length:], bytearray(1)])):
+                length += more
+            size = length if length <= len(into) else os.fstat(file).st_size
+        finally:
+            os.close(file)
     except OSError as error:
         raise DataError(
-            f"the image {path} cannot be read: {error.strerror}; restore it and start again"
+            f"the image {os.fsdecode(path)} cannot be read: {error.strerror}; restore it and start again"
         ) from None
-    if len(data) != size:
+    if size != len(into):
         raise DataError(
-            f"the image {path} has {len(data):,} bytes and was prepared with {size:,}; restore it, or move it out "
-            "with `trainer check --quarantine`, and start again"
+            f"the image {os.fsdecode(path)} has {size:,} bytes and was prepared with {len(into):,}; restore it, or "
+            "move it out with `trainer check --quarantine`, and start again"
         )
-    return np.frombuffer(data, dtype=np.uint8)
 
 
 def _batches(graph: Any, feed: _Feed) -> Iterator[Batch]:
@@ -273,7 +304,7 @@ def _named(feed: _Feed) -> DataError | None:
     """The file that broke the graph: DALI's decoders do not say which one it was."""
     from PIL import Image
 
-    for path in (feed.path(index) for indices in feed.lately for index in indices):
+    for path in (feed.path(index) for indices, _ in feed.lately for index in indices):
         try:
             with Image.open(path) as image:
                 image.load()
