@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import ALONE, write_odd_files
 from trainer.config import Images
-from trainer.data import MEAN, STD, TrainImages, ValImages
+from trainer.data import MEAN, STD, TrainImages, ValImages, file_reader_batches
 from trainer.data._images import _read_file
 from trainer.dataset import folder, open_dataset, prepare
 from trainer.errors import DataError
@@ -207,3 +207,16 @@ def test_a_file_that_vanished_stops_the_run_with_its_name(photos, tmp_path, tiny
 
     with pytest.raises(DataError, match=r"000\.JPEG cannot be read: No such file"):
         list(ValImages(split, tiny.images, ALONE, batch=4))
+
+
+def test_dalis_own_reader_makes_batches_of_the_same_kind(dataset, tiny):
+    ours = next(TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1))
+    theirs = file_reader_batches(dataset.train, tiny.images, ALONE, batch=8, seed=0)
+    batches = [next(theirs) for _ in range(5)]  # two epochs: it does not end
+
+    for batch in batches:
+        assert batch.images.shape == ours.images.shape
+        assert batch.images.stride() == ours.images.stride()
+        assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int32)
+        assert 0.2 < batch.images.std() < 2.5
+    assert {label for batch in batches for label in batch.labels.tolist()} == {0, 1}

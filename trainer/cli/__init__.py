@@ -279,6 +279,25 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--steps", type=_positive, default=50, help="timed steps (default: 50)")
     one.add_argument("--device", choices=DEVICES, default="auto", help="default: the GPU where there is one")
     one.add_argument("--json", action="store_true", help="print the figures as JSON")
+    one = kinds.add_parser(
+        "loader",
+        help="making training batches: ours against DALI's own reader",
+        description="Making training batches: ours, the same with another seed (what chance does), DALI's own reader.",
+        epilog="example:  trainer bench loader --sample 4096 --json",
+        allow_abbrev=False,
+    )
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("data", type=Path, nargs="?", metavar="DIR", help="a prepared data set")
+    what.add_argument("--sample", type=_positive, metavar="N", help="generated photos of ImageNet's size")
+    one.add_argument("--batch", type=_positive, default=128, help="images at a time (default: 128)")
+    one.add_argument(
+        "--images", type=_positive, default=4096, help="timed in each turn, at least (default: 4,096)"
+    )
+    one.add_argument("--rounds", type=_positive, default=9, help="turns of each (default: 9)")
+    one.add_argument("--cold", action="store_true", help="have the system forget the files before each turn")
+    one.add_argument("--scratch", type=Path, help="a folder on the disk to measure (default: the system's)")
+    one.add_argument("--device", choices=DEVICES, default="auto", help="default: the GPU where there is one")
+    one.add_argument("--json", action="store_true", help="print the figures as JSON")
     for name, summary in (
         ("prepare", "`trainer prepare imagenet` against tar and find"),
         ("check", "`trainer check --decode` against Pillow"),

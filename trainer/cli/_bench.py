@@ -12,7 +12,15 @@ from statistics import median
 from trainer.cli._terminal import show_table
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
-from trainer.performance import bench_check, bench_open, bench_prepare, bench_train, make_photos
+from trainer.performance import (
+    bench_check,
+    bench_loader,
+    bench_open,
+    bench_prepare,
+    bench_train,
+    make_photos,
+    make_sample,
+)
 from trainer.world import join_world
 
 
@@ -20,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure what was asked for and print the figures."""
     if options.what == "train":
         return _train(options)
+    if options.what == "loader":
+        return _loader(options)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         match options.what:
             case "prepare":
@@ -66,5 +76,36 @@ def _train(options: argparse.Namespace) -> int:
             "real JPEGs": f"{speed['real']:,.1f} images/s, {figures['real_to_synthetic']:.2f} of synthetic",
             "waiting": f"{figures['data_wait_share']:.1%} of the time for data",
         },
+    )
+    return 0
+
+
+def _loader(options: argparse.Namespace) -> int:
+    recipe = load_recipe("rn50-baseline", [f"global_batch={options.batch}", f"batch_per_gpu={options.batch}"])
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder, join_world(options.device) as world:
+        dataset = (
+            open_dataset(options.data) if options.data else make_sample(Path(folder), images=options.sample)
+        )
+        figures = bench_loader(
+            dataset.train, recipe, world, images=options.images, rounds=options.rounds, cold=options.cold
+        )
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    rows = {}
+    for name in figures["turns"]:
+        rows[name] = (
+            f"{figures['images_per_second'][name]:,.0f} images/s, "
+            f"{figures['images_per_cpu_second'][name]:,.0f} per CPU second"
+        )
+        if name in figures["ours_to"]:
+            ours = figures["ours_to"][name]
+            rows[name] += (
+                f"; ours is {ours['images_per_second']:.3f} and {ours['images_per_cpu_second']:.3f} of it"
+            )
+    show_table(
+        f"{figures['images']:,} images{' not in memory' if options.cold else ''}, batches of {figures['batch']}, "
+        f"{figures['threads']} DALI threads, medians of {figures['rounds']} rounds",
+        rows,
     )
     return 0

@@ -23,6 +23,7 @@ import numpy as np
 from trainer.config import Recipe
 from trainer.data import TrainImages, check_decoding
 from trainer.dataset import (
+    Dataset,
     ImageFacts,
     folder,
     imagenet_classes,
@@ -64,6 +65,17 @@ def sample_photos(count: int) -> list[bytes]:
         photo.crop((left, top, left + width, top + height)).resize((500, 375)).save(jpeg, "JPEG", quality=95)
         made.append(jpeg.getvalue())
     return made
+
+
+def make_sample(root: Path, *, images: int) -> Dataset:
+    """Write sample photos to train on under `images` names, and one to validate, and prepare them where they are."""
+    photos = sample_photos(min(DISTINCT, images))
+    for part, count in (("train", images), ("val", 1)):
+        (root / part / "photos").mkdir(parents=True)
+        for index in range(count):
+            (root / part / "photos" / f"{index:06d}.JPEG").write_bytes(photos[index % len(photos)])
+    prepare(folder(root, out=root), root)
+    return open_dataset(root)
 
 
 def bench_prepare(scratch: Path, *, images: int) -> dict[str, Any]:
@@ -113,13 +125,7 @@ def bench_check(scratch: Path, *, images: int) -> dict[str, Any]:
 
     Returns: images/s and their ratio. Neither counts the start of its program.
     """
-    photos = sample_photos(DISTINCT)
-    for part, count in (("train", images), ("val", 1)):
-        (scratch / part / "photos").mkdir(parents=True)
-        for index in range(count):
-            (scratch / part / "photos" / f"{index:06d}.JPEG").write_bytes(photos[index % DISTINCT])
-    prepare(folder(scratch, out=scratch), scratch)
-    dataset = open_dataset(scratch)
+    dataset = make_sample(scratch, images=images)
     paths = [str(dataset.train.path(index)) for index in range(images)]
     processes = os.cpu_count() or 1
     seconds: dict[str, list[float]] = {"pillow": [], "trainer": []}
@@ -131,7 +137,7 @@ def bench_check(scratch: Path, *, images: int) -> dict[str, Any]:
     speed = {name: images / median(all_) for name, all_ in seconds.items()}
     return {
         "images": images,
-        "bytes_each": sum(map(len, photos)) // len(photos),
+        "bytes_each": int(dataset.train.rows["bytes"].mean()),
         "cpus": processes,
         "images_per_second": speed,
         "speed_ratio": speed["trainer"] / speed["pillow"],

@@ -1,0 +1,84 @@
+"""DALI's own reader and random crops, as its examples use them: what the data path is measured against.
+
+Nothing trains with it. Its order and its crops depend on the state of DALI (docs/decisions/0002).
+"""
+
+# DALI makes its enums at run time and does not type its decorator.
+# mypy: disable-error-code="attr-defined,untyped-decorator,call-overload,no-untyped-call"
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import nvidia.dali
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+from trainer.config import Images
+from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _graph_options, _normalised
+from trainer.data._preprocessing import ATTEMPTS
+from trainer.dataset import Split
+from trainer.world import World
+
+
+def file_reader_batches(
+    split: Split,
+    images: Images,
+    world: World,
+    *,
+    batch: int,
+    seed: int,
+    decode_on: DecodeOn | None = None,
+) -> Iterator[Batch]:
+    """Endless training batches like those of `TrainImages`, made by `fn.readers.file` and `image_random_crop`.
+
+    Args:
+        split: what to read.
+        images: ranges of area and ratio, and the size, of the crops.
+        world: the share to read, and the device.
+        batch: images in one batch.
+        seed: of order, crops and flips.
+        decode_on: where JPEGs are decoded (default: on the device).
+    """
+    graph = _graph(
+        split,
+        images,
+        world,
+        decode_on or _decode_on(world),
+        seed=seed,
+        **_graph_options(batch, world),
+    )
+    for (made,) in DALIGenericIterator([graph], ["images", "labels"], size=-1, auto_reset=False):
+        yield Batch(made["images"].permute(0, 3, 1, 2), made["labels"].flatten())
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
+def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> tuple[Any, Any]:
+    root = os.fspath(split.root)
+    encoded, labels = fn.readers.file(
+        files=[f"{root}/{os.fsdecode(path)}" for path in split.rows["path"].tolist()],
+        labels=split.labels.tolist(),
+        random_shuffle=True,
+        shard_id=world.rank,
+        num_shards=world.size,
+    )
+    crops = fn.decoders.image_random_crop(
+        encoded,
+        random_area=images.crop_area,
+        random_aspect_ratio=images.crop_ratio,
+        num_attempts=ATTEMPTS,
+        device=decode_on,
+        output_type=types.RGB,
+        adjust_orientation=False,
+    )
+    size = images.train_size
+    resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
+    mirror = fn.random.coin_flip(probability=0.5 if images.flip else 0.0)
+    return _normalised(resized, labels, decode_on, mirror=mirror)
+
+
+def dali_version() -> str:
+    """The DALI that makes the batches, as it calls itself."""
+    return str(nvidia.dali.__version__)
