@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,32 @@ class Stack:
         )
         return done
 
+    def script(
+        self, name: str, *arguments: str | Path, path: str = ENVIRONMENT["PATH"]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run scripts/`name` for this project; what it printed, both streams in one, is in `stdout`."""
+        settings = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_ENV_FILES": str(self.folder / ".env"),
+            "COMPOSE_FILE": ":".join(str(ROOT / name) for name in self.files),
+            "PATH": path,
+        }
+        return subprocess.run(
+            [ROOT / "scripts" / name, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT | settings,
+        )  # fmt: skip
+
+    def sibling(self, project: str, folder: Path, **settings: object) -> Stack:
+        """Another project with the same `.env`, but a port of its own and `settings`; `folder` gets its `.env`."""
+        port = free_port()
+        lines = "".join(f"{key}={value}\n" for key, value in ({"MLFLOW_PORT": port} | settings).items())
+        (folder / ".env").write_text((self.folder / ".env").read_text() + lines)
+        return replace(self, project=f"{self.project}-{project}", folder=folder, port=port)
+
+    def down(self) -> None:
+        """Remove containers, networks and volumes."""
+        self.compose("--profile", "*", "down", "--volumes", "--timeout", "5")
+
     def containers(self) -> dict[str, dict[str, Any]]:
         """What `docker inspect` says about every container of the project, by service."""
         ids = self.compose("ps", "--all", "--quiet").stdout.split()
@@ -59,6 +85,12 @@ class Stack:
         """Lines that Postgres answers, fields separated by |."""
         psql = ("psql", "--username=mlflow", "--no-align", "--tuples-only", f"--command={query}")
         return self.compose("exec", "-T", "postgres", *psql).stdout.splitlines()
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def no_engine() -> str | None:
@@ -76,8 +108,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         pytest.fail(reason)
     folder = tmp_path_factory.mktemp("stack")
     set_up(folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (folder / ".env").open("a") as env:
         # A tag of its own, so that the images of a stack in use stay.
         env.write(f"MLFLOW_PORT={port}\nEXPORT_DIR={folder / 'export'}\nTRAINER_VERSION=tested\n")
@@ -87,7 +118,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert stack.containers()["trainer"]["State"]["ExitCode"] == 0, said
         yield stack
     finally:
-        stack.compose("--profile", "*", "down", "--volumes", "--timeout", "5")
+        stack.down()
 
 
 def set_up(folder: Path) -> subprocess.CompletedProcess[str]:
