@@ -12,7 +12,7 @@ import yaml
 import trainer
 from tests.stack.conftest import ROOT, run_setup, set_up
 
-COMPOSE = (ROOT / "compose.yaml").read_text() + (ROOT / "compose.cpu.yaml").read_text()
+COMPOSE = "".join(file.read_text() for file in sorted(ROOT.glob("compose*.yaml")))
 EXAMPLE = (ROOT / ".env.example").read_text()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 GIB = {"m": 1 / 1024, "g": 1.0}
@@ -36,17 +36,17 @@ def test_the_images_are_tagged_with_the_version_of_the_package():
     assert set(re.findall(r"TRAINER_VERSION:-([^}]*)", COMPOSE)) == {trainer.__version__}
 
 
-def test_setup_writes_an_env_with_a_fresh_password_that_only_its_owner_reads(tmp_path):
+def test_setup_writes_an_env_with_fresh_passwords_that_only_its_owner_reads(tmp_path):
     passwords = set()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         set_up(tmp_path / name)
         env = tmp_path / name / ".env"
-        passwords |= set(re.findall(r"^POSTGRES_PASSWORD=([0-9a-f]{64})$", env.read_text(), re.MULTILINE))
+        passwords |= set(re.findall(r"^[A-Z_]+=([0-9a-f]{64})$", env.read_text(), re.MULTILINE))
 
         assert stat.S_IMODE(env.stat().st_mode) == 0o600
         assert {path.name for path in env.parent.iterdir()} == {".env", ".env.example", "export", "scripts"}
-    assert len(passwords) == 2
+    assert len(passwords) == 2 * 3  # of the database, MLflow's admin, and the key of its forms
 
 
 def test_containers_get_the_ids_of_who_ran_setup_but_never_root(tmp_path):
@@ -84,6 +84,24 @@ def test_every_service_is_confined(service):
     assert settings["read_only"] is True
     assert settings["pids_limit"] > 0
     assert settings["logging"]["options"]["max-size"]
+
+
+@pytest.mark.parametrize("name", ["compose.cpu.yaml", "compose.auth.yaml"])
+def test_an_override_file_opens_nothing(name):
+    class Loader(yaml.SafeLoader):
+        """Knows Compose's !reset."""
+
+    Loader.add_constructor("!reset", lambda loader, node: None)
+    for service, settings in yaml.load((ROOT / name).read_text(), Loader)["services"].items():
+        if service in SERVICES:
+            assert settings.keys() <= {
+                "command",
+                "entrypoint",
+                "environment",
+                "healthcheck",
+                "deploy",
+                "ulimits",
+            }
 
 
 def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge():
