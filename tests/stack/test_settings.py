@@ -15,6 +15,7 @@ from tests.stack.conftest import ROOT, run_setup, set_up
 COMPOSE = "".join(file.read_text() for file in sorted(ROOT.glob("compose*.yaml")))
 EXAMPLE = (ROOT / ".env.example").read_text()
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+TLS = yaml.safe_load((ROOT / "compose.tls.yaml").read_text())["services"]
 GIB = {"m": 1 / 1024, "g": 1.0}
 
 
@@ -75,9 +76,9 @@ def test_of_two_setups_at_once_one_writes_env(tmp_path):
     assert not list(tmp_path.glob(".env.??????"))
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, "caddy"])
 def test_every_service_is_confined(service):
-    settings = SERVICES[service]
+    settings = (SERVICES | {"caddy": TLS["caddy"]})[service]
 
     assert settings["cap_drop"] == ["ALL"]
     assert settings["security_opt"] == ["no-new-privileges:true"]
@@ -86,7 +87,7 @@ def test_every_service_is_confined(service):
     assert settings["logging"]["options"]["max-size"]
 
 
-@pytest.mark.parametrize("name", ["compose.cpu.yaml", "compose.auth.yaml"])
+@pytest.mark.parametrize("name", ["compose.cpu.yaml", "compose.auth.yaml", "compose.tls.yaml"])
 def test_an_override_file_opens_nothing(name):
     class Loader(yaml.SafeLoader):
         """Knows Compose's !reset."""
