@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import yaml
 
 import trainer
-from tests.stack.conftest import ROOT, run_setup, set_up
+from tests.stack.conftest import ENVIRONMENT, ROOT, run_setup, set_up
 
 COMPOSE = "".join(file.read_text() for file in sorted(ROOT.glob("compose*.yaml")))
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -114,3 +117,60 @@ def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge():
     ]
 
     assert sum(int(limit[:-1]) * GIB[limit[-1]] for limit in limits) <= 15
+
+
+def pin(folder: Path, registry: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/pin in `folder`, with a `docker` that answers what the shell code `registry` says."""
+    shutil.copy(ROOT / "scripts" / "pin", folder / "scripts")
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / "docker").write_text(f"#!/bin/sh\nset -eu\nimage=$4\n{registry}\n")
+    (folder / "bin" / "docker").chmod(0o755)
+    path = f"{folder / 'bin'}:{ENVIRONMENT['PATH']}"
+    return subprocess.run(
+        [folder / "scripts" / "pin"], capture_output=True, text=True, env=ENVIRONMENT | {"PATH": path}
+    )
+
+
+def test_pin_fixes_all_base_images_and_moves_on_when_it_is_run_again(tmp_path):
+    set_up(tmp_path)
+    env = tmp_path / ".env"
+    with env.open("a") as file:
+        file.write("POSTGRES_TAG=17.6\n")
+    before = env.read_text()
+    for letter in "ab":
+        done = pin(tmp_path, f'[ "$image" = nobody ] || printf "sha256:%064d" 0 | tr 0 {letter}')
+        assert done.returncode == 0, done.stderr
+        settings = dict(line.split("=", 1) for line in env.read_text().splitlines() if line[:1].isupper())
+
+        assert {name: settings[name] for name in settings if name.endswith("_TAG")} == {
+            name: f"{tag}@sha256:{letter * 64}"
+            for name, tag in (
+                ("NGC_TAG", "26.08-py3"), ("PYTHON_TAG", "3.13-slim"), ("POSTGRES_TAG", "17.6"), ("CADDY_TAG", "2"),
+            )
+        }  # fmt: skip
+    assert {line for line in before.splitlines() if "_TAG=" not in line} <= set(env.read_text().splitlines())
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "registry", ['case $image in *postgres*) exit 1 ;; esac; printf "sha256:%064d" 1', "echo no"]
+)
+def test_pin_changes_nothing_if_one_image_cannot_be_looked_up(tmp_path, registry):
+    set_up(tmp_path)
+    before = (tmp_path / ".env").read_text()
+    done = pin(tmp_path, registry)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(".env stays as it is")
+    assert (tmp_path / ".env").read_text() == before
+    assert not list(tmp_path.glob(".env.??????"))
+
+
+def test_a_pinned_tag_fits_every_place_it_goes_to():
+    images = re.findall(r"[a-z./]+:\$\{([A-Z]+_TAG)", COMPOSE + "".join(
+        file.read_text() for file in (ROOT / "docker").glob("*/Dockerfile")
+    ))  # fmt: skip
+
+    assert set(images) == set(
+        re.findall(r"^([A-Z]+_TAG) ", (ROOT / "scripts" / "pin").read_text(), re.MULTILINE)
+    )
