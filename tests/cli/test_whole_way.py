@@ -3,34 +3,17 @@
 import contextlib
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import SETTINGS, command
 from trainer.cli import main
 from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
-
-TINY = [
-    "epochs=2", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
-    "images.train_size=32", "images.val_size=32", "images.val_resize=32", "register_as=cats-and-dogs",
-]  # fmt: skip
-SETTINGS = [word for setting in TINY for word in ("--set", setting)]
-
-
-def command(*arguments, folder, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer", *map(str, arguments)],
-        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
 
 
 def trainer(*arguments, folder):

@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--restarts",
-        type=int,
+        type=_not_negative,
         default=3,
         metavar="N",
         help="how often the processes are started again after a crash without progress (default: 3)",
@@ -318,6 +318,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is a negative number")
     return number
 
 

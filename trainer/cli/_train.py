@@ -60,6 +60,7 @@ SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
 SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
 NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
 LOCK_SECONDS = 10
+KILLED = 128 + signal.SIGTERM  # asked to stop, and had to be killed: what a shell says of that
 OF_A_DISK = {
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM,
     errno.EROFS, errno.ESTALE,
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     if "RANK" not in os.environ:
         _wait_while_ec2_takes_the_instance()
         if plan.processes > 1:
-            return _launch(plan, options.restarts)
+            return _launch(plan, options)
     outcome = _work(plan, options)
     if outcome:
         _write_whole(result, outcome)
@@ -141,29 +142,31 @@ def _wait_while_ec2_takes_the_instance() -> None:
             raise Stopped(f"nothing was started, {said}; start the same command again to go on")
 
 
-def _launch(plan: Plan, restarts: int) -> int:
+def _launch(plan: Plan, options: argparse.Namespace) -> int:
     """Run this very command in several processes, again after a crash; return the exit code.
 
     torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
     the input was wrong (2) or the run was stopped and can go on (75), and its --max-restarts would
     start on the same wrong input again.
     """
-    left = restarts
+    left = restarts = options.restarts
     while True:
         before = found(plan.folder / "checkpoints")[:1]
-        code = _torchrun(plan)
-        if code in (0, TrainerError.exit_code, Stopped.exit_code):
+        code = _torchrun(plan, options.patience)
+        if code in (0, TrainerError.exit_code, Stopped.exit_code, KILLED):
             return code
-        left = restarts if found(plan.folder / "checkpoints")[:1] != before else left - 1
-        if left < 0:
-            console.print(f"trainer: the processes ended {restarts + 1} times without progress; giving up")
+        if found(plan.folder / "checkpoints")[:1] != before:
+            left = restarts
+        if left == 0:
+            console.print("trainer: the processes ended too often without progress; giving up")
             return code
+        left -= 1
         console.print(
             f"trainer: a process ended ({_told(code)}); all are started again from the last snapshot"
         )
 
 
-def _torchrun(plan: Plan) -> int:
+def _torchrun(plan: Plan, patience: float) -> int:
     """Run this very command under torchrun; return the exit code of the process that failed first."""
     import sys
 
@@ -171,11 +174,12 @@ def _torchrun(plan: Plan) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
-    options = ["--standalone", f"--nproc-per-node={plan.processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(patience)))}"
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    arguments = ["--standalone", f"--nproc-per-node={plan.processes}", shutdown, signals]
     try:
-        torchrun.run(torchrun.parse_args([*options, "-m", "trainer", *sys.argv[1:]]))  # type: ignore[no-untyped-call]
+        torchrun.run(torchrun.parse_args([*arguments, "-m", "trainer", *sys.argv[1:]]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         # One that had a reason to end says more than those that missed it.
@@ -183,7 +187,7 @@ def _torchrun(plan: Plan) -> int:
         return told[0] if told else error.get_first_failure()[1].exitcode
     except SignalException:
         stopped = read_journal(plan.folder, empty=True).status == "interrupted"
-        return Stopped.exit_code if stopped else 1
+        return Stopped.exit_code if stopped else KILLED
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from trainer.errors import TrackingError
+from trainer.errors import ProcessLost, TrackingError
 from trainer.tracking._journal import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._server import check_reachable, connect, place, quiet, tracking_uri
 
@@ -125,6 +125,8 @@ class Shipper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, ProcessLost):
+            return  # all processes are about to be started again, with another shipper
         if read_journal(self._folder).status != "running":
             self.wait(10)  # else it goes on alone, for as long as MLflow answers
 

@@ -1,0 +1,40 @@
+"""The command line as users call it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TINY = [
+    "epochs=2", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
+    "images.train_size=32", "images.val_size=32", "images.val_resize=32", "register_as=cats-and-dogs",
+]  # fmt: skip
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+def command(*arguments: Any, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """`trainer` with these arguments, started in `folder`."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    if "MLFLOW_TRACKING_URI" not in environment:
+        env.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", *map(str, arguments)],
+        cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def until(
+    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120
+) -> Any:
+    """The first true answer of `condition`, while the process runs."""
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return answer

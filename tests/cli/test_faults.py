@@ -1,0 +1,191 @@
+"""What goes wrong on rented machines, on the command line: nothing is lost, and it is said what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import SETTINGS, command, until
+from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
+from tests.training.test_stop import NOTICE, Metadata
+from trainer.checkpoint import found
+from trainer.tracking import read_journal
+
+pytestmark = pytest.mark.slow
+
+# Five steps an epoch, and none comes to its end: a snapshot has 200 MB, so there shall not be too many.
+LONG = ["--set", "epochs=50", "--set", "global_batch=4", "--set", "batch_per_gpu=4", "--save-every", "4"]
+
+
+def training(photos: Path, folder: Path, *more: object, **environment: str) -> subprocess.Popen[str]:
+    return command("train", "digits", *SETTINGS, "--data", photos, *LONG, *more, folder=folder, **environment)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_store: Path) -> Path:  # noqa: F811
+    """Where runs are made, with an MLflow store that is there already: making one takes seconds."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    return tmp_path
+
+
+def run_of(folder: Path) -> Path:
+    (run,) = (folder / "runs").glob("digits-*")
+    return run
+
+
+def begun(folder: Path) -> bool:
+    """Whether some steps are done and saved."""
+    return any(int(path.name[5:13]) >= 3 for path in folder.glob("runs/*/checkpoints/step-*.pt"))
+
+
+def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
+    """Number of the process that is `rank` under this launcher."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            if (
+                int(parent) == launcher.pid
+                and f"\0RANK={rank}\0".encode() in (entry / "environ").read_bytes()
+            ):
+                return int(entry.name)
+    raise AssertionError(f"there is no rank {rank}")
+
+
+def says(process: subprocess.Popen[str], words: str) -> str:
+    """What the process said up to the line with these words."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(said)
+
+
+def steps(run: Path, key: str) -> list[int]:
+    return [point.step for point in read_journal(run).points if point.key == key]
+
+
+def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by_itself(
+    photos: Path, folder: Path
+) -> None:
+    process = training(photos, folder, "--processes", 2, "--patience", 4)
+    until(lambda: begun(folder), process)
+
+    os.kill(process_of(1, process), signal.SIGSTOP)
+    says(process, "trainer: process 1 of 0 to 1 is stuck")
+    says(process, "all are started again from the last snapshot")
+    says(process, "going on from the snapshot at step")
+    says(process, "epoch")
+
+    os.kill(process_of(1, process), signal.SIGKILL)
+    says(process, "all are started again from the last snapshot")
+    says(process, "going on from the snapshot at step")
+    says(process, "epoch")
+
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    done = steps(run_of(folder), "train/loss")
+    assert done == list(range(1, done[-1] + 1))
+    evaluated = steps(run_of(folder), "val/top1")
+    assert evaluated == list(range(5, evaluated[-1] + 1, 5))
+
+
+def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos: Path, folder: Path) -> None:
+    with Metadata() as metadata:
+        here = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.address}
+        process = training(photos, folder, **here)
+        until(lambda: begun(folder), process)
+        second = training(photos, folder, **here)
+        _, err = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert "is being trained by another process" in err
+        assert "Traceback" not in err
+
+        metadata.entries["spot/instance-action"] = NOTICE
+        noticed = time.monotonic()
+        _, err = process.communicate(timeout=60)
+
+        assert process.returncode == 75, err
+        assert time.monotonic() - noticed < 5 + 10 + 10  # a poll, the snapshot, the last words to MLflow
+        assert "because EC2 will terminate this spot instance at 2026-11-21T17:18:00Z" in err
+        assert read_journal(run_of(folder)).status == "interrupted"
+        newest = found(run_of(folder) / "checkpoints")[0]
+
+        again = training(photos, folder, **here)
+        says(again, "nothing is started")
+        time.sleep(1)
+        assert again.poll() is None  # or Docker would start it again, and again
+        again.send_signal(signal.SIGTERM)
+        _, err = again.communicate(timeout=30)
+        assert again.returncode == 75
+        assert "nothing was started" in err
+        assert found(run_of(folder) / "checkpoints")[0] == newest
+
+
+def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos: Path, folder: Path) -> None:
+    process = training(photos, folder, "--processes", 2)
+    until(lambda: begun(folder), process)
+    process.send_signal(signal.SIGUSR1)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 75, err
+    assert time.monotonic() - asked < 25
+    assert read_journal(run_of(folder)).status == "interrupted"
+    newest = int(found(run_of(folder) / "checkpoints")[0].name[5:13])
+    assert max(steps(run_of(folder), "train/loss")) == newest
+
+
+def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later(
+    photos: Path,
+    tmp_path: Path,
+    a_server: Server,  # noqa: F811
+) -> None:
+    from mlflow import MlflowClient
+
+    arguments = ["train", "digits", *SETTINGS, "--data", str(photos), "--device", "cpu"]
+    nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody listens on "discard"
+    refused = command(*arguments, folder=tmp_path, **nowhere)
+    _, err = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "--track-later starts without it" in err
+    assert not list((tmp_path / "runs").iterdir())
+
+    impatient = (
+        "import sys, trainer.cli._train as train, trainer.cli as cli; train.SHIPPING_SECONDS = 1; "
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", impatient, *arguments, "--track-later"],
+        cwd=tmp_path, env={**os.environ, **nowhere}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    run = run_of(tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"training is done and all of it is in {run.relative_to(tmp_path)}" in done.stderr
+    assert read_journal(run).status == "finished"
+
+    until(lambda: "the trainer is gone" in (run / "sync.log").read_text())  # its shipper gives up
+    sync = command("sync", run, folder=tmp_path, MLFLOW_TRACKING_URI=a_server.uri)
+    said, err = sync.communicate(timeout=120)
+    assert sync.returncode == 0, err
+    assert "models:/cats-and-dogs/1" in said
+    client = MlflowClient(a_server.uri)
+    version = client.get_model_version_by_alias("cats-and-dogs", "candidate")
+    there = client.get_run(version.run_id)
+    assert there.info.status == "FINISHED"
+    for key in ("train/loss", "val/top1", "final/top1"):
+        assert [p.step for p in client.get_metric_history(version.run_id, key)] == steps(run, key)
+    kept = {Path(one.path).name for one in client.list_artifacts(version.run_id, "checkpoints")}
+    local = run / "checkpoints"
+    assert kept == {found(local)[0].name, (local / "best.pt").resolve().name}
