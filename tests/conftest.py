@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,3 +77,14 @@ def tiny() -> Recipe:
          "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.crop_area=[0.3,1]",
          "images.flip=true", "precision=fp32"],
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Makes processes that are there in no time: forked from one that has imported everything.
+
+    There is one such server for all tests, so it imports what any of them needs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.trainee", "tests.test_checkpoint"])
+    return context

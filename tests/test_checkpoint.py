@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import multiprocessing
 import os
 import random
 import threading
@@ -245,9 +244,7 @@ def save_again_and_again(folder):
 
 
 @pytest.mark.slow
-def test_whenever_saving_is_killed_the_newest_snapshot_is_sound(checkpoints, tmp_path, told):
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.test_checkpoint"])
+def test_whenever_saving_is_killed_the_newest_snapshot_is_sound(processes, checkpoints, tmp_path, told):
     seed = time.time_ns()
     print(f"seed {seed}")
     which, last = random.Random(seed), 0

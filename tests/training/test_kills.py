@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import multiprocessing
 import random
 import socket
 import time
@@ -37,13 +36,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
     prepare(class_folders(root, out=root), root)
     return root
-
-
-@pytest.fixture(scope="module")
-def processes() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.trainee"])
-    return context
 
 
 class Training:
