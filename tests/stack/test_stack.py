@@ -104,8 +104,14 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
 
 
-def test_the_run_has_its_recipe_and_its_journal(client, run):
-    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"recipe.json", "journal.jsonl"}
+def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_snapshots(client, run):
+    files = {one.path for one in client.list_artifacts(run.info.run_id)}
+    snapshots = [one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")]
+
+    assert files == {"recipe.json", "journal.jsonl", "checkpoints"}
+    assert len(snapshots) in (1, 2)  # the newest may be the best
+    steps = RECIPE.epochs * (1437 // RECIPE.global_batch)
+    assert max(snapshots).startswith(f"checkpoints/step-{steps:08d}-")
 
 
 def test_the_version_is_the_candidate_of_this_run(client, run):
