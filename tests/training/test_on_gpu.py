@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainer.checkpoint import Checkpoints
 from trainer.data import STD, Batch, TrainImages, ValImages
 from trainer.model import build
 from trainer.training import Meter, Step, make_optimizer
@@ -85,3 +86,24 @@ def test_a_step_does_not_wait_for_the_gpu(gpu, tiny, precision):
         step(iter([batch]), 0.01, meter)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_snapshot_holds_what_was_there_when_it_was_taken(gpu, tmp_path):
+    class Part:
+        value = torch.zeros(50_000_000, device=gpu.device)
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.loaded = state["value"]
+
+    part = Part()
+    with Checkpoints(tmp_path, gpu, identity="mine", tell=print) as checkpoints:
+        for step in range(1, 4):
+            part.value.fill_(step)
+            checkpoints.save(step, {"part": part})
+            part.value.fill_(-1)  # training goes on while the copy is on its way
+            checkpoints.wait()
+            checkpoints.restore_newest({"part": part})
+            assert part.loaded.unique().tolist() == [step]
