@@ -257,8 +257,12 @@ class Checkpoints:
 
 def found(folder: Path) -> list[Path]:
     """Snapshots in `folder`, newest first; whether they are sound is not known yet."""
-    named = (path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
-    return sorted(named, key=lambda path: (_step(path), path.stat().st_mtime_ns), reverse=True)
+    there = []
+    for path in folder.glob("step-*.pt"):
+        if _NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # its trainer has just deleted it
+                there.append((_step(path), path.stat().st_mtime_ns, path))
+    return [path for *_, path in sorted(there, reverse=True)]
 
 
 def load_part(path: Path, name: str) -> dict[str, Any]:
