@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import torch
 
+from trainer.disk import sync_folder
 from trainer.errors import CheckpointError
 from trainer.world import World
 
@@ -231,7 +232,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
             final = self._folder / f"step-{copy.step:08d}-{digest}.pt"
             os.replace(partial, final)
-            _sync(self._folder)
+            sync_folder(self._folder)
             self._tidy(copy.best, keep=final)
         except OSError as error:
             with suppress(OSError):  # of a disk that takes nothing the first error says enough
@@ -341,14 +342,6 @@ def _write(content: dict[str, Any], file: BinaryIO) -> str:
     if hashed.error:
         raise hashed.error
     return hashed.sha256.hexdigest()[:16]
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sound(path: Path) -> bytes | None:

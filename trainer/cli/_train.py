@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
 from trainer.data import ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
+from trainer.disk import alone, write_json
 from trainer.errors import ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
 from trainer.tracking import (
     DatasetFacts,
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
             return _launch(plan, options)
     outcome = _work(plan, options)
     if outcome:
-        _write_whole(result, outcome)
+        write_json(result, outcome)
         _show(outcome, options, again=False)
     return 0
 
@@ -206,7 +206,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         if first:
             journal = stack.enter_context(_folder_of_ours(plan.folder))
             log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
-            _write_whole(plan.folder / "recipe.json", recipe.as_dict())
+            write_json(plan.folder / "recipe.json", recipe.as_dict())
         with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
             log.start(
                 name=plan.folder.name,
@@ -253,18 +253,11 @@ def _folder_of_ours(folder: Path) -> Iterator[Journal]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "train.lock").open("w") as lock:
-            end = time.monotonic() + LOCK_SECONDS  # a predecessor that was told to end may still be at it
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise TrackingError(
-                            f"{folder} is being trained by another process; wait for it, or start another run with --name"
-                        ) from None
-                    time.sleep(0.2)
+        taken = TrackingError(
+            f"{folder} is being trained by another process; wait for it, or start another run with --name"
+        )
+        # A predecessor that was told to end may still be at it.
+        with alone(folder / "train.lock", patience=LOCK_SECONDS, otherwise=taken):
             yield Journal(folder)
     except OSError as error:
         if error.errno not in OF_A_DISK:
@@ -389,13 +382,6 @@ def _typical_speed(folder: Path) -> float:
     """Median of the logged images/s: the first reading holds the start-up."""
     speeds = [p.value for p in read_journal(folder).points if p.key == "speed/images_per_second"]
     return float(np.median(speeds)) if speeds else 0.0
-
-
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
 
 
 def _show(outcome: dict[str, Any], options: argparse.Namespace, *, again: bool) -> None:

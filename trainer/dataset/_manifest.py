@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.disk import replacing, write_json
 from trainer.errors import DataError
 
 DATASET = "dataset.json"
@@ -194,7 +195,7 @@ def write_manifest(
         "left_out": sorted(left_out),
     }
     index = root / f"index-{digest[:16]}.npy"
-    with _replacing(index) as partial, partial.open("wb") as file:
+    with replacing(index) as partial, partial.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
@@ -203,36 +204,6 @@ def write_manifest(
         if old != index:
             old.unlink()
     return content
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
-    with _replacing(path) as partial, partial.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class _replacing:
-    """Hands out a name beside `path` and moves it there if all went well."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._partial = path, path.with_name(f".{path.name}.partial")
-
-    def __enter__(self) -> Path:
-        return self._partial
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._partial.unlink(missing_ok=True)
-            return
-        os.replace(self._partial, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _digest(classes: Sequence[str], rows: Rows) -> str:

@@ -35,10 +35,10 @@ from trainer.dataset._manifest import (
     LeftOut,
     Part,
     read_about,
-    write_json,
     write_manifest,
 )
 from trainer.dataset._published import Published
+from trainer.disk import write_json
 from trainer.errors import DataError
 
 CHUNK = 4 * 2**20  # bytes a writer takes at once, …

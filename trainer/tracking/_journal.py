@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from trainer.disk import sync_folder
 from trainer.errors import TrackingError
 
 JOURNAL = "journal.jsonl"
@@ -126,7 +127,7 @@ class Journal:
         self._waiting: list[bytes] = []  # records that the disk has not taken yet
         self._alone = threading.Lock()  # the thread that writes snapshots comes here as well
         self._file = self._open()
-        _sync_folder(folder)
+        sync_folder(folder)
         self._newest = _newest(read_journal(folder, empty=True).points)
 
     def start(
@@ -195,7 +196,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
             os.close(self._file)
             self._file = self._open()
         self._newest = _newest(read_journal(self._folder, empty=True).points)
@@ -347,11 +348,3 @@ def _is_record(line: bytes) -> bool:
         return line.endswith(b"\n") and "kind" in json.loads(line)
     except ValueError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

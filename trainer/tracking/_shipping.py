@@ -6,7 +6,6 @@ What is sent carries the journal's own time stamps: MLflow keeps one row of a po
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -15,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
+from trainer.disk import alone, write_json
 from trainer.errors import ProcessLost, TrackingError
 from trainer.tracking._journal import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._server import check_reachable, connect, place, quiet, tracking_uri
@@ -448,34 +448,18 @@ def _pause(seconds: float, parent: str | None) -> None:
         time.sleep(min(left, POLL))
 
 
-@contextmanager
-def _alone(folder: Path, patience: float) -> Iterator[None]:
+def _alone(folder: Path, patience: float) -> AbstractContextManager[None]:
     """Be the only shipper of this run; wait at most `patience` seconds for another to end."""
-    with (folder / "sync.lock").open("w") as lock:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TrackingError(
-                        f"{folder} is being shipped to MLflow by another process already; wait for it, "
-                        f"its words are in {folder / 'sync.log'}"
-                    ) from None
-                time.sleep(0.2)
-        yield
+    taken = TrackingError(
+        f"{folder} is being shipped to MLflow by another process already; wait for it, "
+        f"its words are in {folder / 'sync.log'}"
+    )
+    return alone(folder / "sync.lock", patience=patience, otherwise=taken)
 
 
 def _write_place(folder: Path, where: RunPlace) -> None:
-    if read_place(folder) == where:
-        return
-    beside = folder / f"{RUN_FILE}.new"
-    with beside.open("w") as file:
-        json.dump(where._asdict(), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / RUN_FILE)
+    if read_place(folder) != where:
+        write_json(folder / RUN_FILE, where._asdict())
 
 
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
