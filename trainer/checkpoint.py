@@ -166,15 +166,20 @@ class Checkpoints:
 
         Raises: CheckpointError, on all processes alike, if there are snapshots and none can be used.
         """
-        data = self._world.from_first(self._newest)
-        if data is None:
+        newest = self._world.from_first(self._newest)
+        if newest is None:
             return False
+        name, data = newest
         saved = _load(data)
-        for name, part in parts.items():
-            part.load_state_dict(saved["parts"][name])
+        if saved["identity"] != self._identity:
+            raise CheckpointError(
+                f"{self._folder / name} belongs to another recipe or data set; start a new run with another --name"
+            )
+        for part_name, part in parts.items():
+            part.load_state_dict(saved["parts"][part_name])
         return True
 
-    def _newest(self) -> bytes | None:
+    def _newest(self) -> tuple[str, bytes] | None:
         damaged = []
         for path in found(self._folder):
             data = _sound(path)
@@ -183,11 +188,7 @@ class Checkpoints:
                 continue
             if damaged:
                 self._tell(f"damaged snapshot passed over: {', '.join(damaged)}; using {path.name}")
-            if _load(data)["identity"] != self._identity:
-                raise CheckpointError(
-                    f"{path} belongs to another recipe or data set; start a new run with another --name"
-                )
-            return data
+            return path.name, data
         if damaged:
             raise CheckpointError(
                 f"all snapshots in {self._folder} are damaged ({', '.join(damaged)}); "
