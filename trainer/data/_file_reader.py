@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images
-from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _graph_options, _normalised
+from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _graph_options, train_pixels
 from trainer.data._preprocessing import ATTEMPTS
 from trainer.dataset import Split
 from trainer.world import World
@@ -73,10 +73,8 @@ def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> t
         output_type=types.RGB,
         adjust_orientation=False,
     )
-    size = images.train_size
-    resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
     mirror = fn.random.coin_flip(probability=0.5 if images.flip else 0.0)
-    return _normalised(resized, labels, decode_on, mirror=mirror)
+    return train_pixels(crops, labels, mirror, images, decode_on)
 
 
 def dali_version() -> str:

@@ -161,6 +161,13 @@ def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any,
         output_type=types.RGB,
         adjust_orientation=False,
     )
+    return train_pixels(crops, labels, mirror, images, decode_on)
+
+
+def train_pixels(
+    crops: Any, labels: Any, mirror: Any, images: Images, decode_on: DecodeOn
+) -> tuple[Any, Any]:
+    """What happens to a decoded crop, however it was chosen: the end of every graph that trains."""
     size = images.train_size
     resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
     return _normalised(resized, labels, decode_on, mirror=mirror)
