@@ -25,6 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
 
 
+@pytest.hookimpl(optionalhook=True)  # a GPU machine may be without pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each file's tests go to one process, and all tests of the stack to one, for they share it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/stack" if file.startswith("tests/stack/") else file
+
+    return Files(config, log)
+
+
 def write_photo(path: Path, *, width: int = 80, height: int = 60, seed: int = 0) -> None:
     """A smooth picture, so that JPEG keeps its colours."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

@@ -14,14 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.conftest import ENVIRONMENT, Stack, no_engine
+from tests.stack.conftest import ENVIRONMENT, MARKS, Stack
 from trainer.config import load_recipe
 
-if os.environ.get("CI") != "true" and (reason := no_engine()):
-    pytest.skip(reason, allow_module_level=True)
-
-# The first test waits for the images to be built and for the training.
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = MARKS
 
 MODEL = "models:/resnet50-digits@candidate"
 

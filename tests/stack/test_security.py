@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -12,13 +11,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.stack.conftest import Stack, no_engine
+from tests.stack.conftest import MARKS, Stack
 
-if os.environ.get("CI") != "true" and (reason := no_engine()):
-    pytest.skip(reason, allow_module_level=True)
-
-# The first test waits for the images to be built and for the training.
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = MARKS
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 TRACK = """

@@ -14,16 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.dataset import published
-from tests.stack.conftest import ENVIRONMENT, ROOT, Stack, no_engine
+from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, Stack
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
 
-# In CI nothing may be skipped: there the first fixture fails.
-if os.environ.get("CI") != "true" and (reason := no_engine()):
-    pytest.skip(reason, allow_module_level=True)
-
-# The first test waits for the images to be built and for the training.
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = MARKS
 
 MODEL = "models:/resnet50-digits@candidate"
 RECIPE = load_recipe("digits")

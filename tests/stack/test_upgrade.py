@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.conftest import Stack, no_engine
+from tests.stack.conftest import MARKS, Stack
 
-if os.environ.get("CI") != "true" and (reason := no_engine()):
-    pytest.skip(reason, allow_module_level=True)
-
-# The first test waits for the images to be built and for the training.
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = MARKS
 
 OLD = "acf3f17fdcc7"  # of MLflow 2.9, December 2023: before traces, logged models and workspaces
 MAKE_OLD = f"""
