@@ -216,6 +216,24 @@ def test_a_write_that_fails_is_told_leaves_nothing_half_written_and_is_tried_aga
     assert restored(checkpoints) == 4
 
 
+def test_a_volume_that_vanishes_is_told_and_nothing_is_written_where_it_was(tmp_path, told):
+    volume = tmp_path / "volume"
+    with Checkpoints(volume / "run" / "checkpoints", ALONE, identity="mine", tell=told.append) as checkpoints:
+        save(checkpoints, 1)
+        volume.rename(tmp_path / "elsewhere")
+        volume.mkdir()  # as the mount point that is left
+        checkpoints.save(2, {"part": Part(2)})
+        with pytest.raises(CheckpointError, match=r"step 2 cannot be written.*No such file"):
+            checkpoints.wait()
+        assert not list(volume.iterdir())
+
+        volume.rmdir()
+        (tmp_path / "elsewhere").rename(volume)
+        assert restored(checkpoints) == 1
+        save(checkpoints, 3)
+        assert restored(checkpoints) == 3
+
+
 def test_a_snapshot_does_not_count_before_the_journal_is_safe(checkpoints, tmp_path):
     def journal_fails():
         raise OSError(5, "Input/output error")

@@ -101,6 +101,8 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._work, name="write-snapshots", daemon=True)
 
     def __enter__(self) -> Checkpoints:
+        if self._world.first:
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
 
@@ -226,7 +228,8 @@ class Checkpoints:
         partial = self._folder / ".partial.pt"
         try:
             copy.before()
-            self._folder.mkdir(parents=True, exist_ok=True)
+            # Not its parents: where a volume was, there is now a folder of another disk.
+            self._folder.mkdir(exist_ok=True)
             with partial.open("wb") as file:
                 digest = _write(copy.content, file)
                 file.flush()

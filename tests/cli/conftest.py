@@ -17,13 +17,15 @@ TINY = [
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 
 
-def command(*arguments: Any, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """`trainer` with these arguments, started in `folder`."""
+def command(
+    *arguments: Any, folder: Path, module: str = "trainer", **environment: str
+) -> subprocess.Popen[str]:
+    """`trainer`, or another module, with these arguments, started in `folder`."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if "MLFLOW_TRACKING_URI" not in environment:
         env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

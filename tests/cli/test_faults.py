@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import SETTINGS, command, until
+from tests.stack.conftest import free_port
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
 from tests.training.test_stop import NOTICE, Metadata
 from trainer.checkpoint import found
@@ -47,15 +48,13 @@ def begun(folder: Path) -> bool:
     return any(int(path.name[5:13]) >= 3 for path in folder.glob("runs/*/checkpoints/step-*.pt"))
 
 
-def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
-    """Number of the process that is `rank` under this launcher."""
+def process_of(rank: int, *launchers: subprocess.Popen[str]) -> int:
+    """Number of the process that is `rank` under one of these launchers."""
+    parents = [launcher.pid for launcher in launchers]
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if (
-                int(parent) == launcher.pid
-                and f"\0RANK={rank}\0".encode() in (entry / "environ").read_bytes()
-            ):
+            if int(parent) in parents and f"\0RANK={rank}\0".encode() in (entry / "environ").read_bytes():
                 return int(entry.name)
     raise AssertionError(f"there is no rank {rank}")
 
@@ -99,6 +98,50 @@ def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by
     assert done == list(range(1, done[-1] + 1))
     evaluated = steps(run_of(folder), "val/top1")
     assert evaluated == list(range(5, evaluated[-1] + 1, 5))
+
+
+class Machine:
+    """torchrun with one process, as on one of two machines."""
+
+    def __init__(self, photos: Path, runs: Path, port: int, *more: object) -> None:
+        arguments = [
+            "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=r", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
+            "--max-restarts=3", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS,
+            "--data", photos, "--runs", runs, "--device", "cpu", "--patience", 10, *more,
+        ]  # fmt: skip
+        self.process = command(*arguments, folder=runs.parent, module="torch.distributed.run")
+
+    def end(self) -> tuple[int, str]:
+        """Exit code, and what it said."""
+        said, err = self.process.communicate(timeout=120)
+        return self.process.returncode, said + err
+
+
+def test_two_machines_train_one_run_and_go_on_when_a_process_is_killed(photos: Path, folder: Path) -> None:
+    runs, port = folder / "runs", free_port()
+    some = ["--set", "epochs=8", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--save-every", "0.1"]
+    machines = [Machine(photos, runs, port, *some) for _ in range(2)]
+    until(lambda: begun(folder), machines[0].process)
+    os.kill(process_of(1, *(machine.process for machine in machines)), signal.SIGKILL)
+    ended = [machine.end() for machine in machines]
+
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "going on from the snapshot at step" in "".join(said for _, said in ended)
+    assert steps(run_of(folder), "train/loss") == list(range(1, 41))
+    assert steps(run_of(folder), "val/top1") == list(range(5, 41, 5))
+
+    again = [Machine(photos, runs, port, *some) for _ in range(2)]
+    ended = [machine.end() for machine in again]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "this run is finished already" in "".join(said for _, said in ended)
+
+    # Without shared storage the first machine may be another one, which knows nothing.
+    (run_of(folder) / "result.json").unlink()
+    (folder / "other" / "runs").mkdir(parents=True)
+    apart = [Machine(photos, folder / "other" / "runs", port, *some), Machine(photos, runs, port, *some)]
+    ended = [machine.end() for machine in apart]
+    assert [code for code, _ in ended] == [1, 1], ended
+    assert "put --runs on storage that all machines share" in ended[0][1]
 
 
 def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos: Path, folder: Path) -> None:

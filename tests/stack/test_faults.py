@@ -15,14 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.stack.conftest import Stack, no_engine
+from tests.stack.conftest import MARKS, Stack, no_engine
 from trainer.tracking import read_journal
 
-if os.environ.get("CI") != "true" and (reason := no_engine()):
-    pytest.skip(reason, allow_module_level=True)
-
-# The first test waits for the images to be built and for the training.
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = MARKS
 
 # ResNet-50 at 32 pixels with a batch of 8: some steps a second on 2 cores, for longer than all tests here take.
 COMMAND = (
@@ -155,11 +151,19 @@ def test_postgres_killed_and_a_network_that_is_cut_are_not_noticed_by_the_loop(r
 
 def test_a_trainer_that_is_killed_as_if_out_of_memory_comes_back_by_itself(run: Run) -> None:
     before = run.container()
-    os.kill(run.state()["Pid"], signal.SIGKILL)
+    run.stack.compose(
+        "exec", "-T", "trainer", "sh", "-c", "kill -9 -1", check=False
+    )  # all but the container's init
     run.goes_on()
 
     assert run.container() == before
     assert run.stack.containers()["trainer"]["RestartCount"] == 1
+
+
+def test_a_trainer_whose_container_is_killed_goes_on_when_it_is_started_again(run: Run) -> None:
+    run.docker("kill", run.container())
+    run.stack.compose("up", "--detach", "trainer")
+    run.goes_on()
 
 
 def test_a_trainer_that_is_stopped_has_saved_and_says_so_and_goes_on_when_started(run: Run) -> None:
@@ -188,11 +192,17 @@ def test_a_run_comes_back_by_itself_when_docker_was_restarted(run: Run) -> None:
         for entry in Path("/proc").glob("[0-9]*")
         if (entry / "comm").exists() and (entry / "comm").read_text() == "dockerd\n"
     ]
-    command = Path(f"/proc/{daemon}/cmdline").read_text().rstrip("\0").split("\0")
+    command, environment = (
+        Path(f"/proc/{daemon}/{name}").read_text().rstrip("\0").split("\0") for name in ("cmdline", "environ")
+    )
     os.kill(daemon, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{daemon}").exists())
     with (run.folder.parent.parent / "dockerd.log").open("ab") as log:
-        subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env=dict(line.split("=", 1) for line in environment),
+        )  # fmt: skip
     until(lambda: no_engine() is None)
     run.goes_on()
 
@@ -229,7 +239,18 @@ def test_a_server_that_is_gone_for_good_costs_nothing_and_another_gets_it_all(ru
     assert [point.step for point in stored] == [step for step, _ in run.losses()]
 
 
-def test_on_a_full_disk_training_goes_on_and_saves_when_there_is_room(stack: Stack, tmp_path: Path) -> None:
+def remount(stack: Stack, option: str) -> None:
+    """Mount the trainer's /runs anew with this option, from outside."""
+    trainer = stack.containers()["trainer"]
+    image = stack.containers()["postgres"]["Image"]  # one that has nsenter
+    mount = f"nsenter --target {trainer['State']['Pid']} --mount mount -o remount,{option} /runs"
+    outside = ["--rm", "--privileged", "--pid=host", "--user=0", "--entrypoint=sh", image, "-c", mount]
+    subprocess.run(["docker", "run", *outside], check=True, capture_output=True)
+
+
+def test_on_a_full_or_read_only_disk_training_goes_on_and_saves_when_it_can(
+    stack: Stack, tmp_path: Path
+) -> None:
     small = {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=900m,mode=0777"}}
     (tmp_path / "full.yaml").write_text(json.dumps({"volumes": {"runs": small}}))
     own = with_files(stack.sibling("full", tmp_path), override(tmp_path), str(tmp_path / "full.yaml"))
@@ -243,8 +264,11 @@ def test_on_a_full_disk_training_goes_on_and_saves_when_there_is_room(stack: Sta
         assert "No space left on device" in said
         assert "training goes on" in said
         own.compose(*in_trainer, "rm", "/runs/filler")
-        own.compose("stop", "trainer")
 
+        remount(own, "ro")  # as Linux does with a disk that fails
+        until(lambda: "Read-only file system" in own.compose("logs", "trainer").stdout)
+        remount(own, "rw")
+        own.compose("stop", "trainer")
         assert own.containers()["trainer"]["State"]["ExitCode"] == 75
         assert "everything saved" in own.compose("logs", "trainer").stdout
     finally:

@@ -185,6 +185,20 @@ def test_steps_that_are_trained_again_after_a_kill_appear_once(runs: Path) -> No
     assert (run.info.status, run.data.tags["processes"]) == ("FINISHED", "1")
 
 
+def test_a_clock_that_jumps_back_and_forth_changes_nothing_but_the_times(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, clock = start(runs / "r"), time.time_ns
+    for step, hours in enumerate([0, -1, 5, -1, 0]):
+        with monkeypatch.context() as jumped:
+            jumped.setattr(time, "time_ns", lambda hours=hours: clock() + hours * 3_600_000_000_000)
+            journal.log(step, {"loss": 1 / (step + 1)})
+        sync(runs / "r", follow=False)
+
+    assert rows(runs / "r") == noted(runs / "r")
+    assert in_mlflow(runs / "r").data.metrics["loss"] == 1 / 5  # what MLflow shows as the newest
+
+
 def test_inf_and_nan_stay_in_the_journal(runs: Path) -> None:
     start(runs / "r").log(1, {"loss": math.nan, "scale": math.inf, "lr": 0.5})
 

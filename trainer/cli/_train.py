@@ -26,7 +26,7 @@ from trainer.config import Recipe, load_recipe
 from trainer.data import ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
 from trainer.disk import alone, write_json
-from trainer.errors import ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
+from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
 from trainer.tracking import (
     DatasetFacts,
     Journal,
@@ -55,6 +55,7 @@ from trainer.training import (
 )
 from trainer.world import World, choose_device, choose_processes, join_world
 
+RESULT = "result.json"
 SAMPLES = 8  # validation images that travel with a registered model
 SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
 SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
@@ -80,8 +81,9 @@ class Plan:
 def run(options: argparse.Namespace) -> int:
     """Train, or start one process a GPU that do; return the exit code."""
     plan = _plan(options)
-    result = plan.folder / "result.json"
-    if result.exists():
+    result = plan.folder / RESULT
+    again = result.exists()
+    if again and "RANK" not in os.environ:
         _show(json.loads(result.read_text()), options, again=True)
         return 0
     if options.dry_run:
@@ -93,8 +95,9 @@ def run(options: argparse.Namespace) -> int:
             return _launch(plan, options)
     outcome = _work(plan, options)
     if outcome:
-        write_json(result, outcome)
-        _show(outcome, options, again=False)
+        if not again:
+            write_json(result, outcome)
+        _show(outcome, options, again=again)
     return 0
 
 
@@ -208,6 +211,8 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
             log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
             write_json(plan.folder / "recipe.json", recipe.as_dict())
         with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
+            if done := _finished_before(plan.folder, world):
+                return done if first else None
             log.start(
                 name=plan.folder.name,
                 experiment=recipe.register_as,
@@ -243,6 +248,24 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         "images_per_second": _typical_speed(plan.folder),
         "device": _device_name(world.device),
     }
+
+
+def _finished_before(folder: Path, world: World) -> dict[str, Any] | None:
+    """What came out of the run if it is finished, on all processes; they may be on several machines.
+
+    Raises: CheckpointError if the run was begun, but the first process cannot see it.
+    """
+    result = folder / RESULT
+    done: dict[str, Any] | None = world.from_first(
+        lambda: json.loads(result.read_text()) if result.exists() else None
+    )
+    begun = bool(found(folder / "checkpoints"))
+    if not done and not world.from_first(lambda: begun) and world.agree(begun)[0]:
+        raise CheckpointError(
+            f"{folder} has snapshots on another machine than the first process's, so that the run would begin anew; "
+            "put --runs on storage that all machines share, or copy the folder"
+        )
+    return done
 
 
 @contextmanager
