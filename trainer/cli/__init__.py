@@ -294,6 +294,18 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=_positive, default=4096, help="timed in each turn, at least (default: 4,096)"
     )
     one.add_argument("--rounds", type=_positive, default=9, help="turns of each (default: 9)")
+    one.add_argument(
+        "--max-side",
+        type=_positive,
+        metavar="PX",
+        help="ours also on the photos as `prepare --max-side` stores them",
+    )
+    one.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="with this other one only (default: all that are installed)",
+    )
     one.add_argument("--cold", action="store_true", help="have the system forget the files before each turn")
     one.add_argument("--scratch", type=Path, help="a folder on the disk to measure (default: the system's)")
     one.add_argument("--device", choices=DEVICES, default="auto", help="default: the GPU where there is one")

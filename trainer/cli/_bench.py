@@ -86,8 +86,17 @@ def _loader(options: argparse.Namespace) -> int:
         dataset = (
             open_dataset(options.data) if options.data else make_sample(Path(folder), images=options.sample)
         )
+        (Path(folder) / "forms").mkdir()
         figures = bench_loader(
-            dataset.train, recipe, world, images=options.images, rounds=options.rounds, cold=options.cold
+            dataset.train,
+            recipe,
+            world,
+            Path(folder) / "forms",
+            images=options.images,
+            rounds=options.rounds,
+            cold=options.cold,
+            max_side=options.max_side,
+            only=options.only or (),
         )
     if options.json:
         print(json.dumps(figures))

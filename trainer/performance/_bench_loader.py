@@ -8,7 +8,9 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,74 +18,96 @@ import numpy as np
 import torch
 
 from trainer.config import Recipe
-from trainer.data import Batch, TrainImages, dali_version, file_reader_batches
-from trainer.dataset import Split
+from trainer.data import Batch, TrainImages, dali_version
+from trainer.dataset import Reduction, Split, folder, open_dataset, prepare
+from trainer.performance._peers import CORES, Contender, peers
 from trainer.world import World
 
 WARM_UP = 5  # batches before the clock starts: graphs are built, queues fill
 OURS = "trainer"
-
-# Makes endless batches; `turn` counts from 0, so that each has other crops.
-Contender = Callable[[Split, Recipe, World, int], Iterator[Batch]]
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _trainer(split: Split, recipe: Recipe, world: World, turn: int) -> Iterator[Batch]:
+def _trainer(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
     images = TrainImages(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world)
     return images.batches(first_step=0, last_step=2**40)
 
 
-def _trainer_again(split: Split, recipe: Recipe, world: World, turn: int) -> Iterator[Batch]:
-    return _trainer(split, recipe, world, 1_000_000 + turn)
+def _trainer_again(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
+    """The same with another seed: what chance makes of the ratio."""
+    return _trainer(split, recipe, world, 1_000_000 + turn, scratch)
 
 
-def _dali_reader(split: Split, recipe: Recipe, world: World, turn: int) -> Iterator[Batch]:
-    return file_reader_batches(
-        split, recipe.images, world, batch=recipe.global_batch, seed=recipe.seed + turn
-    )
+def _smaller(max_side: int) -> Contender:
+    """Ours, on the same photos as `prepare --max-side` stores them."""
 
+    def batches(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
+        root = scratch / "smaller"
+        if not root.exists():
+            links = scratch / "originals"
+            for part, rows in (("train", split.rows), ("val", split.rows[:1])):
+                (links / part / "photos").mkdir(parents=True)
+                for index in range(len(rows)):
+                    (links / part / "photos" / f"{index:07d}.jpeg").symlink_to(split.path(index).resolve())
+            prepare(folder(links, out=root), root, reduction=Reduction(max_side))
+        return _trainer(open_dataset(root).train, recipe, world, turn, scratch)
 
-CONTENDERS: dict[str, Contender] = {
-    OURS: _trainer,
-    "trainer_again": _trainer_again,  # the same with another seed: what chance makes of the ratio
-    "dali_reader": _dali_reader,
-}
+    return batches
 
 
 def bench_loader(
-    split: Split, recipe: Recipe, world: World, *, images: int, rounds: int, cold: bool = False
+    split: Split,
+    recipe: Recipe,
+    world: World,
+    scratch: Path,
+    *,
+    images: int,
+    rounds: int,
+    cold: bool = False,
+    max_side: int | None = None,
+    only: Collection[str] = (),
 ) -> dict[str, Any]:
     """Make training batches and throw them away: ours, and each other contender.
 
-    They take turns in another order each round, all in this process and with as many DALI threads.
+    They take turns in another order each round, each with as many threads or workers as processors.
     A contender that depends on chance draws other crops each round.
 
     Args:
         split: JPEGs; of a large one, `images` of all parts are used, so that they fit into memory.
         recipe: batch, crops and seed.
         world: one process and its device.
+        scratch: an empty folder for the forms that contenders need.
         images: timed in each turn, after a few batches for warming up.
         rounds: turns of each contender.
         cold: let the system forget the files before each turn.
+        max_side: ours also takes part on the photos as `prepare --max-side` stores them.
+        only: names of the others that take part; empty: all that can run here.
 
-    Returns: images/s and images per second of processor time (all threads of this process) of each
+    Returns: images/s and images per second of processor time (this process and its children) of each
         turn, their medians, and how many times as fast as each other contender ours is: the median
         over rounds, since neighbours in time share the machine's mood.
     """
     if len(split) > images:
         split = Split(split.root, split.rows[np.linspace(0, len(split) - 1, images).astype(np.int64)])
     steps = -(-images // recipe.global_batch)
+    contenders: dict[str, Contender] = {OURS: _trainer, "trainer_again": _trainer_again, **peers()}
+    if max_side:
+        contenders["trainer_smaller"] = _smaller(max_side)
+    contenders = {name: one for name, one in contenders.items() if not only or name in {OURS, *only}}
     turns: dict[str, dict[str, list[float]]] = {
-        name: {"images_per_second": [], "images_per_cpu_second": []} for name in CONTENDERS
+        name: {"images_per_second": [], "images_per_cpu_second": []} for name in contenders
     }
-    if not cold:
-        _remember(split)
+    for path in _paths(split) if not cold else ():
+        path.read_bytes()
     for turn in range(rounds):
-        names = list(CONTENDERS)
+        names = list(contenders)
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            if cold:
-                _forget(split)
-            wall, cpu = _timed(CONTENDERS[name](split, recipe, world, turn), steps)
+            wall, cpu = _timed(
+                contenders[name](split, recipe, world, turn, scratch),
+                steps,
+                forget=itertools.chain(_paths(split), _files(scratch)) if cold else (),
+            )
             turns[name]["images_per_second"].append(steps * recipe.global_batch / wall)
             turns[name]["images_per_cpu_second"].append(steps * recipe.global_batch / cpu)
     ours = turns[OURS]
@@ -94,7 +118,8 @@ def bench_loader(
         "batch": recipe.global_batch,
         "train_size": recipe.images.train_size,
         "cold": cold,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": CORES,
+        "max_side": max_side,
         "turns": turns,
         **{measure: {name: median(all_[measure]) for name, all_ in turns.items()} for measure in ours},
         "ours_to": {
@@ -114,31 +139,53 @@ def bench_loader(
     }
 
 
-def _timed(batches: Iterator[Batch], steps: int) -> tuple[float, float]:
-    for _ in itertools.islice(batches, WARM_UP):
+def _timed(batches: Iterator[Batch], steps: int, *, forget: Iterable[Path]) -> tuple[float, float]:
+    """Wall and processor seconds that `steps` batches take."""
+    next(batches)
+    _forget(forget)
+    for _ in itertools.islice(batches, WARM_UP - 1):
         pass
-    begun, cpu = time.perf_counter(), time.process_time()
+    begun, cpu = time.perf_counter(), _cpu_seconds()
     for _ in itertools.islice(batches, steps):
         pass
-    spent = time.perf_counter() - begun, time.process_time() - cpu
+    spent = time.perf_counter() - begun, _cpu_seconds() - cpu
     del batches
-    gc.collect()  # a graph's threads end with it, not in somebody else's turn
+    gc.collect()  # a graph's threads and a loader's workers end with it, not in somebody else's turn
     return spent
 
 
-def _paths(split: Split) -> Iterator[str]:
-    return (os.fspath(split.path(index)) for index in range(len(split)))
+def _cpu_seconds() -> float:
+    """Processor time of this process and of all that it started and that still run."""
+    return time.process_time() + sum(_cpu_of(child) for child in _children(os.getpid()))
 
 
-def _remember(split: Split) -> None:
-    for path in _paths(split):
-        with open(path, "rb") as file:
-            file.read()
+def _children(process: int) -> Iterator[int]:
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                yield child
+                yield from _children(child)
 
 
-def _forget(split: Split) -> None:
+def _cpu_of(process: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS  # utime, stime; see proc(5)
+    return 0.0
+
+
+def _paths(split: Split) -> Iterator[Path]:
+    return (split.path(index) for index in range(len(split)))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _forget(files: Iterable[Path]) -> None:
+    """Let the system drop these files from memory."""
     os.sync()  # what is not on the disk yet cannot be forgotten
-    for path in _paths(split):
+    for path in files:
         file = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
