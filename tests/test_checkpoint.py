@@ -1,5 +1,6 @@
 """Snapshots: complete or absent, written while training goes on, and known when damaged."""
 
+import errno
 import hashlib
 import math
 import os
@@ -194,18 +195,19 @@ def test_a_snapshot_is_due_at_once_and_then_by_the_clock(checkpoints, monkeypatc
     assert checkpoints.due()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_a_write_that_fails_is_told_leaves_nothing_half_written_and_is_tried_again(
-    checkpoints, tmp_path, told, monkeypatch
+    checkpoints, tmp_path, told, monkeypatch, number
 ):
     save(checkpoints, 2)
 
-    def disk_full(_):
-        raise OSError(28, "No space left on device")
+    def fails(_):
+        raise OSError(number, os.strerror(number))
 
-    with monkeypatch.context() as full:
-        full.setattr("os.fsync", disk_full)
+    with monkeypatch.context() as broken:
+        broken.setattr("os.fsync", fails)
         checkpoints.save(3, {"part": Part(3)})
-        with pytest.raises(CheckpointError, match="No space left on device"):
+        with pytest.raises(CheckpointError, match=os.strerror(number)):
             checkpoints.wait()
     assert restored(checkpoints) == 2
     assert [path.name for path in tmp_path.iterdir()] == [found(tmp_path)[0].name]
