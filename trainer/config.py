@@ -23,6 +23,9 @@ from trainer.errors import ConfigError
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+OF_THE_MACHINE = ("name", "batch_per_gpu", "speed")
+
+Speed = Literal["eager", "compile", "graphs"]  # torch.compile; graphs: and CUDA graphs
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -79,7 +82,10 @@ class Recipe:
     model: Literal["resnet50"] = "resnet50"
     epochs: Count = 90
     global_batch: Count = 1024  # images per optimizer step, all processes together
-    batch_per_gpu: Count = 128  # images that fit; the rest is gradient accumulation
+    batch_per_gpu: Count | Literal["auto"] = "auto"  # images that fit; the rest is gradient accumulation
+    speed: Literal["auto", "eager", "compile", "graphs"] = (
+        "auto"  # how the network runs; auto: measured at the start
+    )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
     label_smoothing: Fraction = 0.0
@@ -103,6 +109,8 @@ class Recipe:
     def accumulation(self, processes: int) -> int:
         """Micro-batches per optimizer step on each of `processes` processes: the fewest that fit.
 
+        As long as `batch_per_gpu` is to be found out, all is taken to fit.
+
         Raises: ConfigError if the global batch cannot be shared evenly.
         """
         if self.global_batch % processes:
@@ -111,9 +119,8 @@ class Recipe:
                 f"use --set global_batch={-(-self.global_batch // processes) * processes} or another --processes"
             )
         share = self.global_batch // processes
-        return next(
-            parts for parts in range(-(-share // self.batch_per_gpu), share + 1) if share % parts == 0
-        )
+        fits = share if self.batch_per_gpu == "auto" else self.batch_per_gpu
+        return next(parts for parts in range(-(-share // fits), share + 1) if share % parts == 0)
 
     def steps_per_epoch(self, images: int) -> int:
         """Optimizer steps in one pass over `images`; the last partial batch is left out.
@@ -136,8 +143,12 @@ class Recipe:
         return dict(_flatten(self.as_dict()))
 
     def digest(self) -> str:
-        """SHA-256 of all settings except the name: equal settings, equal digest."""
-        settings = {key: value for key, value in self.as_dict().items() if key != "name"}
+        """SHA-256 of all settings that decide what is learned: equal settings, equal digest.
+
+        How many images a GPU takes at a time and how it runs are matters of the machine: a run may go on with
+        others.
+        """
+        settings = {key: value for key, value in self.as_dict().items() if key not in OF_THE_MACHINE}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,5 +1,7 @@
 """One optimizer step."""
 
+import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -40,6 +42,7 @@ def trained(recipe, given, steps, rate=0.1):
     source = iter(given)
     for _ in range(steps):
         step(source, rate, meter)
+        meter.stepped()
     return model, meter
 
 
@@ -119,6 +122,33 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_and_rate(tiny):
 
     with pytest.raises(TrainingDiverged, match=r"became nan by step 2 \(learning rate 0.1\)"):
         meter.read(step=2, rate=0.1)
+
+
+def test_the_meter_tells_where_the_time_of_a_step_goes(tiny):
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.05)
+                yield batch
+
+    _, meter = trained(tiny, Slow(batches(3)), 3)
+    values = meter.read(step=3, rate=0.1)
+
+    phases = {key.rpartition("/")[2]: value for key, value in values.items() if "step_ms" in key}
+    assert phases.keys() == {"data", "forward", "backward", "count", "optimizer"}
+    assert 50 < phases["data"] < 150  # ms, mean of a step
+    assert min(phases.values()) > 0
+    assert values["speed/data_wait_share"] > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_network_takes_the_same_steps(tiny):
+    given = batches(5)
+    eager, _ = trained(tiny, given, 5)
+    compiled, _ = trained(replace(tiny, speed="compile"), given, 5)
+
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

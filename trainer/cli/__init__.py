@@ -16,6 +16,7 @@ from trainer import __version__
 from trainer.errors import TrainerError
 
 DEVICES = ("auto", "cpu", "cuda")
+DECODES = ("cpu", "mixed", "mixed-huffman")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -191,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=_positive, metavar="N", help="default: one for each GPU, one on the CPU"
     )
     train.add_argument(
-        "--decode", choices=["cpu", "mixed"], help="where JPEGs are decoded (default: on the device)"
+        "--decode", choices=DECODES, help="where JPEGs are decoded (default: what is fastest here)"
     )
     train.add_argument(
         "--save-every",
@@ -268,17 +269,40 @@ def _parser() -> argparse.ArgumentParser:
         "bench", "measure this machine, as ratios of one run", "trainer bench train rn50-baseline --json"
     )
     kinds = bench.add_subparsers(metavar="WHAT", required=True, dest="what")
-    one = kinds.add_parser("train", help="images/s of training: the device alone, and fed with JPEGs")
-    one.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
-    one.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
-    )
-    one.add_argument(
-        "--data", type=Path, help="a prepared data set (default: generated photos of ImageNet's size)"
-    )
-    one.add_argument("--steps", type=_positive, default=50, help="timed steps (default: 50)")
-    one.add_argument("--device", choices=DEVICES, default="auto", help="default: the GPU where there is one")
-    one.add_argument("--json", action="store_true", help="print the figures as JSON")
+    for name, summary, steps in (
+        (
+            "train",
+            "images/s of training: the device alone, fed with JPEGs, the feeding alone, a plain loop",
+            50,
+        ),
+        ("loop", "`trainer train` with journal and snapshots, against nothing but its steps", 400),
+    ):
+        one = kinds.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
+        one.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+        one.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
+        )
+        one.add_argument(
+            "--data", type=Path, help="a prepared data set (default: generated photos of ImageNet's size)"
+        )
+        one.add_argument(
+            "--steps", type=_positive, default=steps, help=f"timed steps of each turn (default: {steps})"
+        )
+        one.add_argument("--rounds", type=_positive, default=3, help="turns of each (default: 3)")
+        one.add_argument(
+            "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
+        )
+        one.add_argument("--json", action="store_true", help="print the figures as JSON")
+        if name == "train":
+            one.add_argument("--decode", choices=DECODES, help="where JPEGs are decoded (default: tried)")
+            one.add_argument(
+                "--profile",
+                type=Path,
+                metavar="FILE",
+                help="write a Chrome trace of five steps, for ui.perfetto.dev",
+            )
     one = kinds.add_parser(
         "loader",
         help="making training batches: ours against DALI's own reader",

@@ -9,19 +9,23 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from trainer.cli._terminal import show_table
+from trainer.cli._terminal import console, show_table
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
 from trainer.performance import (
     bench_check,
     bench_loader,
+    bench_loop,
     bench_open,
     bench_prepare,
     bench_train,
-    make_photos,
     make_sample,
+    measure,
+    unmeasured,
 )
 from trainer.world import join_world
+
+PHOTOS = 512  # made where no data set is given
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
         return _train(options)
     if options.what == "loader":
         return _loader(options)
+    if options.what == "loop":
+        return _loop(options)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         match options.what:
             case "prepare":
@@ -63,18 +69,57 @@ def run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-        split = open_dataset(options.data).train if options.data else make_photos(Path(folder))
-        figures = bench_train(recipe, split, world, steps=options.steps)
+        dataset = open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
+        if world.device.type == "cuda":
+            choice = measure(recipe, dataset.train, world, decode_on=options.decode, tell=console.print)
+        else:
+            choice = unmeasured(recipe, options.decode)
+        figures = bench_train(
+            choice.of(recipe),
+            dataset.train,
+            world,
+            steps=options.steps,
+            rounds=options.rounds,
+            decode_on=choice.decode_on,
+            profile=options.profile,
+        )
+    if options.json:
+        print(json.dumps({**figures, "tried": choice.tried}))
+        return 0
+    speed, phases = figures["images_per_second"], figures["step_ms"]
+    show_table(
+        f"{figures['device']}, {figures['precision']}, {figures['micro_batch']} images of {figures['train_size']} px "
+        f"at a time, {figures['speed']}, decoded on {figures['decode_on']}, medians of {figures['rounds']} rounds",
+        {
+            "synthetic": f"{speed['synthetic']:,.1f} images/s, {figures['synthetic_to_plain']:.2f} of the plain loop",
+            "real JPEGs": f"{speed['real']:,.1f} images/s, {figures['real_to_synthetic']:.3f} of synthetic, "
+            f"{figures['data_wait_share']:.1%} of the time waiting for data",
+            "loader": f"{speed['loader']:,.1f} images/s without training",
+            "plain loop": f"{speed['plain']:,.1f} images/s, as people write it",
+            "a step": ", ".join(f"{name} {spent:.1f} ms" for name, spent in phases.items()),
+            "memory": f"{figures['bandwidth_share']:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s",
+            "arithmetic": f"{figures['flops_share']:.0%} of {figures['matmul_peak_tflops']:,.1f} TFLOP/s, "
+            f"{figures['gflop_per_image']:.1f} GFLOP an image",
+        },
+    )
+    return 0
+
+
+def _loop(options: argparse.Namespace) -> int:
+    recipe = load_recipe(options.recipe, options.set)
+    with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
+        dataset = open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
+        recipe = unmeasured(recipe, None).of(recipe)
+        figures = bench_loop(recipe, dataset, world, steps=options.steps, rounds=options.rounds)
     if options.json:
         print(json.dumps(figures))
         return 0
-    speed = figures["images_per_second"]
+    speed = figures["steps_per_second"]
     show_table(
-        f"{figures['device']}, {figures['precision']}, {figures['micro_batch']} images of {figures['train_size']} px",
+        f"{figures['steps']:,} steps of {figures['batch']} images, medians of {figures['rounds']} rounds",
         {
-            "synthetic": f"{speed['synthetic']:,.1f} images/s",
-            "real JPEGs": f"{speed['real']:,.1f} images/s, {figures['real_to_synthetic']:.2f} of synthetic",
-            "waiting": f"{figures['data_wait_share']:.1%} of the time for data",
+            "training": f"{speed['loop']:.2f} steps/s, {figures['loop_to_bare']:.3f} of the bare loop",
+            "bare loop": f"{speed['bare']:.2f} steps/s",
         },
     )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import os
@@ -27,6 +28,7 @@ from trainer.data import ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
 from trainer.disk import alone, write_json
 from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
+from trainer.performance import Choice, choose
 from trainer.tracking import (
     DatasetFacts,
     Journal,
@@ -213,17 +215,21 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
             if done := _finished_before(plan.folder, world):
                 return done if first else None
+            choice = choose(
+                recipe, dataset.train, world, plan.folder, decode_on=options.decode, tell=console.print
+            )
+            plan = dataclasses.replace(plan, recipe=choice.of(recipe))
             log.start(
                 name=plan.folder.name,
                 experiment=recipe.register_as,
                 params=recipe.flat(),
-                tags=_tags(plan, world),
+                tags={**_tags(plan, world), **_driven(choice)},
                 dataset=_dataset_facts(dataset),
             )
             shipper = stack.enter_context(Shipper(plan.folder)) if first else None
             model, accuracy = train(
-                recipe, dataset, plan.folder, world, log,
-                decode_on=options.decode, save_every=options.save_every,
+                plan.recipe, dataset, plan.folder, world, log,
+                decode_on=choice.decode_on, save_every=options.save_every,
             )  # fmt: skip
             log.log(total, {"final/top1": accuracy.top1, "final/top5": accuracy.top5})
         if shipper is None:
@@ -332,9 +338,11 @@ def _save_model(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: 
     """Save the trained model after proving, on all validation images, that it is the one measured."""
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, device)
+    assert isinstance(recipe.batch_per_gpu, int), "it was found out before the run"
+    batch = recipe.batch_per_gpu
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
-        images = ValImages(dataset.val, recipe.images, alone, batch=recipe.batch_per_gpu)
+        images = ValImages(dataset.val, recipe.images, alone, batch=batch)
         with full_precision():
             again = evaluate(network.to(device), images, alone)
         return again.top1, again.top5
@@ -379,6 +387,15 @@ def _tags(plan: Plan, world: World) -> dict[str, str]:
         "dataset": plan.dataset.name,
         "dataset_digest": plan.dataset.digest,
         "versions": f"trainer {__version__}, torch {torch.__version__}, python {platform.python_version()}",
+    }
+
+
+def _driven(choice: Choice) -> dict[str, str]:
+    """What the machine decided, as tags: it changes when a run goes on elsewhere."""
+    return {
+        "batch_per_gpu": str(choice.batch_per_gpu),
+        "speed": choice.speed,
+        "decode_on": choice.decode_on,
     }
 
 

@@ -17,7 +17,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images
-from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _graph_options, train_pixels
+from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _decoder, _graph_options, train_pixels
 from trainer.data._preprocessing import ATTEMPTS
 from trainer.dataset import Split
 from trainer.world import World
@@ -69,12 +69,12 @@ def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> t
         random_area=images.crop_area,
         random_aspect_ratio=images.crop_ratio,
         num_attempts=ATTEMPTS,
-        device=decode_on,
+        **_decoder(decode_on),
         output_type=types.RGB,
         adjust_orientation=False,
     )
     mirror = fn.random.coin_flip(probability=0.5 if images.flip else 0.0)
-    return train_pixels(crops, labels, mirror, images, decode_on)
+    return train_pixels(crops, labels, mirror, images)
 
 
 def dali_version() -> str:

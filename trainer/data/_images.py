@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images, Recipe
@@ -31,7 +31,8 @@ from trainer.dataset import Split
 from trainer.errors import DataError
 from trainer.world import World
 
-DecodeOn = Literal["cpu", "mixed"]
+# "mixed" leaves the entropy decoding of images below a million pixels to the CPU, "mixed-huffman" does not.
+DecodeOn = Literal["cpu", "mixed", "mixed-huffman"]
 
 READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
 FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for all readers
@@ -157,20 +158,18 @@ def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any,
         axis_names="WH",
         normalized_anchor=False,
         normalized_shape=False,
-        device=decode_on,
+        **_decoder(decode_on),
         output_type=types.RGB,
         adjust_orientation=False,
     )
-    return train_pixels(crops, labels, mirror, images, decode_on)
+    return train_pixels(crops, labels, mirror, images)
 
 
-def train_pixels(
-    crops: Any, labels: Any, mirror: Any, images: Images, decode_on: DecodeOn
-) -> tuple[Any, Any]:
+def train_pixels(crops: Any, labels: Any, mirror: Any, images: Images) -> tuple[Any, Any]:
     """What happens to a decoded crop, however it was chosen: the end of every graph that trains."""
     size = images.train_size
     resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
-    return _normalised(resized, labels, decode_on, mirror=mirror)
+    return _normalised(resized, labels, mirror=mirror)
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
@@ -183,14 +182,26 @@ def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, A
         ndim=[1, 0, 1, 0, 0],
         no_copy=True,
     )
-    whole = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
+    whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
     shrunk = fn.resize(whole, size=resized, interp_type=types.INTERP_TRIANGULAR)
     crop = (images.val_size, images.val_size)
-    return _normalised(shrunk, labels, decode_on, crop=crop, crop_pos_x=left, crop_pos_y=top)
+    return _normalised(shrunk, labels, crop=crop, crop_pos_x=left, crop_pos_y=top)
 
 
-def _normalised(images: Any, labels: Any, decode_on: DecodeOn, **crop_or_mirror: Any) -> tuple[Any, Any]:
-    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy."""
+def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
+    if decode_on == "mixed-huffman":
+        return {"device": "mixed", "hybrid_huffman_threshold": 1}
+    return {"device": decode_on}
+
+
+def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:
+    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy.
+
+    What was decoded on the CPU for a GPU goes there as bytes, a quarter of what floats would be; DALI copies
+    from pinned memory beside its other work.
+    """
+    if Pipeline.current().device_id is not None:
+        images, labels = images.gpu(), labels.gpu()
     normalised = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
@@ -199,7 +210,7 @@ def _normalised(images: Any, labels: Any, decode_on: DecodeOn, **crop_or_mirror:
         std=[255 * s for s in STD],
         **crop_or_mirror,
     )
-    return normalised, labels.gpu() if decode_on == "mixed" else labels
+    return normalised, labels
 
 
 def _graph_options(batch: int, world: World) -> dict[str, Any]:

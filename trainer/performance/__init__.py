@@ -1,15 +1,21 @@
-"""How fast training is here, measured."""
+"""How fast training is here, measured; and what makes it fastest, found by trying."""
 
-from trainer.performance._bench import bench_train, make_photos
-from trainer.performance._bench_data import bench_check, bench_open, bench_prepare, make_sample
+from trainer.performance._bench import bench_loop, bench_train
+from trainer.performance._bench_data import bench_check, bench_open, bench_prepare
 from trainer.performance._bench_loader import bench_loader
+from trainer.performance._choice import Choice, choose, measure, unmeasured
+from trainer.performance._photos import make_sample
 
 __all__ = [
+    "Choice",
     "bench_check",
     "bench_loader",
+    "bench_loop",
     "bench_open",
     "bench_prepare",
     "bench_train",
-    "make_photos",
+    "choose",
     "make_sample",
+    "measure",
+    "unmeasured",
 ]

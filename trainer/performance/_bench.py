@@ -1,117 +1,301 @@
-"""Timed training steps: the device alone, and fed with real JPEGs."""
+"""Timed training: the device alone, fed with real JPEGs, the feeding alone, and the loop people write."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import os
 import platform
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from trainer.config import Recipe
-from trainer.data import Batch, TrainImages
-from trainer.dataset import Split, folder, open_dataset, prepare
+from trainer.data import Batch, DecodeOn, TrainImages
+from trainer.dataset import Dataset, Split
 from trainer.model import build
-from trainer.training import Meter, Step, make_optimizer
+from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
+from trainer.tracking import DatasetFacts, Journal
+from trainer.training import choose_precision, train
 from trainer.world import World
 
-WARM_UP = 5  # steps before the clock starts: kernels are chosen, memory is taken, queues fill
-PHOTOS = 512  # generated where no data set is given
-CLASSES = 1000
+# Reads and writes of activations, weights' gradients apart, that ResNet-50 makes for an image of 224 x 224 pixels
+# in 16 bits, when normalisation, ReLU and addition are passes of their own. See docs/performance.md.
+MEGABYTES_AT_224 = 470.0
+PROFILED = 5  # steps
 
 
-def bench_train(recipe: Recipe, split: Split, world: World, *, steps: int) -> dict[str, Any]:
-    """Train `steps` steps on images that lie on the device already, then on JPEGs from `split`.
+def bench_train(
+    recipe: Recipe,
+    split: Split,
+    world: World,
+    *,
+    steps: int,
+    rounds: int,
+    decode_on: DecodeOn | None = None,
+    profile: Path | None = None,
+) -> dict[str, Any]:
+    """Train on images that lie on the device already, on JPEGs, feed without training, and train as people do.
+
+    The four take turns, `rounds` times in rotation, so that all meet the machine in the same moods.
+
+    Args:
+        recipe: what to train; how many images at a time and how the network runs must be settled.
+        split: JPEGs, used again and again.
+        world: one process and its device.
+        steps: timed steps of each turn, after a few for warming up.
+        rounds: turns of each.
+        decode_on: where JPEGs are decoded; by default on the device.
+        profile: write a Chrome trace of five fed steps there.
+
+    Returns: medians of images/s, their ratios, the share of time spent waiting for data, milliseconds of a step by
+        phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
+    """
+    ours = Trials(recipe, world)
+    fixed = fixed_batch(recipe, world)
+    plain = _Plain(recipe, world)
+    turns: dict[str, list[float]] = {"synthetic": [], "real": [], "loader": [], "plain": []}
+    fed: list[Trial] = []
+
+    def batches(count: int) -> Iterator[Batch]:
+        needed = count * recipe.global_batch
+        longer = Split(split.root, np.tile(split.rows, -(-needed // len(split))))
+        return TrainImages(longer, recipe, world, decode_on=decode_on).batches(first_step=0, last_step=count)
+
+    def synthetic() -> float:
+        return ours.run(itertools.repeat(fixed), steps=steps).images_per_second
+
+    def real() -> float:
+        fed.append(ours.run(batches(WARM_UP + steps), steps=steps))
+        return fed[-1].images_per_second
+
+    def loader() -> float:
+        source, images = batches(WARM_UP + steps), 0
+        for _ in itertools.islice(source, WARM_UP):
+            pass
+        begun = time.perf_counter()
+        for batch in source:
+            images += len(batch.labels)
+        return images / (time.perf_counter() - begun)
+
+    contenders: dict[str, Callable[[], float]] = {
+        "synthetic": synthetic,
+        "real": real,
+        "loader": loader,
+        "plain": lambda: plain.run(fixed, steps),
+    }
+    names = list(contenders)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            turns[name].append(contenders[name]())
+
+    if profile:
+        _profile(ours, batches(WARM_UP + PROFILED), profile)
+    rates = {name: median(measured) for name, measured in turns.items()}
+    return {
+        "images_per_second": rates,
+        "real_to_synthetic": _ratio(turns["real"], turns["synthetic"]),
+        "synthetic_to_plain": _ratio(turns["synthetic"], turns["plain"]),
+        "turns": turns,
+        "data_wait_share": median(trial.data_wait_share for trial in fed),
+        "step_ms": {name: median(trial.step_ms[name] for trial in fed) for name in fed[0].step_ms},
+        **_limits(recipe, world, rates["synthetic"]),
+        "gpu_memory_gib": fed[-1].memory_gib,
+        "steps": steps,
+        "rounds": rounds,
+        "batch": recipe.global_batch,
+        "micro_batch": len(fixed.labels),
+        "speed": recipe.speed,
+        "decode_on": decode_on or ("cpu" if world.device.type == "cpu" else "mixed"),
+        "train_size": recipe.images.train_size,
+        "precision": fed[-1].precision,
+        **where(world),
+    }
+
+
+def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, rounds: int) -> dict[str, Any]:
+    """`train` with journal and snapshots against nothing but its batches and its step, in rotation.
 
     Args:
         recipe: what to train.
-        split: JPEGs for the second part, used again and again.
+        dataset: on which images.
         world: one process and its device.
-        steps: timed steps of each part, after a few for warming up.
+        steps: of each turn; the first `log_every` of them are not timed.
+        rounds: turns of each.
 
-    Returns: images/s of both parts, their ratio (what the data path leaves of the device's speed),
-        the share of time spent waiting for data, and where all this was measured.
+    Returns: steps/s of each turn, their medians, and the ratio: the median over rounds.
     """
-    repeated = _Repeated(split, recipe, world, needed=(WARM_UP + steps) * recipe.global_batch)
-    micro_batch = repeated.images.micro_batch
-    size = recipe.images.train_size
-    fixed = Batch(
-        torch.randn(micro_batch, 3, size, size, device=world.device).to(memory_format=torch.channels_last),
-        torch.randint(CLASSES, (micro_batch,), device=world.device),
+    epoch = recipe.steps_per_epoch(len(dataset.train))
+    longer = Split(dataset.train.root, np.tile(dataset.train.rows, -(-steps // epoch)))
+    dataset = dataclasses.replace(dataset, train=longer)  # one epoch, so that no evaluation comes in between
+    recipe = dataclasses.replace(
+        recipe, epochs=1, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
     )
-    synthetic = _timed(recipe, world, itertools.repeat(fixed), steps)
-    real = _timed(recipe, world, repeated.batches(WARM_UP + steps), steps)
+    total = recipe.steps_per_epoch(len(longer))
+    turns: dict[str, list[float]] = {"loop": [], "bare": []}
+    for turn in range(rounds):
+        names = list(turns)
+        for name in names[turn % 2 :] + names[: turn % 2]:
+            with tempfile.TemporaryDirectory() as folder:
+                measure = _loop if name == "loop" else _bare
+                turns[name].append(measure(recipe, dataset, world, total, Path(folder)))
     return {
-        "images_per_second": {"synthetic": synthetic["rate"], "real": real["rate"]},
-        "real_to_synthetic": real["rate"] / synthetic["rate"],
-        "data_wait_share": real["wait"],
-        "gpu_memory_gib": real["memory"],
-        "steps": steps,
+        "steps_per_second": {name: median(measured) for name, measured in turns.items()},
+        "loop_to_bare": _ratio(turns["loop"], turns["bare"]),
+        "turns": turns,
+        "steps": total,
+        "rounds": rounds,
         "batch": recipe.global_batch,
-        "micro_batch": micro_batch,
-        "train_size": size,
-        "precision": synthetic["precision"],
+        "train_size": recipe.images.train_size,
+        **where(world),
+    }
+
+
+class _Timed(Journal):
+    """A journal that notes when the loop comes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.seen: list[tuple[int, float]] = []
+
+    def log(self, step: int, values: Any) -> None:
+        super().log(step, values)
+        if "train/loss" in values:
+            self.seen.append((step, time.perf_counter()))
+
+
+def _loop(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> float:
+    journal = _Timed(folder)
+    facts = DatasetFacts(dataset.name, dataset.digest, str(dataset.root), {})
+    journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
+    train(recipe, dataset, folder, world, journal)
+    (first, begun), (last, ended) = journal.seen[0], journal.seen[-1]
+    return (last - first) / (ended - begun)
+
+
+def _bare(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> float:
+    trials = Trials(recipe, world)
+    batches = TrainImages(dataset.train, recipe, world).batches(first_step=0, last_step=total)
+    rate = trials.run(batches, steps=total - recipe.log_every, warm_up=recipe.log_every).images_per_second
+    return rate / recipe.global_batch
+
+
+class _Plain:
+    """The loop of countless tutorials, with autocast and channels-last: the loss is read at every step.
+
+    Source: github.com/pytorch/examples, imagenet/main.py; PyTorch's AMP recipe.
+    """
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        torch.manual_seed(recipe.seed)
+        self._model = build(recipe.model, CLASSES).to(world.device).to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), lr=RATE, momentum=recipe.optimizer.momentum, weight_decay=1e-4
+        )
+        self._precision = choose_precision(recipe.precision, world.device)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._precision.scaled)
+
+    def run(self, batch: Batch, steps: int) -> float:
+        self._model.train()
+        for step in range(WARM_UP + steps):
+            if step == WARM_UP:
+                begun = time.perf_counter()
+            with self._precision.autocast():
+                loss = F.cross_entropy(self._model(batch.images), batch.labels)
+            self._optimizer.zero_grad()
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            loss.item()
+        return steps * len(batch.labels) / (time.perf_counter() - begun)
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median over rounds: neighbours in time share the machine's mood."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def _limits(recipe: Recipe, world: World, rate: float) -> dict[str, float]:
+    """What share of this device's measured arithmetic and memory speed `rate` images/s are."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
+
+    precision = choose_precision(recipe.precision, world.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision.name]
+    size = recipe.images.train_size
+    model = build(recipe.model, CLASSES).to(world.device)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, size, size, device=world.device)).sum().backward()
+    flops = counter.get_total_flops() / 2
+    megabytes = MEGABYTES_AT_224 * (size / 224) ** 2 * (2 if precision.name == "fp32" else 1)
+    peak, bandwidth = _matmul_peak(world.device, dtype), _bandwidth(world.device)
+    return {
+        "gflop_per_image": flops / 1e9,
+        "matmul_peak_tflops": peak / 1e12,
+        "flops_share": rate * flops / peak,
+        "memory_gb_per_second": bandwidth / 1e9,
+        "bandwidth_share": rate * megabytes * 1e6 / bandwidth,
+    }
+
+
+def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / _seconds(lambda: a @ b, device)
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of copying tensors larger than any cache."""
+    source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
+    into = torch.empty_like(source)
+    return 2 * source.numel() / _seconds(lambda: into.copy_(source), device)
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, *, times: int = 10) -> float:
+    """The shortest of some turns: what the device can do."""
+    best = float("inf")
+    for _ in range(times + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def _profile(trials: Trials, batches: Iterator[Batch], into: Path) -> None:
+    from torch.profiler import profile
+
+    trials.run(batches, steps=1, warm_up=WARM_UP - 1)
+    with profile() as trace:  # of the CPU, and of the GPU where there is one
+        trials.run(batches, steps=PROFILED, warm_up=0)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    trace.export_chrome_trace(str(into))
+
+
+def where(world: World) -> dict[str, Any]:
+    """The machine and the versions that figures belong to."""
+    return {
         "device": torch.cuda.get_device_name(world.device)
         if world.device.type == "cuda"
-        else platform.processor(),
+        else _cpu_name() or platform.processor(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def _timed(recipe: Recipe, world: World, batches: Iterator[Batch], steps: int) -> dict[str, Any]:
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.model, CLASSES).to(world.device)
-    optimizer = make_optimizer(model, recipe, world)
-    step, meter = Step(model, optimizer, recipe, world), Meter(world)
-    for _ in range(WARM_UP):
-        step(batches, 0.001, meter)
-    meter.read(step=0, rate=0.001)
-    begun = time.perf_counter()
-    for _ in range(steps):
-        step(batches, 0.001, meter)
-    values = meter.read(step=steps, rate=0.001)  # waits for the device
-    seconds = time.perf_counter() - begun
-    return {
-        "rate": steps * recipe.global_batch / seconds,
-        "wait": values["speed/data_wait_share"],
-        "memory": values.get("speed/gpu_memory_gib"),
-        "precision": step.precision.name,
-    }
-
-
-class _Repeated:
-    """A small split, listed as often as it takes to fill the timed steps."""
-
-    def __init__(self, split: Split, recipe: Recipe, world: World, *, needed: int) -> None:
-        times = -(-needed // len(split))
-        longer = Split(split.root, np.tile(split.rows, times))
-        self.images = TrainImages(longer, recipe, world)
-
-    def batches(self, steps: int) -> Iterator[Batch]:
-        return self.images.batches(first_step=0, last_step=steps)
-
-
-def make_photos(root: Path, *, count: int = PHOTOS) -> Split:
-    """Write JPEGs of ImageNet's usual size (500 x 375 pixels, about 110 KB) and return them as a split.
-
-    Smooth colours under noise: what counts for the decoder is the number of pixels and bytes.
-    """
-    from PIL import Image
-
-    luck = np.random.default_rng(0)
-    for index in range(count + 1):
-        part = "val" if index == count else "train"
-        (root / part / "photos").mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(luck.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        pixels = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC), dtype=np.int16)
-        noisy = pixels + luck.normal(0, 12, pixels.shape).astype(np.int16)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
-            root / part / "photos" / f"{index:04d}.jpeg", quality=90
-        )
-    prepare(folder(root, out=root), root)
-    return open_dataset(root).train
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return ""

@@ -18,24 +18,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from trainer.config import Recipe
 from trainer.data import TrainImages, check_decoding
 from trainer.dataset import (
-    Dataset,
     ImageFacts,
-    folder,
     imagenet_classes,
     imagenet_val_labels,
     open_dataset,
-    prepare,
     write_manifest,
 )
+from trainer.performance._photos import DISTINCT, make_sample, sample_photos
 from trainer.world import World
 
 GROUPS = 100  # classes of the benchmark's archive
-DISTINCT = 200  # photos; the archive repeats them
 REPEATS = 4  # and each goes first in half of them
 IMAGENET_TRAIN = 1_281_167
 
@@ -45,37 +40,6 @@ BY_HAND = (
     'find . -name \'*.tar\' | xargs -I{} sh -c \'mkdir "${1%.tar}" && tar -xf "$1" -C "${1%.tar}" && rm "$1"\' sh {} '
     "&& sync"
 )
-
-
-def sample_photos(count: int) -> list[bytes]:
-    """JPEGs of ImageNet's usual size, 500 x 375 pixels at quality 95: cut-outs of scikit-learn's two photos."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    luck = np.random.default_rng(0)
-    made = []
-    for index in range(count):
-        photo = photos[index % len(photos)]
-        width = int(luck.integers(320, photo.width))
-        height = width * 3 // 4
-        left = int(luck.integers(0, photo.width - width + 1))
-        top = int(luck.integers(0, max(1, photo.height - height + 1)))
-        jpeg = io.BytesIO()
-        photo.crop((left, top, left + width, top + height)).resize((500, 375)).save(jpeg, "JPEG", quality=95)
-        made.append(jpeg.getvalue())
-    return made
-
-
-def make_sample(root: Path, *, images: int) -> Dataset:
-    """Write sample photos to train on under `images` names, and one to validate, and prepare them where they are."""
-    photos = sample_photos(min(DISTINCT, images))
-    for part, count in (("train", images), ("val", 1)):
-        (root / part / "photos").mkdir(parents=True)
-        for index in range(count):
-            (root / part / "photos" / f"{index:06d}.JPEG").write_bytes(photos[index % len(photos)])
-    prepare(folder(root, out=root), root)
-    return open_dataset(root)
 
 
 def bench_prepare(scratch: Path, *, images: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import itertools
 import os
-import platform
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -15,11 +14,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainer.config import Recipe
 from trainer.data import Batch, TrainImages, dali_version
 from trainer.dataset import Reduction, Split, folder, open_dataset, prepare
+from trainer.performance._bench import where
 from trainer.performance._peers import CORES, Contender, peers
 from trainer.world import World
 
@@ -130,12 +129,8 @@ def bench_loader(
             for name, theirs in turns.items()
             if name != OURS
         },
-        "device": torch.cuda.get_device_name(world.device)
-        if world.device.type == "cuda"
-        else platform.processor(),
         "dali": dali_version(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **where(world),
     }
 
 

@@ -28,11 +28,13 @@ NEEDED = (
     "yaml",
 )
 
-# Settings of the timed steps: a real batch on a GPU; on the CPU the same code, small enough to end.
-STEPS = {"cuda": 50, "cpu": 4}
+# A real batch on a GPU; on the CPU the same code, small enough to end.
+STEPS = {"cuda": 30, "cpu": 2}
+PHOTOS = {"cuda": 4096, "cpu": 64}
+IMAGES = {"cuda": 8192, "cpu": 64}
 SETTINGS = {
-    "cuda": ["global_batch=256", "batch_per_gpu=256"],
-    "cpu": ["global_batch=8", "batch_per_gpu=8"],
+    "cuda": ["global_batch=256", "batch_per_gpu=auto"],
+    "cpu": ["global_batch=8", "batch_per_gpu=auto", "images.train_size=64"],
 }
 
 
@@ -52,17 +54,27 @@ def main() -> int:
 
     from trainer.config import load_recipe
     from trainer.errors import TrainerError
-    from trainer.performance import bench_train, make_photos
+    from trainer.performance import bench_loader, bench_train, make_sample, measure
     from trainer.world import join_world
 
     tests = _tests()
-    runs: dict[str, Any] = {}
+    train: dict[str, Any] = {}
     try:
         with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-            photos = make_photos(Path(folder), count=512 if options.device == "cuda" else 32)
+            here = world.device.type
+            photos = make_sample(Path(folder) / "photos", images=PHOTOS[here]).train
             for precision in ("bf16", "fp16"):
-                recipe = load_recipe("rn50-baseline", [*SETTINGS[options.device], f"precision={precision}"])
-                runs[precision] = bench_train(recipe, photos, world, steps=STEPS[options.device])
+                recipe = load_recipe("rn50-baseline", [*SETTINGS[here], f"precision={precision}"])
+                # On the CPU the trials run as well, or nothing but a GPU would ever have run them.
+                choice = measure(recipe, photos, world, decode_on=None, tell=print, steps=STEPS[here])
+                figures = bench_train(
+                    choice.of(recipe), photos, world, steps=STEPS[here], rounds=3, decode_on=choice.decode_on
+                )
+                train[precision] = {**figures, "tried": choice.tried}
+            (Path(folder) / "forms").mkdir()
+            loader = bench_loader(
+                photos, recipe, world, Path(folder) / "forms", images=IMAGES[here], rounds=3
+            )
     except TrainerError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return error.exit_code
@@ -74,9 +86,10 @@ def main() -> int:
         "cpu_cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "tests": tests,
-        "train": runs,
+        "train": train,
+        "loader": loader,
     }
-    device = re.sub(r"\W+", "-", runs["bf16"]["device"] or options.device).strip("-").lower()
+    device = re.sub(r"\W+", "-", train["bf16"]["device"] or options.device).strip("-").lower()
     out = options.out or Path("docs/performance") / f"{result['date']}-{device}"
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu-check.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -136,15 +149,35 @@ def _table(result: dict[str, Any]) -> str:
         + ", ".join(f"{count} {what}" for what, count in result["tests"].items())
         + ".",
         "",
-        "| wanted | ran as | batch | px | synthetic images/s | real images/s | real / synthetic | data wait | GPU GiB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| wanted | ran as | batch | px | network | decoded on | synthetic images/s | to the plain loop | real images/s | "
+        "real to synthetic | data wait | of the memory's speed | of the arithmetic | GPU GiB |",
+        "|" + "---|" * 14,
     ]
     for wanted, run in result["train"].items():
         speed = run["images_per_second"]
         memory = "-" if run["gpu_memory_gib"] is None else f"{run['gpu_memory_gib']:.1f}"
         lines.append(
-            f"| {wanted} | {run['precision']} | {run['batch']} | {run['train_size']} | {speed['synthetic']:,.1f} | "
-            f"{speed['real']:,.1f} | {run['real_to_synthetic']:.2f} | {run['data_wait_share']:.1%} | {memory} |"
+            f"| {wanted} | {run['precision']} | {run['micro_batch']} | {run['train_size']} | {run['speed']} | "
+            f"{run['decode_on']} | {speed['synthetic']:,.1f} | {run['synthetic_to_plain']:.2f} | {speed['real']:,.1f} | "
+            f"{run['real_to_synthetic']:.3f} | {run['data_wait_share']:.1%} | {run['bandwidth_share']:.0%} | "
+            f"{run['flops_share']:.0%} | {memory} |"
+        )
+    lines += ["", "Tried before, images/s:", ""]
+    for wanted, run in result["train"].items():
+        lines.append(
+            f"- {wanted}: " + ", ".join(f"{name} {rate:,.1f}" for name, rate in run["tried"].items())
+        )
+    loader = result["loader"]
+    lines += [
+        "",
+        f"Batches of {loader['batch']}, without training:",
+        "",
+        "| | images/s | images per CPU second |",
+        "|---|---|---|",
+    ]
+    for name in loader["turns"]:
+        lines.append(
+            f"| {name} | {loader['images_per_second'][name]:,.0f} | {loader['images_per_cpu_second'][name]:,.0f} |"
         )
     return "\n".join(lines) + "\n"
 

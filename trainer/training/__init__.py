@@ -1,5 +1,6 @@
 """The loop, the step, and what steers them."""
 
+from trainer.training._bottleneck import Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
@@ -8,6 +9,8 @@ from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
     "Accuracy",
+    "Bottleneck",
+    "Counters",
     "Meter",
     "Precision",
     "Progress",
@@ -21,7 +24,9 @@ __all__ = [
     "make_optimizer",
     "metadata_service",
     "parameter_groups",
+    "read_counters",
     "stepwise",
     "train",
+    "verdict",
     "warmup_cosine",
 ]

@@ -16,6 +16,7 @@ from trainer.dataset import Dataset
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.tracking import RunLog
+from trainer.training._bottleneck import Bottleneck
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._schedule import learning_rate
 from trainer.training._step import Meter, Step, make_optimizer
@@ -96,6 +97,7 @@ def train(
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
+        bottleneck = Bottleneck(dataset.root, tell=log.note)
         parts: dict[str, Stateful] = {
             "model": model,
             "optimizer": optimizer,
@@ -142,6 +144,8 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, rate=rate)
                     log.log(progress.step, {**now, "epoch": progress.step / epoch})
+                    if world.first and world.device.type == "cuda":  # a CPU that trains is the bottleneck
+                        bottleneck.look(now["speed/data_wait_share"])
                 stopping, due = world.agree(stop.made, checkpoints.due())
                 if stopping:
                     raise Stopped("stopped on request")

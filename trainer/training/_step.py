@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import Images, Optimizer, Recipe
 from trainer.data import Batch
 from trainer.errors import TrainingDiverged
+from trainer.training._phases import Phases
 from trainer.world import World
 
 
@@ -78,18 +79,32 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe, world: World) -> torc
     )
 
 
+def accelerated(model: torch.nn.Module, speed: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network as `speed` says: as it is, compiled, or compiled and replayed as CUDA graphs.
+
+    All share the weights. `auto`, where nothing was measured, is as it is.
+    Source: torch.compile's modes "default" and "reduce-overhead".
+    """
+    if speed in ("auto", "eager"):
+        return model
+    mode = "reduce-overhead" if speed == "graphs" else "default"
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, mode=mode, dynamic=False)
+    return compiled
+
+
 class Meter:
     """Sums of what happened since the last reading, kept on the device until then."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.phases = Phases(world.device)
         self._reset()
 
     def _reset(self) -> None:
         # loss x images, top1, top5, images
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
         self._before = 0.0  # of these images were counted before this process was there
-        self._waited, self._since = 0.0, time.perf_counter()
+        self._steps, self._since = 0, time.perf_counter()
         self._longest, self._stepped = 0.0, self._since
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -115,10 +130,7 @@ class Meter:
         """Note the end of a step, as the host sees it."""
         now = time.perf_counter()
         self._longest, self._stepped = max(self._longest, now - self._stepped), now
-
-    def waited(self, seconds: float) -> None:
-        """Note time in which the device had nothing to do because data was not there."""
-        self._waited += seconds
+        self._steps += 1
 
     def leave_out(self, seconds: float) -> None:
         """Take time that was not spent on training (evaluation, snapshots) out of the rates."""
@@ -132,7 +144,8 @@ class Meter:
         """
         loss, top1, top5, images = self._world.total(self._sums).tolist()
         seconds = time.perf_counter() - self._since
-        waited, longest, before = self._waited, self._longest, self._before
+        phases = self.phases.read()
+        steps, longest, before = self._steps, self._longest, self._before
         self._reset()
         if not math.isfinite(loss):
             raise TrainingDiverged(step=step, loss=loss / images, learning_rate=rate)
@@ -142,8 +155,9 @@ class Meter:
             "train/top5": top5 / images,
             "train/learning_rate": rate,
             "speed/images_per_second": (images - before) / seconds,
-            "speed/data_wait_share": waited / seconds,
+            "speed/data_wait_share": min(1.0, phases.get("data", 0.0) / seconds),
             "speed/longest_step_seconds": longest,
+            **{f"speed/step_ms/{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
         }
         if self._world.device.type == "cuda":
             values["speed/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
@@ -161,12 +175,13 @@ class Step:
         self._optimizer = optimizer
         self._smoothing = recipe.label_smoothing
         self._parts = recipe.accumulation(world.size)
-        self._network = model
+        self._model, self._parallel = model, None
         if world.size > 1:
             device_ids = [world.device] if world.device.type == "cuda" else None
-            self._network = DistributedDataParallel(
+            self._parallel = DistributedDataParallel(
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
+        self._network = accelerated(self._parallel or model, recipe.speed)
 
     def warm_up(self, images: Images, micro_batch: int) -> None:
         """Let the processes exchange gradients once, for nothing; weights and statistics stay as they are.
@@ -175,43 +190,45 @@ class Step:
         three processes or more another bucket is another order of summation. A resumed run would take that
         step in the middle, an unbroken one at its start.
         """
-        if not isinstance(self._network, DistributedDataParallel):
+        if self._parallel is None:
             return
-        buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
-        size, device = images.train_size, next(self._network.parameters()).device
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        size, device = images.train_size, next(self._model.parameters()).device
         nothing = torch.zeros(micro_batch, 3, size, size, device=device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             with self.precision.autocast():
-                self._network.train()  # type: ignore[no-untyped-call]
+                self._model.train()
                 answer = self._network(nothing.contiguous(memory_format=torch.channels_last))
-            answer.sum().backward()
+            answer.sum().backward()  # type: ignore[no-untyped-call]
         self._optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for name, buffer in self._network.named_buffers():
+            for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
 
     def __call__(self, batches: Iterator[Batch], rate: float, meter: Meter) -> None:
         """Take the micro-batches of one step from `batches` and update the weights with `rate`."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self._network.train()
+        self._model.train()
+        mark = meter.phases.mark
+        meter.phases.begin()
         for part in range(self._parts):
-            asked = time.perf_counter()
             images, labels = next(batches)
-            meter.waited(time.perf_counter() - asked)
-
+            mark("data")
             with self._gradients_meet(last=part == self._parts - 1):
                 with self.precision.autocast():
                     logits = self._network(images)
                     loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+                mark("forward")
                 self.scaler.scale(loss / self._parts).backward()  # type: ignore[no-untyped-call]
+                mark("backward")
             meter.add(loss.detach(), logits.detach(), labels)
+            mark("count")
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        mark("optimizer")
 
     def _gradients_meet(self, *, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients once a step, in the last backward pass."""
-        if last or not isinstance(self._network, DistributedDataParallel):
-            return nullcontext()
-        return self._network.no_sync()
+        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()

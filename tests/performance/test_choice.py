@@ -1,0 +1,127 @@
+"""How a machine is found out: by trying, and only what is left open."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import ALONE
+from trainer.performance import Choice, choose, measure, unmeasured
+
+
+class Small(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 4, 3, stride=4)
+        self.classifier = torch.nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.classifier(self.convolution(images).relu().mean(dim=(2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr("trainer.performance._trial.build", lambda name, classes, **_: Small(classes))
+
+
+@pytest.fixture
+def open_recipe(tiny):
+    return replace(tiny, batch_per_gpu="auto", speed="auto")
+
+
+def test_what_does_not_run_here_is_told_and_not_chosen(open_recipe, dataset, monkeypatch):
+    def compiler_fails(model, speed):
+        if speed != "eager":
+            raise RuntimeError("no compiler\nhere")
+        return model
+
+    monkeypatch.setattr("trainer.training._step.accelerated", compiler_fails)
+    told = []
+    choice = measure(open_recipe, dataset.train, ALONE, decode_on=None, tell=told.append, steps=1)
+
+    assert (choice.batch_per_gpu, choice.speed, choice.decode_on) == (8, "eager", "cpu")
+    assert told[:2] == [
+        f"{name} does not run here (RuntimeError: no compiler)" for name in ("compile", "graphs")
+    ]
+    assert [line.split()[0] for line in told[2:]] == ["mixed", "mixed-huffman"]  # there is no GPU
+    assert set(choice.tried) == {"eager", "cpu"}
+    assert choice.of(open_recipe) == replace(open_recipe, batch_per_gpu=8, speed="eager")
+
+
+def test_the_fastest_is_chosen(open_recipe, dataset, monkeypatch):
+    speeds = {"eager": 0.02, "compile": 0.0, "graphs": 0.04}
+
+    def slowed(model, speed):
+        def network(images):
+            time.sleep(speeds[speed])
+            return model(images)
+
+        return network
+
+    monkeypatch.setattr("trainer.training._step.accelerated", slowed)
+    choice = measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print, steps=2)
+
+    assert choice.speed == "compile"
+    assert choice.tried["eager"] > choice.tried["graphs"]
+
+
+def test_when_time_is_over_what_was_tried_decides(open_recipe, dataset):
+    choice = measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print, steps=1, patience=0)
+
+    assert choice.tried.keys() == {"eager"}
+
+
+def test_what_the_recipe_settles_is_not_tried(tiny, dataset):
+    settled = replace(tiny, batch_per_gpu=4, speed="eager")
+
+    assert measure(settled, dataset.train, ALONE, decode_on="cpu", tell=print) == Choice(4, "eager", "cpu")
+
+
+def test_a_batch_that_does_not_fit_is_halved(open_recipe, dataset, monkeypatch):
+    run = Small.forward
+
+    def forward(self, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("as CUDA says it")
+        return run(self, images)
+
+    monkeypatch.setattr(Small, "forward", forward)
+
+    assert measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print).batch_per_gpu == 2
+
+
+def test_on_the_cpu_nothing_is_tried(open_recipe, dataset, tmp_path):
+    choice = choose(open_recipe, dataset.train, ALONE, tmp_path, decode_on=None, tell=print)
+
+    assert choice == Choice(64, "eager", "cpu") == unmeasured(open_recipe, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_on_a_gpu_the_choice_is_remembered_for_its_kind_and_for_what_was_asked(
+    open_recipe, dataset, tmp_path, monkeypatch
+):
+    """A GPU as far as its name goes."""
+    measured, named = [], "NVIDIA A10G"
+
+    def pretended(recipe, split, world, **_):
+        measured.append(recipe.speed)
+        return Choice(256, "compile", "mixed", {"eager": 1.0})
+
+    gpu = replace(ALONE, device=torch.device("cuda", 0))
+    monkeypatch.setattr("trainer.performance._choice.measure", pretended)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: named)
+    told = []
+
+    def chosen(recipe):
+        return choose(recipe, dataset.train, gpu, tmp_path, decode_on=None, tell=told.append)
+
+    first = chosen(open_recipe)
+    assert chosen(open_recipe) == first
+    assert len(measured) == len(told) == 1
+    assert "256 images at a time, compile, decoded on mixed; images/s tried: eager 1" in told[0]
+
+    chosen(replace(open_recipe, speed="eager"))
+    named = "Tesla T4"
+    chosen(open_recipe)
+    assert len(measured) == 3

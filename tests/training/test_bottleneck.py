@@ -1,0 +1,79 @@
+"""What a run says that waits for its images."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.training import Bottleneck, Counters, read_counters, verdict
+
+IDLE = Counters(0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
+MINUTE = 60.0
+
+
+def after_a_minute(*, cpu=0.2, reads=10.0, megabytes=1.0, busy=0.1, disk=True):
+    """Counters of a minute at these shares and rates per second, on 4 processors."""
+    counted = (MINUTE * reads, MINUTE * megabytes, MINUTE * busy) if disk else None
+    return Counters(MINUTE, 4 * MINUTE * cpu, 4 * MINUTE, counted)
+
+
+@pytest.mark.parametrize(
+    ("counters", "binds", "cure"),
+    [
+        (
+            after_a_minute(busy=0.97, megabytes=124, reads=1100),
+            "the disk's throughput binds",
+            "--max-side 400",
+        ),
+        (after_a_minute(busy=0.97, megabytes=60, reads=2990), "the disk's operations bind", "IOPS"),
+        (after_a_minute(cpu=0.98, megabytes=60), "the processors bind", "more vCPUs"),
+        (after_a_minute(cpu=0.98, disk=False), "the processors bind", "--max-side 400"),
+        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--profile"),
+    ],
+)
+def test_what_binds_is_told_with_what_to_do(counters, binds, cure):
+    said = verdict(IDLE, counters)
+
+    assert said.startswith(binds)
+    assert cure in said
+
+
+def test_it_is_told_once_and_only_if_the_wait_lasts():
+    told, clock = [], iter(range(100))
+    bottleneck = Bottleneck(
+        Path(), tell=told.append, counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None)
+    )
+    for share in (0.9, 0.2, 0.3, 0.01, 0.2, 0.2):
+        bottleneck.look(share)
+    assert told == []
+
+    for share in (0.07, 0.5):
+        bottleneck.look(share)
+    assert len(told) == 1
+    assert told[0].startswith("7% of the time the GPU waits for images: neither disk")
+
+
+def test_the_counters_are_this_machines(tmp_path):
+    before = read_counters(tmp_path)
+    end = time.process_time() + 0.3
+    (tmp_path / "file").write_bytes(os.urandom(1000))
+    while time.process_time() < end:
+        pass
+    after = read_counters(tmp_path)
+
+    assert 0.2 < after.cpu_busy - before.cpu_busy < after.cpu_total - before.cpu_total + 0.05  # ticks
+    assert after.seconds > before.seconds
+
+
+def test_the_disk_is_the_one_that_the_data_lie_on(tmp_path):
+    device = tmp_path.stat().st_dev
+    mine = f"{os.major(device)} {os.minor(device)} nvme1n1 120 5 2000 40 9 9 9 9 0 7000 99"
+    (tmp_path / "stat").write_text("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1\n")
+    (tmp_path / "diskstats").write_text(f" 999 1 other 1 1 1 1 1 1 1 1 1 1 1\n {mine}\n")
+    counters = read_counters(tmp_path, tmp_path)
+
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert counters.disk == (120.0, 2000 * 512 / 1e6, 7.0)
+    assert counters.cpu_busy == 150 / ticks
+    assert counters.cpu_total == 1000 / ticks

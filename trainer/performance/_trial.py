@@ -1,0 +1,76 @@
+"""Timed training steps of a network that nobody keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from trainer.config import Recipe
+from trainer.data import Batch
+from trainer.model import build
+from trainer.training import Meter, Step, make_optimizer
+from trainer.world import World
+
+WARM_UP = 5  # steps before the clock starts: kernels are chosen, memory is taken, queues fill
+CLASSES = 1000
+RATE = 0.001  # learning rate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What timed steps showed."""
+
+    images_per_second: float
+    data_wait_share: float  # of the time in which the device had nothing to do for lack of images
+    step_ms: dict[str, float]  # by phase, mean of a step
+    memory_gib: float | None  # the most that torch held; None on the CPU
+    precision: str  # that it ran in
+
+
+class Trials:
+    """A network with its optimizer, trained for as long as it takes to know how fast that is."""
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        torch.manual_seed(recipe.seed)
+        self._images = recipe.global_batch // world.size
+        # The other processes do the same with their shares, each for itself.
+        alone, share = World(0, 1, world.device), dataclasses.replace(recipe, global_batch=self._images)
+        self.model = build(recipe.model, CLASSES).to(world.device)
+        self.step = Step(self.model, make_optimizer(self.model, share, alone), share, alone)
+        self._meter = Meter(alone)
+
+    def run(self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP) -> Trial:
+        """Take `warm_up` and then `steps` steps; the clock runs for the latter."""
+        for _ in range(warm_up):
+            self.step(batches, RATE, self._meter)
+        self._meter.read(step=0, rate=RATE)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            self.step(batches, RATE, self._meter)
+            self._meter.stepped()
+        values = self._meter.read(step=steps, rate=RATE)  # waits for the device
+        seconds = time.perf_counter() - begun
+        prefix = "speed/step_ms/"
+        return Trial(
+            images_per_second=steps * self._images / seconds,
+            data_wait_share=values["speed/data_wait_share"],
+            step_ms={
+                key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
+            },
+            memory_gib=values.get("speed/gpu_memory_gib"),
+            precision=self.step.precision.name,
+        )
+
+
+def fixed_batch(recipe: Recipe, world: World) -> Batch:
+    """A micro-batch that lies on the device: (N, 3, H, W) channels-last, and labels."""
+    images = recipe.global_batch // (world.size * recipe.accumulation(world.size))
+    size = recipe.images.train_size
+    return Batch(
+        torch.randn(images, 3, size, size, device=world.device).to(memory_format=torch.channels_last),
+        torch.randint(CLASSES, (images,), device=world.device),
+    )
