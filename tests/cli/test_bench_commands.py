@@ -1,13 +1,102 @@
 """`trainer bench` as it is typed. How fast anything is, is not asked here."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
+from tests.cli.conftest import until
+from tests.conftest import ALONE
 from trainer.cli import main
+from trainer.performance._bench import limits
+from trainer.performance._bench_loader import cpu_seconds
+from trainer.performance._peers import peers
 
 SMALL = ["--batch", "4", "--images", "8", "--rounds", "2"]
-CONTENDERS = {"trainer", "trainer_again", "dali_reader"}
+CONTENDERS = {"trainer", "trainer_again", *peers()}
+
+
+def test_bench_loader_compares_with_one_other_and_with_smaller_photos(photos, capsys):
+    arguments = [
+        "bench",
+        "loader",
+        str(photos),
+        *SMALL,
+        "--only",
+        "torchvision",
+        "--max-side",
+        "32",
+        "--json",
+    ]
+    assert main(arguments) == 0
+
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures["turns"]) == {"trainer", "trainer_smaller", "torchvision"}
+    assert figures["max_side"] == 32
+
+
+def test_bench_loader_counts_the_processor_time_of_children():
+    """torchvision's loader works in processes of its own: what they use is no gift."""
+    burn = "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass\ninput()"
+    before = cpu_seconds()
+    child = subprocess.Popen(["sh", "-c", f"{sys.executable} -c '{burn}'; true"], stdin=subprocess.PIPE)
+    try:
+        until(lambda: cpu_seconds() - before > 0.9, seconds=30)
+    finally:
+        child.communicate(b"\n")
+
+
+def test_bench_train_tells_four_rates_where_a_step_goes_and_what_the_device_could(photos, tmp_path, capsys):
+    trace = tmp_path / "traces" / "trace.json"
+    arguments = [
+        "bench",
+        "train",
+        "digits",
+        "--data",
+        str(photos),
+        "--set",
+        "global_batch=4",
+        "--profile",
+        str(trace),
+    ]
+    assert main([*arguments, "--steps", "2", "--rounds", "2", "--device", "cpu", "--json"]) == 0
+
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["images_per_second"].keys() == {"synthetic", "real", "loader", "plain"}
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in figures["turns"].values())
+    assert figures["step_ms"].keys() == {"data", "forward", "backward", "count", "optimizer"}
+    step = figures["batch"] / figures["images_per_second"]["real"]
+    assert 0.5 * step < sum(figures["step_ms"].values()) / 1000 < 1.5 * step
+    assert 0 < figures["flops_share"] < 1
+    assert 0 < figures["bandwidth_share"] < 1
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_the_counted_arithmetic_of_resnet_50_is_the_published_one(tiny):
+    """4.089 GMAC forward (torchvision's metadata); three times that, but for the gradient of the pixels."""
+    recipe = replace(tiny, images=replace(tiny.images, train_size=224, val_size=224, val_resize=256))
+
+    assert limits(recipe, ALONE, 1.0)["gflop_per_image"] == pytest.approx(2 * (3 * 4.089 - 0.118), rel=0.005)
+
+
+def test_bench_loop_compares_training_with_its_bare_steps(photos, capsys):
+    arguments = [
+        "--data",
+        str(photos),
+        "--set",
+        "global_batch=4",
+        "--set",
+        "log_every=2",
+        "--set",
+        "batch_per_gpu=4",
+    ]
+    assert main(["bench", "loop", "digits", *arguments, "--steps", "6", "--rounds", "1", "--json"]) == 0
+
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["steps"] == 10  # whole epochs of the photos
+    assert 0 < figures["loop_to_bare"] < 2
 
 
 @pytest.mark.parametrize("more", [[], ["--cold"]])
@@ -31,7 +120,7 @@ def test_bench_loader_makes_its_own_photos_and_a_table(tmp_path, capsys):
     title, *rows = capsys.readouterr().out.strip().splitlines()
 
     assert title.startswith("6 images, batches of 4")
-    assert [row.split()[0] for row in rows] == ["trainer", "trainer_again", "dali_reader"]
+    assert {row.split()[0] for row in rows} == CONTENDERS
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,6 +129,7 @@ def test_bench_loader_makes_its_own_photos_and_a_table(tmp_path, capsys):
     [
         (["nowhere"], "there is no data folder nowhere"),
         (["."], "holds no data set"),
+        (["--sample", "4", "--only", "tensorflow"], "there are trainer_again, dali_reader"),
         (["--sample", "4", "--batch", "8"], "global_batch=8 is larger than the 4 training images"),
     ],
 )

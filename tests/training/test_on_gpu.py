@@ -2,13 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tests.conftest import write_odd_files
+from tests.training.test_loop import Notes
 from trainer.checkpoint import Checkpoints
-from trainer.data import STD, Batch, TrainImages, ValImages
+from trainer.data import MEAN, STD, Batch, TrainImages, ValImages
+from trainer.dataset import folder, open_dataset, prepare
+from trainer.errors import Stopped
 from trainer.model import build
-from trainer.training import Meter, Step, make_optimizer
+from trainer.performance import measure
+from trainer.training import Meter, Step, make_optimizer, train
 from trainer.world import World
 
 pytestmark = pytest.mark.gpu
@@ -86,6 +93,93 @@ def test_a_step_does_not_wait_for_the_gpu(gpu, tiny, precision):
         step(iter([batch]), 0.01, meter)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def taken(recipe, gpu, steps, *, speed, size=64):
+    """ResNet-50 after some steps on fixed batches, and the losses it had."""
+    torch.manual_seed(0)
+    model = build("resnet50", 10).to(gpu.device)
+    step, meter = (
+        Step(model, make_optimizer(model, recipe, gpu), replace(recipe, speed=speed), gpu),
+        Meter(gpu),
+    )
+    luck, losses = torch.Generator().manual_seed(1), []
+    for number in range(steps):
+        images = torch.randn(16, 3, size, size, generator=luck).to(gpu.device)
+        labels = torch.randint(10, (16,), generator=luck).to(gpu.device)
+        step(iter([Batch(images.to(memory_format=torch.channels_last), labels)]), 0.01, meter)
+        losses.append(meter.read(step=number + 1, rate=0.01)["train/loss"])
+    return losses
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("speed", ["compile", "graphs"])
+def test_a_compiled_network_learns_as_the_eager_one(gpu, tiny, precision, speed):
+    recipe = replace(tiny, precision=precision, global_batch=16, batch_per_gpu=16)
+    eager, compiled = (taken(recipe, gpu, 8, speed=kind) for kind in ("eager", speed))
+
+    tolerance = 0.01 if precision == "fp32" else 0.1
+    torch.testing.assert_close(torch.tensor(compiled), torch.tensor(eager), rtol=tolerance, atol=tolerance)
+
+
+def test_memory_is_steady_over_two_hundred_steps(gpu, tiny, dataset):
+    recipe = replace(tiny, precision="bf16")
+    model = build("resnet50", 2).to(gpu.device)
+    step, meter = Step(model, make_optimizer(model, recipe, gpu), recipe, gpu), Meter(gpu)
+    images = TrainImages(dataset.train, recipe, gpu).batches(first_step=0, last_step=220)
+    for number in range(220):
+        if number == 20:
+            before = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[0]
+        step(images, 0.001, meter)
+        if number % 50 == 0:
+            meter.read(step=number, rate=0.001)
+
+    assert torch.cuda.memory_reserved() <= before[0]
+    assert torch.cuda.mem_get_info()[0] >= before[1] - 64 * 2**20  # DALI's own memory is in this one
+
+
+@pytest.mark.parametrize("decode_on", ["mixed", "mixed-huffman", "cpu"])
+def test_unusual_files_decode_as_pillow_decodes_them(gpu, tiny, tmp_path, decode_on):
+    write_odd_files(tmp_path / "odd" / "train" / "kind")
+    write_odd_files(tmp_path / "odd" / "val" / "kind")
+    prepare(folder(tmp_path / "odd", out=tmp_path / "odd"), tmp_path / "odd")
+    split = open_dataset(tmp_path / "odd").val
+    whole = replace(tiny.images, val_resize=48, val_size=48)
+    (batch,) = ValImages(split, whole, gpu, batch=len(split), decode_on=decode_on)
+
+    for index, image in enumerate(batch.images.cpu()):
+        with Image.open(split.path(index)) as photo:
+            middle = photo.convert("RGB").crop((8, 0, 56, 48))  # of 64 x 48
+        theirs = torch.tensor(np.asarray(middle)).permute(2, 0, 1) / 255
+        ours = image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        assert (ours - theirs).abs().mean() < 2 / 255, split.name(index)
+
+
+def test_a_run_that_goes_on_has_the_losses_of_an_unbroken_one(gpu, tiny, dataset, tmp_path):
+    unbroken, broken = Notes(), Notes(stop_at=3)
+    recipe = replace(tiny, precision="fp32")
+    train(recipe, dataset, tmp_path / "unbroken", gpu, unbroken)
+    with pytest.raises(Stopped):
+        train(recipe, dataset, tmp_path / "broken", gpu, broken)
+    broken.stop_at = None
+    train(recipe, dataset, tmp_path / "broken", gpu, broken)
+
+    ours, theirs = (dict(notes.of("train/loss")) for notes in (broken, unbroken))
+    assert ours.keys() == theirs.keys()
+    # cuDNN's sums have no fixed order: equal but for rounding.
+    torch.testing.assert_close(
+        torch.tensor([*ours.values()]), torch.tensor([*theirs.values()]), rtol=0.02, atol=0.02
+    )
+
+
+def test_the_trials_choose_something_that_runs(gpu, tiny, dataset):
+    recipe = replace(tiny, precision="bf16", batch_per_gpu="auto", speed="auto")
+    told = []
+    choice = measure(recipe, dataset.train, gpu, decode_on=None, tell=told.append, steps=2, patience=30)
+
+    assert "eager" in choice.tried, told
+    assert "mixed" in choice.tried, told
+    assert choice.batch_per_gpu == 8
 
 
 def test_a_snapshot_holds_what_was_there_when_it_was_taken(gpu, tmp_path):

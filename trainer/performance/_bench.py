@@ -106,7 +106,7 @@ def bench_train(
         "turns": turns,
         "data_wait_share": median(trial.data_wait_share for trial in fed),
         "step_ms": {name: median(trial.step_ms[name] for trial in fed) for name in fed[0].step_ms},
-        **_limits(recipe, world, rates["synthetic"]),
+        **limits(recipe, world, rates["synthetic"]),
         "gpu_memory_gib": fed[-1].memory_gib,
         "steps": steps,
         "rounds": rounds,
@@ -222,7 +222,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def _limits(recipe: Recipe, world: World, rate: float) -> dict[str, float]:
+def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float]:
     """What share of this device's measured arithmetic and memory speed `rate` images/s are."""
     from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
 

@@ -18,6 +18,7 @@ import numpy as np
 from trainer.config import Recipe
 from trainer.data import Batch, TrainImages, dali_version
 from trainer.dataset import Reduction, Split, folder, open_dataset, prepare
+from trainer.errors import ConfigError
 from trainer.performance._bench import where
 from trainer.performance._peers import CORES, Contender, peers
 from trainer.world import World
@@ -90,9 +91,13 @@ def bench_loader(
         split = Split(split.root, split.rows[np.linspace(0, len(split) - 1, images).astype(np.int64)])
     steps = -(-images // recipe.global_batch)
     contenders: dict[str, Contender] = {OURS: _trainer, "trainer_again": _trainer_again, **peers()}
+    if unknown := set(only) - set(contenders):
+        raise ConfigError(
+            f"--only {min(unknown)}: there is no such contender here; there are {', '.join(list(contenders)[1:])}"
+        )
+    contenders = {name: one for name, one in contenders.items() if not only or name in {OURS, *only}}
     if max_side:
         contenders["trainer_smaller"] = _smaller(max_side)
-    contenders = {name: one for name, one in contenders.items() if not only or name in {OURS, *only}}
     turns: dict[str, dict[str, list[float]]] = {
         name: {"images_per_second": [], "images_per_cpu_second": []} for name in contenders
     }
@@ -140,16 +145,16 @@ def _timed(batches: Iterator[Batch], steps: int, *, forget: Iterable[Path]) -> t
     _forget(forget)
     for _ in itertools.islice(batches, WARM_UP - 1):
         pass
-    begun, cpu = time.perf_counter(), _cpu_seconds()
+    begun, cpu = time.perf_counter(), cpu_seconds()
     for _ in itertools.islice(batches, steps):
         pass
-    spent = time.perf_counter() - begun, _cpu_seconds() - cpu
+    spent = time.perf_counter() - begun, cpu_seconds() - cpu
     del batches
     gc.collect()  # a graph's threads and a loader's workers end with it, not in somebody else's turn
     return spent
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Processor time of this process and of all that it started and that still run."""
     return time.process_time() + sum(_cpu_of(child) for child in _children(os.getpid()))
 

@@ -47,7 +47,8 @@ class Trials:
         """Take `warm_up` and then `steps` steps; the clock runs for the latter."""
         for _ in range(warm_up):
             self.step(batches, RATE, self._meter)
-        self._meter.read(step=0, rate=RATE)
+        if warm_up:
+            self._meter.read(step=0, rate=RATE)
         begun = time.perf_counter()
         for _ in range(steps):
             self.step(batches, RATE, self._meter)
