@@ -65,12 +65,17 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Schedule:
-    """The learning rate over the run, after a linear warm-up."""
+    """The learning rate over the run, after a linear warm-up; `onecycle` has its own way up."""
 
-    shape: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: NotNegative = 5
+    shape: Literal["cosine", "linear", "step", "onecycle"] = "cosine"
+    warmup_epochs: NotNegative = 5  # not for onecycle
     parts: Count = 3  # step: the run is cut into this many equal parts …
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … and the rate is multiplied at each cut
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = (
+        0.3  # onecycle: share of the run in which the rate grows …
+    )
+    div_factor: Annotated[float, Field(ge=1)] = 25.0  # … from the peak divided by this …
+    final_div_factor: Annotated[float, Field(ge=1)] = 1e4  # … and then falls to that divided by this
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -96,7 +101,7 @@ class Recipe:
     schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
-        if self.schedule.warmup_epochs >= self.epochs:
+        if self.schedule.shape != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
             )

@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from trainer.config import load_recipe
-from trainer.training import learning_rate, stepwise, warmup_cosine
+from trainer.training import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
+
+# At the end of each epoch of the run that rn50-onecycle is taken from.
+PUBLISHED = [
+    0.0087611, 0.0127734, 0.0193248, 0.0282164, 0.0391779, 0.0518763, 0.0659255, 0.0808987, 0.0963409,
+    0.111783, 0.126755, 0.140803, 0.153499, 0.164458, 0.173346, 0.179894, 0.183903, 0.18525, 0.18499,
+    0.184214, 0.182926, 0.181132, 0.178844, 0.176073, 0.172836, 0.16915, 0.165036, 0.160517, 0.155619,
+    0.150368, 0.144795, 0.138929, 0.132805, 0.126456, 0.119918, 0.113227, 0.106421, 0.0995376, 0.0926157,
+    0.0856939, 0.0788108, 0.072005, 0.0653145, 0.0587768, 0.0524283, 0.0463047, 0.0404401, 0.0348673,
+    0.0296175, 0.0247201, 0.0202025, 0.0160899, 0.0124052, 0.00916926, 0.00639999, 0.00411294, 0.00232088,
+    0.00103384, 0.000259015, 7.41507e-07,
+]  # fmt: skip
 
 
 def torchs(make, steps, peak):
@@ -30,6 +41,39 @@ def test_the_drops_are_torchs():
     expected = torchs(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [30, 60], 0.1), 90, 0.1)
 
     assert [rate(step) for step in range(90)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_cycle_is_torchs():
+    rate = one_cycle(0.2, total=600, rise=0.3, start=25, end=1e4)
+    expected = torchs(
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=601, cycle_momentum=False), 600, 0.2
+    )
+    exact = one_cycle(0.2, total=601, rise=0.3, start=25, end=1e4)
+
+    assert [exact(step) for step in range(600)] == pytest.approx(expected, abs=1e-9)
+    assert rate(0) == pytest.approx(0.2 / 25)
+    assert rate(599) == rate(600) == pytest.approx(0.2 / 25 / 1e4)
+
+
+def test_the_line_is_torchs():
+    rate = warmup_linear(0.4, warmup=0, total=100)
+    expected = torchs(lambda o: torch.optim.lr_scheduler.LinearLR(o, 1, 0, 100), 100, 0.4)
+
+    assert [rate(step) for step in range(100)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_onecycle_recipe_has_the_rates_of_the_published_run():
+    recipe = load_recipe("rn50-onecycle")
+    steps = recipe.steps_per_epoch(1_281_167)
+    rate = learning_rate(recipe, steps_per_epoch=steps)
+
+    assert recipe.peak_lr == pytest.approx(0.18525)
+    assert [rate(epoch * steps) for epoch in range(1, 61)] == pytest.approx(PUBLISHED, rel=1e-3)
+
+
+def test_a_run_too_short_for_one_cycle_is_refused():
+    with pytest.raises(ValueError, match="too short to rise for 30% of it"):
+        one_cycle(0.1, total=3, rise=0.3, start=25, end=1e4)
 
 
 def test_the_warm_up_is_linear_and_ends_at_the_peak():

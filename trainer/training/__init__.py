@@ -3,7 +3,7 @@
 from trainer.training._bottleneck import Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
-from trainer.training._schedule import learning_rate, stepwise, warmup_cosine
+from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
 from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
@@ -23,10 +23,12 @@ __all__ = [
     "learning_rate",
     "make_optimizer",
     "metadata_service",
+    "one_cycle",
     "parameter_groups",
     "read_counters",
     "stepwise",
     "train",
     "verdict",
     "warmup_cosine",
+    "warmup_linear",
 ]

@@ -13,12 +13,23 @@ Schedule = Callable[[int], float]
 def learning_rate(recipe: Recipe, *, steps_per_epoch: int) -> Schedule:
     """The schedule a recipe asks for: from step (0-based, before the update) to learning rate."""
     total = recipe.epochs * steps_per_epoch
-    warmup = round(recipe.schedule.warmup_epochs * steps_per_epoch)
-    if recipe.schedule.shape == "cosine":
-        return warmup_cosine(recipe.peak_lr, warmup=warmup, total=total)
-    return stepwise(
-        recipe.peak_lr, warmup=warmup, total=total, parts=recipe.schedule.parts, factor=recipe.schedule.factor
-    )
+    schedule, peak = recipe.schedule, recipe.peak_lr
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    match schedule.shape:
+        case "cosine":
+            return warmup_cosine(peak, warmup=warmup, total=total)
+        case "linear":
+            return warmup_linear(peak, warmup=warmup, total=total)
+        case "step":
+            return stepwise(peak, warmup=warmup, total=total, parts=schedule.parts, factor=schedule.factor)
+        case "onecycle":
+            return one_cycle(
+                peak,
+                total=total,
+                rise=schedule.pct_start,
+                start=schedule.div_factor,
+                end=schedule.final_div_factor,
+            )
 
 
 def warmup_cosine(peak: float, *, warmup: int, total: int) -> Schedule:
@@ -41,6 +52,59 @@ def warmup_cosine(peak: float, *, warmup: int, total: int) -> Schedule:
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
     return rate
+
+
+def warmup_linear(peak: float, *, warmup: int, total: int) -> Schedule:
+    """Linear warm-up to `peak`, then a straight line to zero.
+
+    Args:
+        peak: highest learning rate, reached at the end of the warm-up.
+        warmup: steps of linear growth (>= 0).
+        total: steps in the whole run; the rate is 0 there.
+
+    Returns: a function from step (0-based, before the update) to learning rate.
+    Raises: ValueError if the warm-up is not shorter than the run.
+    Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_triangle_lr`.
+    """
+    _check(warmup, total)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        return peak * (total - step) / (total - warmup)
+
+    return rate
+
+
+def one_cycle(peak: float, *, total: int, rise: float, start: float, end: float) -> Schedule:
+    """Half a cosine up to `peak`, then half a cosine down to almost nothing; momentum stays as it is.
+
+    Args:
+        peak: highest learning rate.
+        total: steps in the whole run.
+        rise: share of the steps in which the rate grows, in 0..1.
+        start: the first rate is `peak` divided by this.
+        end: the last rate is the first one divided by this.
+
+    Returns: a function from step (0-based, before the update) to learning rate.
+    Raises: ValueError if there are too few steps to rise and to fall.
+    Source: Smith and Topin 2017, arXiv:1708.07120, in the form of torch.optim.lr_scheduler.OneCycleLR.
+    """
+    top, last = rise * total - 1, total - 1
+    if not 0 < top < last:
+        raise ValueError(f"a run of {total} steps is too short to rise for {rise:.0%} of it and to fall")
+    first = peak / start
+
+    def rate(step: int) -> float:
+        if step <= top:
+            return _half_cosine(first, peak, step / top)
+        return _half_cosine(peak, first / end, min(1.0, (step - top) / (last - top)))
+
+    return rate
+
+
+def _half_cosine(begin: float, end: float, done: float) -> float:
+    return end + (begin - end) / 2 * (1 + math.cos(math.pi * done))
 
 
 def stepwise(peak: float, *, warmup: int, total: int, parts: int, factor: float) -> Schedule:
