@@ -15,7 +15,7 @@ from trainer.performance._bench_loader import cpu_seconds
 from trainer.performance._peers import peers
 
 SMALL = ["--batch", "4", "--images", "8", "--rounds", "2"]
-CONTENDERS = {"trainer", "trainer_again", *peers()}
+CONTENDERS = {"trainer", "trainer_again", "trainer_decoding", *peers()}
 
 
 def test_bench_loader_compares_with_one_other_and_with_smaller_photos(photos, capsys):
@@ -129,7 +129,7 @@ def test_bench_loader_makes_its_own_photos_and_a_table(tmp_path, capsys):
     [
         (["nowhere"], "there is no data folder nowhere"),
         (["."], "holds no data set"),
-        (["--sample", "4", "--only", "tensorflow"], "there are trainer_again, dali_reader"),
+        (["--sample", "4", "--only", "tensorflow"], "there are trainer_again, trainer_decoding, dali_reader"),
         (["--sample", "4", "--batch", "8"], "global_batch=8 is larger than the 4 training images"),
     ],
 )

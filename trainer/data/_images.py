@@ -86,6 +86,22 @@ class TrainImages:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
+        feed = self._feed(first_step, last_step)
+        return _batches(_train_graph(feed, self._recipe.images, self._decode_on, **self._options()), feed)
+
+    def crops(self, *, first_step: int, last_step: int) -> Iterator[Any]:
+        """What `batches` decodes, as DALI's lists of images in their own sizes: for measuring what decoding takes."""
+        graph = _crops_graph(self._feed(first_step, last_step), self._decode_on, **self._options())
+        while True:
+            try:
+                yield graph.run()
+            except StopIteration:
+                return
+
+    def _options(self) -> dict[str, Any]:
+        return _graph_options(self.micro_batch, self._world)
+
+    def _feed(self, first_step: int, last_step: int) -> _Feed:
         recipe = self._recipe
 
         def plan() -> Iterator[_Samples]:
@@ -103,10 +119,7 @@ class TrainImages:
 
         feed = _Feed(self._split, arrays)
         feed.start(plan())
-        graph = _train_graph(
-            feed, recipe.images, self._decode_on, **_graph_options(self.micro_batch, self._world)
-        )
-        return _batches(graph, feed)
+        return feed
 
 
 class ValImages:
@@ -142,6 +155,17 @@ class ValImages:
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
 def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
+    crops, labels, mirror = _crops(feed, decode_on)
+    return train_pixels(crops, labels, mirror, images)
+
+
+@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
+def _crops_graph(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
+    return _crops(feed, decode_on)
+
+
+def _crops(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
+    """Decoded crops in their own sizes, labels, and which to mirror."""
     encoded, labels, anchors, shapes, mirror = fn.external_source(
         source=feed,
         num_outputs=5,
@@ -162,13 +186,13 @@ def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any,
         output_type=types.RGB,
         adjust_orientation=False,
     )
-    return train_pixels(crops, labels, mirror, images)
+    return crops, labels, mirror
 
 
 def train_pixels(crops: Any, labels: Any, mirror: Any, images: Images) -> tuple[Any, Any]:
     """What happens to a decoded crop, however it was chosen: the end of every graph that trains."""
     size = images.train_size
-    resized = fn.resize(crops, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
+    resized = fn.resize(_on_device(crops), size=[size, size], interp_type=types.INTERP_TRIANGULAR)
     return _normalised(resized, labels, mirror=mirror)
 
 
@@ -183,7 +207,7 @@ def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, A
         no_copy=True,
     )
     whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
-    shrunk = fn.resize(whole, size=resized, interp_type=types.INTERP_TRIANGULAR)
+    shrunk = fn.resize(_on_device(whole), size=resized, interp_type=types.INTERP_TRIANGULAR)
     crop = (images.val_size, images.val_size)
     return _normalised(shrunk, labels, crop=crop, crop_pos_x=left, crop_pos_y=top)
 
@@ -195,13 +219,7 @@ def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
 
 
 def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:
-    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy.
-
-    What was decoded on the CPU for a GPU goes there as bytes, a quarter of what floats would be; DALI copies
-    from pinned memory beside its other work.
-    """
-    if Pipeline.current().device_id is not None:
-        images, labels = images.gpu(), labels.gpu()
+    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy."""
     normalised = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
@@ -210,7 +228,15 @@ def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, A
         std=[255 * s for s in STD],
         **crop_or_mirror,
     )
-    return normalised, labels
+    return normalised, _on_device(labels)
+
+
+def _on_device(node: Any) -> Any:
+    """On the GPU if the graph has one. What was decoded on the CPU goes there as bytes, before the resize.
+
+    DALI's resize takes the CPU longer than the decoding does; DALI copies beside its other work.
+    """
+    return node if Pipeline.current().device_id is None else node.gpu()
 
 
 def _graph_options(batch: int, world: World) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def _trainer_again(split: Split, recipe: Recipe, world: World, turn: int, scratc
     return _trainer(split, recipe, world, 1_000_000 + turn, scratch)
 
 
+def _trainer_decoding(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Any]:
+    """What is left to the processors where a GPU resizes and normalises: reading and decoding."""
+    images = TrainImages(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world, decode_on="cpu")
+    return images.crops(first_step=0, last_step=2**40)
+
+
 def _smaller(max_side: int) -> Contender:
     """Ours, on the same photos as `prepare --max-side` stores them."""
 
@@ -90,7 +96,12 @@ def bench_loader(
     if len(split) > images:
         split = Split(split.root, split.rows[np.linspace(0, len(split) - 1, images).astype(np.int64)])
     steps = -(-images // recipe.global_batch)
-    contenders: dict[str, Contender] = {OURS: _trainer, "trainer_again": _trainer_again, **peers()}
+    contenders: dict[str, Contender] = {
+        OURS: _trainer,
+        "trainer_again": _trainer_again,
+        "trainer_decoding": _trainer_decoding,
+        **peers(),
+    }
     if unknown := set(only) - set(contenders):
         raise ConfigError(
             f"--only {min(unknown)}: there is no such contender here; there are {', '.join(list(contenders)[1:])}"
@@ -139,7 +150,7 @@ def bench_loader(
     }
 
 
-def _timed(batches: Iterator[Batch], steps: int, *, forget: Iterable[Path]) -> tuple[float, float]:
+def _timed(batches: Iterator[Any], steps: int, *, forget: Iterable[Path]) -> tuple[float, float]:
     """Wall and processor seconds that `steps` batches take."""
     next(batches)
     _forget(forget)

@@ -23,7 +23,7 @@ from trainer.world import World
 
 # Makes endless batches. `turn` counts from 0, so that each has other crops; what a contender needs in a form
 # of its own, it makes once in the folder.
-Contender = Callable[[Split, Recipe, World, int, Path], Iterator[Batch]]
+Contender = Callable[[Split, Recipe, World, int, Path], Iterator[Any]]
 
 CORES = len(os.sched_getaffinity(0))
 

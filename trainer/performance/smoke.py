@@ -11,8 +11,8 @@ from trainer.performance import bench_loader, bench_loop, make_sample, unmeasure
 from trainer.world import join_world
 
 # What a ratio must reach. The figures of docs/performance.md are well above: what fails here is no noise.
-PER_CPU_SECOND = {"dali_reader": 0.85, "torchvision": 1.3, "torchvision_v2": 1.0}
-LOOP = 0.85
+PER_CPU_SECOND = {"dali_reader": 0.85, "torchvision": 1.3, "torchvision_v2": 0.9}
+LOOP = 0.7
 
 
 def main() -> int:
