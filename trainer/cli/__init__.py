@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--save-every",
-        type=_seconds,
+        type=_above_zero,
         default=60.0,
         metavar="SECONDS",
         help="of training between two snapshots (default: 60); there is one after each epoch as well",
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--patience",
-        type=_seconds,
+        type=_above_zero,
         default=600.0,
         metavar="SECONDS",
         help="how long the processes wait for one that is stuck (default: 600)",
@@ -264,6 +264,35 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("folder", metavar="RUN", type=Path, help="the run's folder")
     sync.add_argument("--follow", action="store_true", help="go on until the run ends")
     sync.set_defaults(run=_run_sync)
+
+    estimate = command(
+        "estimate",
+        "what a recipe will take on a rented machine: hours, dollars, and what binds",
+        "trainer estimate rn50-onecycle --instance g5.12xlarge --price 1.60",
+    )
+    estimate.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    estimate.add_argument("--instance", metavar="NAME", help="as AWS calls it (default: all that are known)")
+    estimate.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
+    )
+    estimate.add_argument("--data", type=Path, help="a prepared data set (default: ImageNet as published)")
+    estimate.add_argument(
+        "--images-per-second", type=_above_zero, metavar="N",
+        help="of one GPU, as `trainer bench train` measures them (default: predicted)",
+    )  # fmt: skip
+    estimate.add_argument("--price", type=_above_zero, metavar="USD", help="of an hour (default: on demand)")
+    estimate.add_argument(
+        "--disk-mb", type=_above_zero, default=125.0, metavar="N", help="a second (default: 125, gp3)"
+    )
+    estimate.add_argument(
+        "--disk-iops",
+        type=_above_zero,
+        default=3000.0,
+        metavar="N",
+        help="reads a second (default: 3,000, gp3)",
+    )
+    estimate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    estimate.set_defaults(run=_run_estimate)
 
     bench = command(
         "bench", "measure this machine, as ratios of one run", "trainer bench train rn50-baseline --json"
@@ -364,10 +393,10 @@ def _not_negative(text: str) -> int:
     return number
 
 
-def _seconds(text: str) -> float:
+def _above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
 
 
@@ -438,6 +467,12 @@ def _run_sync(options: argparse.Namespace) -> int:
     ):
         print(f"the run is in MLflow, its model is {register(options.folder).uri}")
     return 0
+
+
+def _run_estimate(options: argparse.Namespace) -> int:
+    from trainer.cli._estimate import run
+
+    return run(options)
 
 
 def _run_bench(options: argparse.Namespace) -> int:

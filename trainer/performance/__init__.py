@@ -4,10 +4,15 @@ from trainer.performance._bench import bench_loop, bench_train
 from trainer.performance._bench_data import bench_check, bench_open, bench_prepare
 from trainer.performance._bench_loader import bench_loader
 from trainer.performance._choice import Choice, choose, measure, unmeasured
+from trainer.performance._estimate import IMAGENET, INSTANCES, JPEG_KB, Estimate, estimate, find_instance
 from trainer.performance._photos import make_sample
 
 __all__ = [
+    "IMAGENET",
+    "INSTANCES",
+    "JPEG_KB",
     "Choice",
+    "Estimate",
     "bench_check",
     "bench_loader",
     "bench_loop",
@@ -15,6 +20,8 @@ __all__ = [
     "bench_prepare",
     "bench_train",
     "choose",
+    "estimate",
+    "find_instance",
     "make_sample",
     "measure",
     "unmeasured",
