@@ -19,21 +19,23 @@ def after_a_minute(*, cpu=0.2, reads=10.0, megabytes=1.0, busy=0.1, disk=True):
 
 
 @pytest.mark.parametrize(
-    ("counters", "binds", "cure"),
+    ("counters", "binds", "cure", "on_gpu"),
     [
         (
             after_a_minute(busy=0.97, megabytes=124, reads=1100),
             "the disk's throughput binds",
             "--max-side 400",
+            False,
         ),
-        (after_a_minute(busy=0.97, megabytes=60, reads=2990), "the disk's operations bind", "IOPS"),
-        (after_a_minute(cpu=0.98, megabytes=60), "the processors bind", "more vCPUs"),
-        (after_a_minute(cpu=0.98, disk=False), "the processors bind", "--max-side 400"),
-        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--profile"),
+        (after_a_minute(busy=0.97, megabytes=60, reads=2990), "the disk's operations bind", "IOPS", False),
+        (after_a_minute(cpu=0.98, megabytes=60), "the processors bind", "more vCPUs", False),
+        (after_a_minute(cpu=0.98, disk=False), "the processors bind", "--max-side 400", False),
+        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--profile", False),
+        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--decode cpu", True),
     ],
 )
-def test_what_binds_is_told_with_what_to_do(counters, binds, cure):
-    said = verdict(IDLE, counters)
+def test_what_binds_is_told_with_what_to_do(counters, binds, cure, on_gpu):
+    said = verdict(IDLE, counters, on_gpu)
 
     assert said.startswith(binds)
     assert cure in said
@@ -42,7 +44,10 @@ def test_what_binds_is_told_with_what_to_do(counters, binds, cure):
 def test_it_is_told_once_and_only_if_the_wait_lasts():
     told, clock = [], iter(range(100))
     bottleneck = Bottleneck(
-        Path(), tell=told.append, counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None)
+        Path(),
+        on_gpu=False,
+        tell=told.append,
+        counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None),
     )
     for share in (0.9, 0.2, 0.3, 0.01, 0.2, 0.2):
         bottleneck.look(share)

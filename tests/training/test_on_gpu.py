@@ -21,6 +21,12 @@ from trainer.world import World
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="module")
 def gpu():
     return World(0, 1, torch.device("cuda", 0))
@@ -112,8 +118,9 @@ def taken(recipe, gpu, steps, *, speed, size=64):
     return losses
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("speed", ["compile", "graphs"])
+@pytest.mark.parametrize(
+    ("speed", "precision"), [("compile", "fp32"), ("compile", "bf16"), ("graphs", "fp16")]
+)
 def test_a_compiled_network_learns_as_the_eager_one(gpu, tiny, precision, speed):
     recipe = replace(tiny, precision=precision, global_batch=16, batch_per_gpu=16)
     eager, compiled = (taken(recipe, gpu, 8, speed=kind) for kind in ("eager", speed))
@@ -175,10 +182,10 @@ def test_a_run_that_goes_on_has_the_losses_of_an_unbroken_one(gpu, tiny, dataset
 def test_the_trials_choose_something_that_runs(gpu, tiny, dataset):
     recipe = replace(tiny, precision="bf16", batch_per_gpu="auto", speed="auto")
     told = []
-    choice = measure(recipe, dataset.train, gpu, decode_on=None, tell=told.append, steps=2, patience=30)
+    choice = measure(recipe, dataset.train, gpu, decode_on=None, tell=told.append, steps=2)
 
     assert "eager" in choice.tried, told
-    assert "mixed" in choice.tried, told
+    assert choice.tried.keys() >= {"mixed", "cpu"}, told
     assert choice.batch_per_gpu == 8
 
 

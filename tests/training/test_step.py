@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tests.conftest import ALONE
 from trainer.config import Optimizer
 from trainer.data import Batch
-from trainer.errors import TrainingDiverged
+from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
 from trainer.training import Meter, Step, choose_precision, make_optimizer, parameter_groups
 
@@ -139,6 +139,11 @@ def test_the_meter_tells_where_the_time_of_a_step_goes(tiny):
     assert 50 < phases["data"] < 150  # ms, mean of a step
     assert min(phases.values()) > 0
     assert values["speed/data_wait_share"] > 0.2
+
+
+def test_graphs_and_accumulation_are_refused_together(tiny):
+    with pytest.raises(ConfigError, match="cannot accumulate the gradients of 2 micro-batches"):
+        trained(replace(tiny, speed="graphs", batch_per_gpu=4), batches(1), 1)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from trainer import __version__
 from trainer.checkpoint import found
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
-from trainer.data import ValImages, preprocessing
+from trainer.data import DecodeOn, ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
 from trainer.disk import alone, write_json
 from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
@@ -215,9 +215,10 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
             if done := _finished_before(plan.folder, world):
                 return done if first else None
-            choice = choose(
-                recipe, dataset.train, world, plan.folder, decode_on=options.decode, tell=console.print
-            )
+            with world.losing_nobody():
+                choice = choose(
+                    recipe, dataset.train, world, plan.folder, decode_on=options.decode, tell=console.print
+                )
             plan = dataclasses.replace(plan, recipe=choice.of(recipe))
             log.start(
                 name=plan.folder.name,
@@ -235,7 +236,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         if shipper is None:
             return None
         with _ending_noted(log):
-            _save_model(plan, model, accuracy, world.device)
+            _save_model(plan, model, accuracy, world.device, choice.decode_on)
         log.finish("finished")
         registered = _register(plan.folder)
         if not shipper.wait(SHIPPING_SECONDS):
@@ -334,7 +335,9 @@ def _register(folder: Path) -> Registered:
             time.sleep(2)
 
 
-def _save_model(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device) -> None:
+def _save_model(
+    plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device, decode_on: DecodeOn
+) -> None:
     """Save the trained model after proving, on all validation images, that it is the one measured."""
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, device)
@@ -342,7 +345,7 @@ def _save_model(plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: 
     batch = recipe.batch_per_gpu
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
-        images = ValImages(dataset.val, recipe.images, alone, batch=batch)
+        images = ValImages(dataset.val, recipe.images, alone, batch=batch, decode_on=decode_on)
         with full_precision():
             again = evaluate(network.to(device), images, alone)
         return again.top1, again.top5

@@ -213,9 +213,11 @@ def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, A
 
 
 def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
-    if decode_on == "mixed-huffman":
-        return {"device": "mixed", "hybrid_huffman_threshold": 1}
-    return {"device": decode_on}
+    if decode_on == "cpu":
+        return {"device": "cpu"}
+    # Else the GPU repeats colours where the CPU interpolates them.
+    mixed = {"device": "mixed", "jpeg_fancy_upsampling": True}
+    return {**mixed, "hybrid_huffman_threshold": 1} if decode_on == "mixed-huffman" else mixed
 
 
 def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:

@@ -58,7 +58,7 @@ def bench_train(
     Returns: medians of images/s, their ratios, the share of time spent waiting for data, milliseconds of a step by
         phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
     """
-    ours = Trials(recipe, world)
+    ours = Trials(recipe, world, int(split.labels.max()) + 1)
     fixed = fixed_batch(recipe, world)
     plain = _Plain(recipe, world)
     turns: dict[str, list[float]] = {"synthetic": [], "real": [], "loader": [], "plain": []}
@@ -139,6 +139,7 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
         recipe, epochs=1, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
     )
     total = recipe.steps_per_epoch(len(longer))
+    recipe = dataclasses.replace(recipe, log_every=max(1, min(recipe.log_every, total // 4)))
     turns: dict[str, list[float]] = {"loop": [], "bare": []}
     for turn in range(rounds):
         names = list(turns)

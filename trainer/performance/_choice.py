@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,11 +19,13 @@ from trainer.config import Recipe, Speed
 from trainer.data import DecodeOn, TrainImages
 from trainer.dataset import Split
 from trainer.disk import write_json
+from trainer.errors import DataError
 from trainer.performance._trial import Trials, fixed_batch
 from trainer.world import World
 
-PATIENCE = 60.0  # seconds that all trials take; what has begun is ended
-STEPS = 20  # timed in each
+PATIENCE = 30.0  # seconds for each question; what has begun is ended, a compilation too
+STEPS = 20  # timed in each trial at most, and …
+SECONDS = 4.0  # … for so long at least
 LARGEST = 256  # images; larger micro-batches are not faster, and leave less room for the decoder
 FULL = 0.85  # share of the GPU's memory that torch may take; decoding takes some too
 ON_THE_CPU = 64  # images at a time, where nothing is measured
@@ -72,11 +76,10 @@ def choose(
     """
     if world.device.type != "cuda":
         return unmeasured(recipe, decode_on)
-    device = torch.cuda.get_device_name(world.device)
     kept = folder / REMEMBERED
-    known: dict[str, Any] = world.from_first(lambda: json.loads(kept.read_text()) if kept.exists() else {})
+    device, known = world.from_first(lambda: (torch.cuda.get_device_name(world.device), _remembered(kept)))
     asked = {"batch_per_gpu": recipe.batch_per_gpu, "speed": recipe.speed, "decode_on": decode_on}
-    if device in known and known[device]["asked"] == asked:
+    if device in known and known[device].get("asked") == asked:
         return Choice(**known[device]["choice"])
     mine = measure(recipe, split, world, decode_on=decode_on, tell=tell if world.first else lambda _: None)
     choice = world.from_first(lambda: mine)
@@ -94,6 +97,15 @@ def choose(
             + (f"; images/s tried: {tried}" if tried else "")
         )
     return choice
+
+
+def _remembered(file: Path) -> dict[str, Any]:
+    """What earlier trials have shown, by GPU; nothing if the file is damaged, for they can be made again."""
+    try:
+        known: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
 
 
 def unmeasured(recipe: Recipe, decode_on: DecodeOn | None) -> Choice:
@@ -115,60 +127,84 @@ def measure(
     steps: int = STEPS,
     patience: float = PATIENCE,
 ) -> Choice:
-    """Try what the recipe leaves open; see `choose`."""
-    end = time.monotonic() + patience
+    """Try what the recipe leaves open, on one micro-batch a step; see `choose`.
+
+    Raises: DataError if the images cannot be read; whatever was raised if nothing runs at all.
+    """
     tried: dict[str, float] = {}
 
     def fastest(names: Iterable[T], rate: Callable[[T], float]) -> T:
+        end = time.monotonic() + patience
         rates: dict[T, float] = {}
+        failed: Exception | None = None
         for name in names:
             if rates and time.monotonic() > end:
                 break
             try:
                 rates[name] = rate(name)
+            except DataError:
+                raise
             # Whatever a compiler or decoder raises: what does not run here is not chosen.
             except Exception as error:
                 tell(f"{name} does not run here ({_first_line(error)})")
-            if world.device.type == "cuda":
-                torch.cuda.empty_cache()
+                failed = error.with_traceback(None)  # which would keep the trial's memory
+            _clear(world.device)
+        if not rates:
+            raise failed or RuntimeError("nothing was tried")
         tried.update((str(name), number) for name, number in rates.items())
         return max(rates, key=lambda name: rates[name])
 
     def as_run(speed: Speed) -> float:
-        there = dataclasses.replace(recipe, speed=speed)
-        batches = itertools.repeat(fixed_batch(there, world))
-        return Trials(there, world).run(batches, steps=steps).images_per_second
+        there = dataclasses.replace(small, speed=speed)
+        batches = itertools.repeat(fixed_batch(there, alone))
+        return Trials(there, alone).run(batches, steps=steps, seconds=SECONDS).images_per_second
 
     def as_fed(decoding: DecodeOn) -> float:
-        images = TrainImages(split, recipe, world, decode_on=decoding)
+        images = TrainImages(split, small, alone, decode_on=decoding)
         batches = images.batches(first_step=0, last_step=2**40)
-        return Trials(recipe, world).run(batches, steps=steps).images_per_second
+        classes = int(split.labels.max()) + 1
+        return Trials(small, alone, classes).run(batches, steps=steps, seconds=SECONDS).images_per_second
 
     if recipe.batch_per_gpu == "auto":
         recipe = dataclasses.replace(recipe, batch_per_gpu=largest_that_fits(recipe, world))
+    alone, parts = World(0, 1, world.device), recipe.accumulation(world.size)
+    small = dataclasses.replace(recipe, global_batch=recipe.global_batch // world.size // parts)
     if recipe.speed == "auto":
-        recipe = dataclasses.replace(recipe, speed=fastest(SPEEDS, as_run))
+        # CUDA graphs take neither accumulated gradients nor, untried by us, those that processes exchange.
+        speeds = SPEEDS if parts == world.size == 1 else SPEEDS[:-1]
+        recipe = dataclasses.replace(recipe, speed=fastest(speeds, as_run))
+        small = dataclasses.replace(small, speed=recipe.speed)
     decode = decode_on or fastest(DECODES, as_fed)
     return dataclasses.replace(unmeasured(recipe, decode), tried=tried)
 
 
 def largest_that_fits(recipe: Recipe, world: World) -> int:
-    """Images of the largest micro-batch that this GPU trains, up to 256, found by training one step of it."""
+    """Images of the largest micro-batch that this GPU trains, up to 256, found by training two steps of it."""
     share = recipe.global_batch // world.size
     sizes = [share // parts for parts in range(1, share + 1) if share % parts == 0]
+    alone = World(0, 1, world.device)
     for size in [size for size in sizes if size <= LARGEST]:
-        there = dataclasses.replace(recipe, batch_per_gpu=size, speed="eager")
+        there = dataclasses.replace(recipe, global_batch=size, batch_per_gpu=size, speed="eager")
+        _clear(world.device)
+        fits = True
         try:
-            if world.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(world.device)
-            Trials(there, world).run(itertools.repeat(fixed_batch(there, world)), steps=1, warm_up=1)
+            Trials(there, alone).run(itertools.repeat(fixed_batch(there, alone)), steps=1, warm_up=1)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            continue
-        if world.device.type != "cuda" or _room_left(world.device):
+            fits = False
+        if fits and (world.device.type != "cuda" or _room_left(world.device)):
+            _clear(world.device)
             return size
-        torch.cuda.empty_cache()
     return 1
+
+
+def _clear(device: torch.device) -> None:
+    """Let go of what a trial has left: compiled code with its memory, and what torch keeps of the GPU's."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _room_left(device: torch.device) -> bool:

@@ -34,30 +34,35 @@ class Trial:
 class Trials:
     """A network with its optimizer, trained for as long as it takes to know how fast that is."""
 
-    def __init__(self, recipe: Recipe, world: World) -> None:
+    def __init__(self, recipe: Recipe, world: World, classes: int = CLASSES) -> None:
         torch.manual_seed(recipe.seed)
         self._images = recipe.global_batch // world.size
         # The other processes do the same with their shares, each for itself.
         alone, share = World(0, 1, world.device), dataclasses.replace(recipe, global_batch=self._images)
-        self.model = build(recipe.model, CLASSES).to(world.device)
+        self.model = build(recipe.model, max(CLASSES, classes)).to(world.device)
         self.step = Step(self.model, make_optimizer(self.model, share, alone), share, alone)
-        self._meter = Meter(alone)
+        self._world, self._meter = alone, Meter(alone)
 
-    def run(self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP) -> Trial:
-        """Take `warm_up` and then `steps` steps; the clock runs for the latter."""
+    def run(
+        self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")
+    ) -> Trial:
+        """Take `warm_up` and then `steps` steps, or fewer if that takes longer than `seconds`; these are timed."""
+        if self._world.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._world.device)
         for _ in range(warm_up):
             self.step(batches, RATE, self._meter)
         if warm_up:
             self._meter.read(step=0, rate=RATE)
-        begun = time.perf_counter()
-        for _ in range(steps):
+        begun, done = time.perf_counter(), 0
+        while done < steps and (done == 0 or time.perf_counter() - begun < seconds):
             self.step(batches, RATE, self._meter)
             self._meter.stepped()
-        values = self._meter.read(step=steps, rate=RATE)  # waits for the device
-        seconds = time.perf_counter() - begun
+            done += 1
+        values = self._meter.read(step=done, rate=RATE)  # waits for the device
+        spent = time.perf_counter() - begun
         prefix = "speed/step_ms/"
         return Trial(
-            images_per_second=steps * self._images / seconds,
+            images_per_second=done * self._images / spent,
             data_wait_share=values["speed/data_wait_share"],
             step_ms={
                 key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)

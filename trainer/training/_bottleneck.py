@@ -31,16 +31,23 @@ class Bottleneck:
     """Looks at each reading of a run, and says once what its images wait for."""
 
     def __init__(
-        self, data: Path, *, tell: Callable[[str], None], counters: Callable[[Path], Counters] | None = None
+        self,
+        data: Path,
+        *,
+        on_gpu: bool,
+        tell: Callable[[str], None],
+        counters: Callable[[Path], Counters] | None = None,
     ) -> None:
         """Get ready.
 
         Args:
             data: the folder that images are read from.
+            on_gpu: whether the GPU decodes them, beside training.
             tell: takes the sentence.
             counters: asked for the counters; by default /proc is.
         """
-        self._data, self._tell, self._counters = data, tell, counters or read_counters
+        self._data, self._on_gpu = data, on_gpu
+        self._tell, self._counters = tell, counters or read_counters
         self._before: Counters | None = None
         self._late = 0
         self._told = False
@@ -55,11 +62,13 @@ class Bottleneck:
         self._late = self._late + 1 if before and data_wait_share > SHARE else 0
         if before and self._late == READINGS:
             self._told = True
-            self._tell(f"{data_wait_share:.0%} of the time the GPU waits for images: {verdict(before, now)}")
+            self._tell(
+                f"{data_wait_share:.0%} of the time the GPU waits for images: {verdict(before, now, self._on_gpu)}"
+            )
 
 
-def verdict(before: Counters, after: Counters) -> str:
-    """What binds between two countings, and what can be done."""
+def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
+    """What binds between two countings, and what can be done; `on_gpu`: the GPU decodes."""
     seconds = after.seconds - before.seconds
     cpu = (after.cpu_busy - before.cpu_busy) / max(1e-9, after.cpu_total - before.cpu_total)
     figures = f"processors {cpu:.0%} busy"
@@ -83,6 +92,11 @@ def verdict(before: Counters, after: Counters) -> str:
         return (
             f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --max-side 400`, "
             "or take an instance with more vCPUs for each GPU"
+        )
+    if on_gpu:
+        return (
+            f"neither disk nor processors bind ({figures}), so decoding on the GPU itself, beside training, does, or a "
+            "slow network volume; try --decode cpu"
         )
     return (
         f"neither disk nor processors bind ({figures}), so this program itself or a slow network volume does; "

@@ -97,7 +97,7 @@ def train(
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
-        bottleneck = Bottleneck(dataset.root, tell=log.note)
+        bottleneck = Bottleneck(dataset.root, on_gpu=decode_on != "cpu", tell=log.note)
         parts: dict[str, Stateful] = {
             "model": model,
             "optimizer": optimizer,

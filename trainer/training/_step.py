@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import Images, Optimizer, Recipe
 from trainer.data import Batch
-from trainer.errors import TrainingDiverged
+from trainer.errors import ConfigError, TrainingDiverged
 from trainer.training._phases import Phases
 from trainer.world import World
 
@@ -145,6 +145,8 @@ class Meter:
         loss, top1, top5, images = self._world.total(self._sums).tolist()
         seconds = time.perf_counter() - self._since
         phases = self.phases.read()
+        # All processes go as fast as the one that waits most.
+        waits = self._world.rows(torch.tensor(phases.get("data", 0.0), device=self._world.device))
         steps, longest, before = self._steps, self._longest, self._before
         self._reset()
         if not math.isfinite(loss):
@@ -155,7 +157,7 @@ class Meter:
             "train/top5": top5 / images,
             "train/learning_rate": rate,
             "speed/images_per_second": (images - before) / seconds,
-            "speed/data_wait_share": min(1.0, phases.get("data", 0.0) / seconds),
+            "speed/data_wait_share": min(1.0, float(waits.max()) / seconds),
             "speed/longest_step_seconds": longest,
             **{f"speed/step_ms/{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
         }
@@ -175,6 +177,11 @@ class Step:
         self._optimizer = optimizer
         self._smoothing = recipe.label_smoothing
         self._parts = recipe.accumulation(world.size)
+        if recipe.speed == "graphs" and self._parts > 1:
+            raise ConfigError(
+                f"speed=graphs cannot accumulate the gradients of {self._parts} micro-batches; use speed=compile, or "
+                "a batch_per_gpu that holds a GPU's whole share"
+            )
         self._model, self._parallel = model, None
         if world.size > 1:
             device_ids = [world.device] if world.device.type == "cuda" else None
