@@ -19,7 +19,7 @@ MEGABYTES_AT_224 = 470.0
 REACHED = {"T4": 0.59, "A10G": 0.59, "A100": 0.57, "H100": 0.39}
 # Images that a core of the CPU in docs/performance.md reads and decodes a second, and what a virtual core is of it:
 # half of a core that is half as fast, and a quarter gained by hyper-threading. Modelled, not measured.
-DECODED_A_CORE, VIRTUAL = 1180.0, 0.3
+DECODED_A_CORE, VIRTUAL = 1170.0, 0.3
 
 
 @dataclass(frozen=True)
