@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from trainer import __version__
 from trainer.errors import TrainerError
@@ -44,14 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        return _parser_in(commands, name, summary, example)
 
     prepare = command(
         "prepare",
@@ -84,15 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     def form(
         name: str, summary: str, example: str, *parents: argparse.ArgumentParser
     ) -> argparse.ArgumentParser:
-        return forms.add_parser(
-            name,
-            parents=[common, *parents],
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:  trainer prepare {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        return _parser_in(forms, name, summary, f"trainer prepare {example}", common, *parents)
 
     one = form(
         "imagenet",
@@ -376,6 +362,21 @@ def _parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--json", action="store_true", help="print the figures as JSON")
     bench.set_defaults(run=_run_bench)
+    return parser
+
+
+def _parser_in(
+    parsers: Any, name: str, summary: str, example: str, *parents: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parsers.add_parser(
+        name,
+        parents=parents,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     return parser
 
 

@@ -8,7 +8,6 @@ no data set. Nothing else is written twice or thrown away; a class tar never tou
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -20,6 +19,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -38,7 +38,7 @@ from trainer.dataset._manifest import (
     write_manifest,
 )
 from trainer.dataset._published import Published
-from trainer.disk import write_json
+from trainer.disk import alone, write_json
 from trainer.errors import DataError
 
 CHUNK = 4 * 2**20  # bytes a writer takes at once, …
@@ -370,30 +370,23 @@ class _Notes:
 
     def __enter__(self) -> _Notes:
         self._folder.mkdir(exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise DataError(f"another `trainer prepare` is at work in {self._out}; wait for it") from None
-        try:
+        taken = DataError(f"another `trainer prepare` is at work in {self._out}; wait for it")
+        with ExitStack() as held:
+            held.enter_context(alone(self._folder / "lock", patience=0, otherwise=taken))
             self._same_as_before()
             self._file = os.open(self._folder / "rows.tsv", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            held.callback(os.close, self._file)
             self._reserve.write_bytes(bytes(RESERVE))
-        except BaseException:
-            self._lock.close()
-            raise
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="wait-for-disk")
-        self._synced: Future[None] | None = None
-        self._position = 0  # of the notes when that wait was begun
-        self._since = 0  # bytes of images since the last wait for the disk was begun
-        self._take_up()
+            self._disk = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="wait-for-disk"))
+            self._synced: Future[None] | None = None
+            self._position = 0  # of the notes when that wait was begun
+            self._since = 0  # bytes of images since the last wait for the disk was begun
+            self._take_up()
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._disk.shutdown()
-        os.close(self._file)
-        self._lock.close()
+        self._held.close()
 
     def add(self, written: Iterable[ImageFacts | LeftOut]) -> None:
         lines = []
