@@ -84,7 +84,9 @@ class Recipe:
 
     name: str = "unnamed"  # the file's name; not a key of the file
     register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # experiment and registered model
-    model: Literal["resnet50"] = "resnet50"
+    model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = (
+        "resnet50"  # torchvision's, or package.module:Name
+    )
     epochs: Count = 90
     global_batch: Count = 1024  # images per optimizer step, all processes together
     batch_per_gpu: Count | Literal["auto"] = "auto"  # images that fit; the rest is gradient accumulation

@@ -41,7 +41,7 @@ def with_files(stack: Stack, *files: str) -> Stack:
     return replace(stack, files=(*stack.files, *files))
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     end = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < end

@@ -97,7 +97,7 @@ def _train(options: argparse.Namespace) -> int:
             "loader": f"{speed['loader']:,.1f} images/s without training",
             "plain loop": f"{speed['plain']:,.1f} images/s, as people write it",
             "a step": ", ".join(f"{name} {spent:.1f} ms" for name, spent in phases.items()),
-            "memory": f"{figures['bandwidth_share']:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s",
+            "memory": f"{figures['bandwidth_share'] or 0:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s",
             "arithmetic": f"{figures['flops_share']:.0%} of {figures['matmul_peak_tflops']:,.1f} TFLOP/s, "
             f"{figures['gflop_per_image']:.1f} GFLOP an image",
         },

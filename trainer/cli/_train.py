@@ -28,6 +28,7 @@ from trainer.data import DecodeOn, ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
 from trainer.disk import alone, write_json
 from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
+from trainer.model import find
 from trainer.performance import Choice, choose
 from trainer.tracking import (
     DatasetFacts,
@@ -111,6 +112,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     dataset = open_dataset(options.data)
     recipe.accumulation(processes)
     recipe.steps_per_epoch(len(dataset.train))
+    find(recipe.model)
     # The same settings and images are the same run, so the same command goes on where it was.
     folder = options.runs / f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
     if int(os.environ.get("RANK", "0")) == 0:

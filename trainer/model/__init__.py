@@ -1,5 +1,5 @@
 """The network, built and laid out for tensor cores."""
 
-from trainer.model._resnet import build
+from trainer.model._build import architectures, build, find
 
-__all__ = ["build"]
+__all__ = ["architectures", "build", "find"]

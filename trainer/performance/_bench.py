@@ -223,7 +223,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float]:
+def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float | None]:
     """What share of this device's measured arithmetic and memory speed `rate` images/s are."""
     from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
 
@@ -241,7 +241,7 @@ def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float]:
         "matmul_peak_tflops": peak / 1e12,
         "flops_share": rate * flops / peak,
         "memory_gb_per_second": bandwidth / 1e9,
-        "bandwidth_share": rate * megabytes * 1e6 / bandwidth,
+        "bandwidth_share": rate * megabytes * 1e6 / bandwidth if recipe.model == "resnet50" else None,
     }
 
 

@@ -1,0 +1,72 @@
+"""Networks: torchvision's, and the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import torchvision
+
+from trainer.errors import ConfigError
+
+# Their training forward answers with a tuple, for classifiers on the way that nobody uses any more.
+LEFT_OUT = {"googlenet", "inception_v3"}
+RESIDUAL = ("resnet", "resnext", "wide_resnet")
+
+Maker = Callable[..., torch.nn.Module]
+
+
+def architectures() -> list[str]:
+    """Names of torchvision's classifiers that can be trained here."""
+    return sorted(set(torchvision.models.list_models(module=torchvision.models)) - LEFT_OUT)
+
+
+def build(architecture: str, classes: int, *, zero_init_residual: bool = False) -> torch.nn.Module:
+    """A freshly initialised network in channels-last layout, on the CPU.
+
+    Args:
+        architecture: a name of torchvision's, or `package.module:Name` of the user's own, which is called with
+            `num_classes=…` and answers a module.
+        classes: number of outputs.
+        zero_init_residual: start every residual block of a ResNet as identity (arXiv:1706.02677, section 5.1);
+            other networks start as they do.
+
+    Returns: a module from (N, 3, H, W) images to (N, classes) logits. ResNet-50 is v1.5, with the stride in the
+        3 x 3 convolution of a bottleneck.
+    Raises: ConfigError if there is no such architecture, or it cannot be imported or made.
+    Source: torchvision; He et al. 2015, arXiv:1512.03385, initialised as in arXiv:1502.01852.
+    """
+    options = {"zero_init_residual": zero_init_residual} if architecture.startswith(RESIDUAL) else {}
+    made = find(architecture)(num_classes=classes, **({} if ":" in architecture else options))
+    if not isinstance(made, torch.nn.Module):
+        raise ConfigError(f"model {architecture}: it answers {type(made).__name__}, not a torch.nn.Module")
+    module: torch.nn.Module = made.to(memory_format=torch.channels_last)
+    return module
+
+
+def find(architecture: str) -> Maker:
+    """What makes this architecture; see `build`.
+
+    Raises: ConfigError if there is no such architecture, or it cannot be imported.
+    """
+    if architecture in architectures():
+        maker: Maker = torchvision.models.get_model_builder(architecture)
+        return maker
+    if ":" not in architecture:
+        raise ConfigError(
+            f"there is no architecture {architecture!r}; use one of torchvision's, such as resnet18, resnet50 or "
+            "convnext_tiny, or your own as package.module:Name"
+        )
+    module, _, name = architecture.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        own: Maker = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"model {architecture} cannot be imported ({error}); it must be found from this folder or by PYTHONPATH"
+        ) from None
+    return own
