@@ -62,7 +62,7 @@ class Run:
 
     def losses(self) -> list[tuple[int, int]]:
         """Step and time (ms) of each step up to now."""
-        points = read_journal(self.folder).points if any(self._runs.glob("digits-*/journal.jsonl")) else []
+        points = read_journal(self.folder, empty=True).points if any(self._runs.glob("digits-*")) else []
         return [(point.step, point.time) for point in points if point.key == "train/loss"]
 
     def goes_on(self, steps: int = 3) -> None:
