@@ -36,6 +36,7 @@ def test_ones_own_network_is_trained_registered_evaluated_and_exported(photos: P
     (tmp_path / "nets.py").write_text(NETS)
     arguments = ["train", "digits", *SETTINGS, "--set", "model=nets:TwoPaths", "--data", photos, "--json"]
     said, err = command(*arguments, folder=tmp_path).communicate(timeout=200)
+    assert said, err
     outcome = json.loads(said)
     assert outcome["model"] == "models:/cats-and-dogs/1", err
 

@@ -359,6 +359,18 @@ def test_a_server_that_never_answers_is_named_within_the_limit(monkeypatch: pyte
     assert time.monotonic() - begun < 5
 
 
+def test_processes_that_come_to_an_empty_store_at_once_all_get_through(tmp_path: Path) -> None:
+    """A run of a second is over before its shipper has made the tables."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = f"from trainer.tracking._server import connect; connect({uri!r}).search_experiments()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
 

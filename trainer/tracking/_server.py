@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from trainer.disk import alone
 from trainer.errors import TrackingDown, TrackingError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 PATIENCE = 10.0  # seconds that `check_reachable` tries
+MAKING_SECONDS = 120.0  # that another process may take to make an SQLite store
 
 
 def tracking_uri(runs: Path) -> str:
@@ -44,7 +46,7 @@ def check_reachable(uri: str | None = None) -> None:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the MLflow at `uri`; answers at once, whether or not there is one.
+    """A client of the MLflow at `uri`; answers at once if that is a server, whether or not there is one.
 
     Raises: TrackingError if this installation cannot talk to such a place.
     """
@@ -63,9 +65,18 @@ def connect(uri: str) -> MlflowClient:
 
         for logger in ("mlflow", "alembic"):
             logging.getLogger(logger).setLevel(logging.ERROR)
-        if uri.startswith("sqlite:"):
-            _check_file(Path(uri.removeprefix("sqlite:///")))
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        if not uri.startswith("sqlite:"):
+            return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        database = Path(uri.removeprefix("sqlite:///"))
+        _check_file(database)
+        # The first to come makes the tables, for seconds; a trainer and its shipper at once would not get through.
+        busy = TrackingError(
+            f"{database} is being made by another process, which takes too long; start again"
+        )
+        with alone(database.with_name("mlflow.lock"), patience=MAKING_SECONDS, otherwise=busy):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+        return client
 
 
 @contextmanager
