@@ -44,14 +44,12 @@ def warmup_cosine(peak: float, *, warmup: int, total: int) -> Schedule:
     Raises: ValueError if the warm-up is not shorter than the run.
     Source: Goyal et al. 2017, arXiv:1706.02677, section 2.2; Loshchilov and Hutter 2016, arXiv:1608.03983.
     """
-    _check(warmup, total)
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-
-    return rate
+    return _warmed_up(
+        peak,
+        warmup,
+        total,
+        lambda step: peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))),
+    )
 
 
 def warmup_linear(peak: float, *, warmup: int, total: int) -> Schedule:
@@ -66,14 +64,7 @@ def warmup_linear(peak: float, *, warmup: int, total: int) -> Schedule:
     Raises: ValueError if the warm-up is not shorter than the run.
     Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_triangle_lr`.
     """
-    _check(warmup, total)
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        return peak * (total - step) / (total - warmup)
-
-    return rate
+    return _warmed_up(peak, warmup, total, lambda step: peak * (total - step) / (total - warmup))
 
 
 def one_cycle(peak: float, *, total: int, rise: float, start: float, end: float) -> Schedule:
@@ -121,16 +112,13 @@ def stepwise(peak: float, *, warmup: int, total: int, parts: int, factor: float)
     Raises: ValueError if the warm-up is not shorter than the run.
     Source: He et al. 2015, arXiv:1512.03385, section 3.4.
     """
-    _check(warmup, total)
-
-    def rate(step: int) -> float:
-        if step < warmup:
-            return peak * (step + 1) / warmup
-        return peak * factor ** min(step * parts // total, parts - 1)
-
-    return rate
+    return _warmed_up(
+        peak, warmup, total, lambda step: peak * factor ** min(step * parts // total, parts - 1)
+    )
 
 
-def _check(warmup: int, total: int) -> None:
+def _warmed_up(peak: float, warmup: int, total: int, then: Schedule) -> Schedule:
+    """Linear growth to `peak` in `warmup` steps, then what `then` says."""
     if not 0 <= warmup < total:
         raise ValueError(f"the warm-up ({warmup} steps) must be shorter than the run ({total} steps)")
+    return lambda step: peak * (step + 1) / warmup if step < warmup else then(step)
