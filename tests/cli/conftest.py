@@ -31,12 +31,15 @@ def command(
 
 
 def until(
-    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120
+    condition: Callable[[], Any],
+    process: subprocess.Popen[str] | None = None,
+    seconds: float = 120,
+    every: float = 0.02,
 ) -> Any:
     """The first true answer of `condition`, while the process runs."""
     end = time.monotonic() + seconds
     while not (answer := condition()):
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end
-        time.sleep(0.02)
+        time.sleep(every)
     return answer

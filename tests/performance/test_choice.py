@@ -7,17 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
+from tests.training.test_loop import Small
 from trainer.performance import Choice, choose, measure, unmeasured
-
-
-class Small(torch.nn.Module):
-    def __init__(self, classes):
-        super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 4, 3, stride=4)
-        self.classifier = torch.nn.Linear(4, classes)
-
-    def forward(self, images):
-        return self.classifier(self.convolution(images).relu().mean(dim=(2, 3)))
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.conftest import until as wait_until
 from tests.stack.conftest import MARKS, Stack, no_engine
 from trainer.tracking import read_journal
 
@@ -41,12 +43,7 @@ def with_files(stack: Stack, *files: str) -> Stack:
     return replace(stack, files=(*stack.files, *files))
 
 
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    return answer
+until = partial(wait_until, seconds=300, every=0.2)
 
 
 class Run:

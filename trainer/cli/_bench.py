@@ -11,7 +11,7 @@ from statistics import median
 
 from trainer.cli._terminal import console, show_table
 from trainer.config import load_recipe
-from trainer.dataset import open_dataset
+from trainer.dataset import Dataset, open_dataset
 from trainer.performance import (
     bench_check,
     bench_loader,
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-        dataset = open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
+        dataset = _photos(options, Path(folder))
         if world.device.type == "cuda":
             choice = measure(recipe, dataset.train, world, decode_on=options.decode, tell=console.print)
         else:
@@ -108,7 +108,7 @@ def _train(options: argparse.Namespace) -> int:
 def _loop(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-        dataset = open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
+        dataset = _photos(options, Path(folder))
         recipe = unmeasured(recipe, None).of(recipe)
         figures = bench_loop(recipe, dataset, world, steps=options.steps, rounds=options.rounds)
     if options.json:
@@ -123,6 +123,11 @@ def _loop(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _photos(options: argparse.Namespace, folder: Path) -> Dataset:
+    """The data set that was named, or photos made in the folder."""
+    return open_dataset(options.data) if options.data else make_sample(folder, images=PHOTOS)
 
 
 def _loader(options: argparse.Namespace) -> int:

@@ -21,14 +21,13 @@ from trainer.config import Recipe
 from trainer.data import Batch, DecodeOn, TrainImages
 from trainer.dataset import Dataset, Split
 from trainer.model import build
+from trainer.performance._estimate import MEGABYTES_AT_224
+from trainer.performance._rounds import in_rotation, ratio
 from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
 from trainer.tracking import DatasetFacts, Journal
 from trainer.training import choose_precision, train
 from trainer.world import World
 
-# Reads and writes of activations, weights' gradients apart, that ResNet-50 makes for an image of 224 x 224 pixels
-# in 16 bits, when normalisation, ReLU and addition are passes of their own. See docs/performance.md.
-MEGABYTES_AT_224 = 470.0
 PROFILED = 5  # steps
 
 
@@ -39,7 +38,7 @@ def bench_train(
     *,
     steps: int,
     rounds: int,
-    decode_on: DecodeOn | None = None,
+    decode_on: DecodeOn,
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """Train on images that lie on the device already, on JPEGs, feed without training, and train as people do.
@@ -52,7 +51,7 @@ def bench_train(
         world: one process and its device.
         steps: timed steps of each turn, after a few for warming up.
         rounds: turns of each.
-        decode_on: where JPEGs are decoded; by default on the device.
+        decode_on: where JPEGs are decoded.
         profile: write a Chrome trace of five fed steps there.
 
     Returns: medians of images/s, their ratios, the share of time spent waiting for data, milliseconds of a step by
@@ -91,18 +90,16 @@ def bench_train(
         "loader": loader,
         "plain": lambda: plain.run(fixed, steps),
     }
-    names = list(contenders)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            turns[name].append(contenders[name]())
+    for _, name in in_rotation(contenders, rounds):
+        turns[name].append(contenders[name]())
 
     if profile:
         _profile(ours, batches(WARM_UP + PROFILED), profile)
     rates = {name: median(measured) for name, measured in turns.items()}
     return {
         "images_per_second": rates,
-        "real_to_synthetic": _ratio(turns["real"], turns["synthetic"]),
-        "synthetic_to_plain": _ratio(turns["synthetic"], turns["plain"]),
+        "real_to_synthetic": ratio(turns["real"], turns["synthetic"]),
+        "synthetic_to_plain": ratio(turns["synthetic"], turns["plain"]),
         "turns": turns,
         "data_wait_share": median(trial.data_wait_share for trial in fed),
         "step_ms": {name: median(trial.step_ms[name] for trial in fed) for name in fed[0].step_ms},
@@ -113,7 +110,7 @@ def bench_train(
         "batch": recipe.global_batch,
         "micro_batch": len(fixed.labels),
         "speed": recipe.speed,
-        "decode_on": decode_on or ("cpu" if world.device.type == "cpu" else "mixed"),
+        "decode_on": decode_on,
         "train_size": recipe.images.train_size,
         "precision": fed[-1].precision,
         **where(world),
@@ -141,15 +138,13 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
     total = recipe.steps_per_epoch(len(longer))
     recipe = dataclasses.replace(recipe, log_every=max(1, min(recipe.log_every, total // 4)))
     turns: dict[str, list[float]] = {"loop": [], "bare": []}
-    for turn in range(rounds):
-        names = list(turns)
-        for name in names[turn % 2 :] + names[: turn % 2]:
-            with tempfile.TemporaryDirectory() as folder:
-                measure = _loop if name == "loop" else _bare
-                turns[name].append(measure(recipe, dataset, world, total, Path(folder)))
+    for _, name in in_rotation(turns, rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            measure = _loop if name == "loop" else _bare
+            turns[name].append(measure(recipe, dataset, world, total, Path(folder)))
     return {
         "steps_per_second": {name: median(measured) for name, measured in turns.items()},
-        "loop_to_bare": _ratio(turns["loop"], turns["bare"]),
+        "loop_to_bare": ratio(turns["loop"], turns["bare"]),
         "turns": turns,
         "steps": total,
         "rounds": rounds,
@@ -216,11 +211,6 @@ class _Plain:
             self._scaler.update()
             loss.item()
         return steps * len(batch.labels) / (time.perf_counter() - begun)
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median over rounds: neighbours in time share the machine's mood."""
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float | None]:

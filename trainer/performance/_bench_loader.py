@@ -21,6 +21,7 @@ from trainer.dataset import Reduction, Split, folder, open_dataset, prepare
 from trainer.errors import ConfigError
 from trainer.performance._bench import where
 from trainer.performance._peers import CORES, Contender, peers
+from trainer.performance._rounds import in_rotation, ratio
 from trainer.world import World
 
 WARM_UP = 5  # batches before the clock starts: graphs are built, queues fill
@@ -114,17 +115,14 @@ def bench_loader(
     }
     for path in _paths(split) if not cold else ():
         path.read_bytes()
-    for turn in range(rounds):
-        names = list(contenders)
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            wall, cpu = _timed(
-                contenders[name](split, recipe, world, turn, scratch),
-                steps,
-                forget=itertools.chain(_paths(split), _files(scratch)) if cold else (),
-            )
-            turns[name]["images_per_second"].append(steps * recipe.global_batch / wall)
-            turns[name]["images_per_cpu_second"].append(steps * recipe.global_batch / cpu)
+    for turn, name in in_rotation(contenders, rounds):
+        wall, cpu = _timed(
+            contenders[name](split, recipe, world, turn, scratch),
+            steps,
+            forget=itertools.chain(_paths(split), _files(scratch)) if cold else (),
+        )
+        turns[name]["images_per_second"].append(steps * recipe.global_batch / wall)
+        turns[name]["images_per_cpu_second"].append(steps * recipe.global_batch / cpu)
     ours = turns[OURS]
     return {
         "images": len(split),
@@ -138,10 +136,7 @@ def bench_loader(
         "turns": turns,
         **{measure: {name: median(all_[measure]) for name, all_ in turns.items()} for measure in ours},
         "ours_to": {
-            name: {
-                measure: median(a / b for a, b in zip(ours[measure], theirs[measure], strict=True))
-                for measure in ours
-            }
+            name: {measure: ratio(ours[measure], theirs[measure]) for measure in ours}
             for name, theirs in turns.items()
             if name != OURS
         },

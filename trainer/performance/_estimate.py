@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from trainer.config import Recipe
 from trainer.errors import ConfigError
+from trainer.training import GP3_MB, GP3_READS
 
 IMAGENET = (1_281_167, 50_000)  # training and validation images
 JPEG_KB = 110.0  # an ImageNet photo as published; docs/performance.md
 FORWARD_SHARE = 1 / 3  # of a training image's time that a validation image takes: no backward pass
-GP3_MB, GP3_READS = 125.0, 3000.0  # per second, unless more was ordered
 
-# Activation traffic of an image in ResNet-50, in 16 bits, passes apart; and what plain PyTorch has been published to reach
+# Activation traffic of an image in ResNet-50, in 16 bits, with normalisation, ReLU and addition as passes of their own; and what plain PyTorch has been published to reach
 # of the images/s that bandwidth allows: 57 to 61 % on a 3090 (timm), 57 % on an A100 (NVIDIA), 39 % on an H100 (Lambda).
 # For a T4 and an A10G nothing is published. See docs/performance.md.
 MEGABYTES_AT_224 = 470.0

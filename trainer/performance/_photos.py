@@ -21,7 +21,6 @@ QUALITIES = (95, 98)  # of JPEG, from … to
 
 def sample_photos(count: int) -> list[bytes]:
     """JPEGs, cut out of scikit-learn's two photos; where that is not installed, of colours under noise."""
-
     luck = np.random.default_rng(0)
     sources = _sources()
     widths, heights, share = np.array(SIZES).T

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,12 +35,9 @@ class Trials:
 
     def __init__(self, recipe: Recipe, world: World, classes: int = CLASSES) -> None:
         torch.manual_seed(recipe.seed)
-        self._images = recipe.global_batch // world.size
-        # The other processes do the same with their shares, each for itself.
-        alone, share = World(0, 1, world.device), dataclasses.replace(recipe, global_batch=self._images)
-        self.model = build(recipe.model, max(CLASSES, classes)).to(world.device)
-        self.step = Step(self.model, make_optimizer(self.model, share, alone), share, alone)
-        self._world, self._meter = alone, Meter(alone)
+        self._images, self._world, self._meter = recipe.global_batch, world, Meter(world)
+        model = build(recipe.model, max(CLASSES, classes)).to(world.device)
+        self._step = Step(model, make_optimizer(model, recipe, world), recipe, world)
 
     def run(
         self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")
@@ -50,12 +46,12 @@ class Trials:
         if self._world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._world.device)
         for _ in range(warm_up):
-            self.step(batches, RATE, self._meter)
+            self._step(batches, RATE, self._meter)
         if warm_up:
             self._meter.read(step=0, rate=RATE)
         begun, done = time.perf_counter(), 0
         while done < steps and (done == 0 or time.perf_counter() - begun < seconds):
-            self.step(batches, RATE, self._meter)
+            self._step(batches, RATE, self._meter)
             self._meter.stepped()
             done += 1
         values = self._meter.read(step=done, rate=RATE)  # waits for the device
@@ -68,7 +64,7 @@ class Trials:
                 key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
             },
             memory_gib=values.get("speed/gpu_memory_gib"),
-            precision=self.step.precision.name,
+            precision=self._step.precision.name,
         )
 
 

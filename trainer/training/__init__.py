@@ -1,6 +1,6 @@
 """The loop, the step, and what steers them."""
 
-from trainer.training._bottleneck import Bottleneck, Counters, read_counters, verdict
+from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
@@ -8,6 +8,8 @@ from trainer.training._step import Meter, Precision, Step, choose_precision, mak
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
+    "GP3_MB",
+    "GP3_READS",
     "Accuracy",
     "Bottleneck",
     "Counters",
