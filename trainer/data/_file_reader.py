@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import nvidia.dali
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images
-from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _decoder, _graph_options, train_pixels
+from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _decoder, _graph_options, normalised
 from trainer.data._preprocessing import ATTEMPTS
 from trainer.dataset import Split
 from trainer.world import World
@@ -74,7 +74,10 @@ def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> t
         adjust_orientation=False,
     )
     mirror = fn.random.coin_flip(probability=0.5 if images.flip else 0.0)
-    return train_pixels(crops, labels, mirror, images)
+    size = images.train_size
+    pixels: Any = crops if Pipeline.current().device_id is None else crops.gpu()
+    pixels = fn.resize(pixels, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
+    return normalised(pixels, labels, mirror=mirror)
 
 
 def dali_version() -> str:

@@ -1,7 +1,7 @@
 """The DALI graphs, and the batches that come out of them.
 
 Python decides which files, in which order and with which crop (`_order`, `_preprocessing`), reads
-their bytes ahead in threads, and DALI does everything to pixels. So neither graph has state worth
+their bytes ahead in threads, and DALI's graph does everything to pixels. So neither graph has state worth
 saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GPU (`mixed`).
 """
 
@@ -27,6 +27,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from trainer.config import Images, Recipe
 from trainer.data._order import epoch_order, uniform
 from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
+from trainer.data._resizing import resized
 from trainer.dataset import Split
 from trainer.errors import DataError
 from trainer.world import World
@@ -133,9 +134,9 @@ class ValImages:
         self.rounds = -(-len(split) // (world.size * batch))  # batches of the process that has most
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
-            resized, places = centre_crops(split.sizes[samples.indices], images)
+            sizes, places = centre_crops(split.sizes[samples.indices], images)
             left, top = np.ascontiguousarray(places.T)  # DALI takes no strides
-            return np.ascontiguousarray(resized), left, top
+            return np.ascontiguousarray(sizes), left, top
 
         self._feed = _Feed(split, arrays)
         self._graph = _val_graph(
@@ -156,7 +157,8 @@ class ValImages:
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
 def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
     crops, labels, mirror = _crops(feed, decode_on)
-    return train_pixels(crops, labels, mirror, images)
+    size = images.train_size
+    return normalised(resized(crops, [size, size]), labels, mirror=mirror)
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
@@ -189,16 +191,9 @@ def _crops(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
     return crops, labels, mirror
 
 
-def train_pixels(crops: Any, labels: Any, mirror: Any, images: Images) -> tuple[Any, Any]:
-    """What happens to a decoded crop, however it was chosen: the end of every graph that trains."""
-    size = images.train_size
-    resized = fn.resize(_on_device(crops), size=[size, size], interp_type=types.INTERP_TRIANGULAR)
-    return _normalised(resized, labels, mirror=mirror)
-
-
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
 def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
-    encoded, labels, resized, left, top = fn.external_source(
+    encoded, labels, size, left, top = fn.external_source(
         source=feed,
         num_outputs=5,
         batch=True,
@@ -207,9 +202,8 @@ def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, A
         no_copy=True,
     )
     whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
-    shrunk = fn.resize(_on_device(whole), size=resized, interp_type=types.INTERP_TRIANGULAR)
     crop = (images.val_size, images.val_size)
-    return _normalised(shrunk, labels, crop=crop, crop_pos_x=left, crop_pos_y=top)
+    return normalised(resized(whole, size), labels, crop=crop, crop_pos_x=left, crop_pos_y=top)
 
 
 def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
@@ -220,9 +214,9 @@ def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
     return {**mixed, "hybrid_huffman_threshold": 1} if decode_on == "mixed-huffman" else mixed
 
 
-def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:
-    """HWC out of DALI, seen as NCHW by torch, *is* channels-last: no copy."""
-    normalised = fn.crop_mirror_normalize(
+def normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:
+    """The end of every graph: floats, HWC, which seen as NCHW by torch *is* channels-last: no copy."""
+    floats = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
         output_layout="HWC",
@@ -230,15 +224,7 @@ def _normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, A
         std=[255 * s for s in STD],
         **crop_or_mirror,
     )
-    return normalised, _on_device(labels)
-
-
-def _on_device(node: Any) -> Any:
-    """On the GPU if the graph has one. What was decoded on the CPU goes there as bytes, before the resize.
-
-    DALI's resize takes the CPU longer than the decoding does; DALI copies beside its other work.
-    """
-    return node if Pipeline.current().device_id is None else node.gpu()
+    return floats, labels if Pipeline.current().device_id is None else labels.gpu()
 
 
 def _graph_options(batch: int, world: World) -> dict[str, Any]:
