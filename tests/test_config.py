@@ -34,6 +34,11 @@ def test_the_baseline_scales_the_learning_rate_with_the_batch():
         ("digits", ["schedule.warmup_epochs=99"], "must be less than epochs"),
         ("digits", ["images.crop_area=[0.5]"], "images.crop_area"),
         ("digits", ["epochs=[1"], "not valid YAML"),
+        ("digits", ["images.first_size=64"], "first_size must not exceed train_size"),
+        ("digits", ["images.growth=[0.8,0.4]"], "growth must be two growing numbers"),
+        ("digits", ["images.randaugment_magnitude=31"], "must be less than or equal to 30"),
+        ("digits", ["images.color_jitter=[0,0,0,0.6]"], "must be less than or equal to 0.5"),
+        ("digits", ["ema_decay=1"], "must be less than 1"),
         ("missing.yaml", [], "missing.yaml cannot be read: No such file"),
     ],
 )
@@ -83,6 +88,24 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_one_that_can():
 def test_a_batch_larger_than_the_data_set_is_refused():
     with pytest.raises(ConfigError, match="larger than the 100 training images"):
         load_recipe("rn50-baseline").steps_per_epoch(100)
+
+
+def test_a_run_goes_on_with_a_later_program():
+    """Its folder is found by this digest, and a snapshot of another one is refused."""
+    expected = "ae22f7d247a1182573504f05c6f662e69ea737a8f796de9609da2fe2e252e786"
+
+    assert load_recipe("rn50-baseline").digest() == expected
+
+
+def test_crops_grow_as_the_published_recipes_do():
+    """`get_resolution` of libffcv/ffcv-imagenet, with start_ramp 11 and end_ramp 13 of 16 epochs."""
+    recipe = load_recipe(
+        "rn50-baseline",
+        ["epochs=16", "images.first_size=160", "images.train_size=192", "images.growth=[0.6875,0.8125]"],
+    )
+
+    assert [recipe.train_size(epoch) for epoch in range(16)] == [160] * 12 + [192] * 4
+    assert {load_recipe("rn50-baseline").train_size(epoch) for epoch in range(90)} == {224}
 
 
 def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_path):

@@ -28,6 +28,7 @@ OF_THE_MACHINE = ("name", "batch_per_gpu", "speed")
 Speed = Literal["eager", "compile", "graphs"]  # torch.compile; graphs: and CUDA graphs
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -36,14 +37,31 @@ Positive = Annotated[float, Field(gt=0)]
 class Images:
     """How a JPEG becomes the network's input."""
 
-    train_size: Count = 224  # pixels; side of a training crop after resizing
+    train_size: Count = 224  # pixels; side of a training crop after resizing …
+    first_size: Count | None = None  # … and at the start of the run, if it is smaller there
+    growth: tuple[Share, Share] = (0.4, 0.8)  # shares of the run between which it grows …
+    size_step: Count = 32  # … by multiples of so many pixels
     val_resize: Count = 256  # pixels; shorter side before the centre crop
     val_size: Count = 224  # pixels; side of the centre crop
     crop_area: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image a crop covers
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of a crop
     flip: bool = True  # mirror half of the training images
+    augment: Literal["none", "randaugment", "trivialaugment"] = "none"
+    randaugment_ops: Count = 2  # one after the other
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] = (
+        0,
+        0,
+        0,
+        0,
+    )  # brightness, contrast, saturation, hue, as torchvision's ColorJitter
+    erasing: Share = 0.0  # of the training images get a random rectangle erased
 
     def __post_init__(self) -> None:
+        if self.first_size and self.first_size > self.train_size:
+            raise ValueError("first_size must not exceed train_size, the size at the end of the run")
+        if not self.growth[0] <= self.growth[1]:
+            raise ValueError("growth must be two growing numbers")
         if not self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError("crop_area must be two growing numbers up to 1")
         if not self.crop_ratio[0] <= self.crop_ratio[1]:
@@ -54,13 +72,15 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Optimizer:
-    """SGD with momentum, the rate scaled linearly with the batch (Goyal et al. 2017)."""
+    """SGD with momentum or AdamW, the rate scaled linearly with the batch (Goyal et al. 2017)."""
 
+    kind: Literal["sgd", "adamw"] = "sgd"
     lr_per_256: Positive = 0.1  # peak learning rate for a global batch of 256
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: NotNegative = 1e-4
+    momentum: Fraction = 0.9  # adamw: the first of its two betas
+    nesterov: bool = False  # sgd
+    weight_decay: NotNegative = 1e-4  # adamw: decoupled, times the learning rate
     decay_norm_and_bias: bool = False  # BatchNorm parameters and biases are left alone by default
+    clip_norm: NotNegative = 0.0  # longest gradient, all weights together; 0: any
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -85,7 +105,7 @@ class Recipe:
     name: str = "unnamed"  # the file's name; not a key of the file
     register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # experiment and registered model
     model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = (
-        "resnet50"  # torchvision's, or package.module:Name
+        "resnet50"  # torchvision's, also with _blurpool behind it, or package.module:Name
     )
     epochs: Count = 90
     global_batch: Count = 1024  # images per optimizer step, all processes together
@@ -95,7 +115,15 @@ class Recipe:
     )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
+    sync_batch_norm: bool = False  # one set of statistics over all GPUs
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: Fraction = 0.0
+    mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn
+    cutmix: NotNegative = 0.0  # likewise
+    ema_decay: Fraction = (
+        0.0  # of a moving average of the weights, which is then what is measured and kept; 0: none
+    )
+    ema_steps: Count = 1  # optimizer steps between its updates
     seed: int = 0
     log_every: Count = 50  # steps; the host waits for the GPU only this often
     images: Images = Images()
@@ -141,6 +169,25 @@ class Recipe:
             )
         return images // self.global_batch
 
+    def train_size(self, epoch: int) -> int:
+        """Side of a training crop in pixels in this epoch (0-based).
+
+        Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_resolution`; Howard 2018 (DAWNBench).
+        """
+        images = self.images
+        first, last = images.first_size or images.train_size, images.train_size
+        begin, end = (share * self.epochs for share in images.growth)
+        if epoch <= begin:
+            return first
+        if epoch >= end:
+            return last
+        between = first + (last - first) * (epoch - begin) / (end - begin)
+        return min(last, max(first, round(between / images.size_step) * images.size_step))
+
+    def at_full_size(self) -> Recipe:
+        """The recipe with crops of the final size from the start: what is measured must hold to the end."""
+        return dataclasses.replace(self, images=dataclasses.replace(self.images, first_size=None))
+
     def as_dict(self) -> dict[str, Any]:
         """All settings as plain nested data, as in the recipe file."""
         return dataclasses.asdict(self)
@@ -153,9 +200,15 @@ class Recipe:
         """SHA-256 of all settings that decide what is learned: equal settings, equal digest.
 
         How many images a GPU takes at a time and how it runs are matters of the machine: a run may go on with
-        others.
+        others. Only what differs from the defaults counts, so that it also goes on with a later program that has
+        more settings.
         """
-        settings = {key: value for key, value in self.as_dict().items() if key not in OF_THE_MACHINE}
+        defaults = Recipe(register_as="unnamed").flat()
+        settings = {
+            key: value
+            for key, value in self.flat().items()
+            if key not in OF_THE_MACHINE and value != defaults[key]
+        }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

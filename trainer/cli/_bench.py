@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    recipe = load_recipe(options.recipe, options.set)
+    recipe = load_recipe(options.recipe, options.set).at_full_size()
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
         dataset = _photos(options, Path(folder))
         if world.device.type == "cuda":
@@ -106,7 +106,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _loop(options: argparse.Namespace) -> int:
-    recipe = load_recipe(options.recipe, options.set)
+    recipe = load_recipe(options.recipe, options.set).at_full_size()
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
         dataset = _photos(options, Path(folder))
         recipe = unmeasured(recipe, None).of(recipe)

@@ -11,6 +11,7 @@ saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GP
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images, Recipe
+from trainer.data._augmentation import chosen_augmentations
 from trainer.data._order import epoch_order, uniform
 from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
 from trainer.data._resizing import resized
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
 
     images: torch.Tensor  # (N, 3, H, W), channels-last, normalised
     labels: torch.Tensor  # (N,) int64
+    targets: torch.Tensor | None = None  # (N, classes) shares of each class, of mixed images
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class _Samples:
     """One batch as a plan: which images, and the numbers that belong to them in this epoch."""
 
     indices: npt.NDArray[np.int64]  # (N,) into the split
-    luck: npt.NDArray[np.float64]  # (N, DRAWS + 1) crop draws and flip
+    luck: npt.NDArray[np.float64]  # (N, draws) for the crop, the flip, and each augmentation
 
 
 class TrainImages:
@@ -87,12 +90,34 @@ class TrainImages:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
-        feed = self._feed(first_step, last_step)
-        return _batches(_train_graph(feed, self._recipe.images, self._decode_on, **self._options()), feed)
+        for size, first, last in self._sizes(first_step, last_step):
+            feed = self._feed(first, last, size)
+            with warnings.catch_warnings(record=True):  # DALI's suites use old names of DALI's operators
+                graph = _train_graph(
+                    feed,
+                    self._recipe.images,
+                    size,
+                    self._decode_on,
+                    enable_conditionals=True,  # an operation for some images of a batch, another for others
+                    **self._options(),
+                )
+            yield from _batches(graph, feed)
+
+    def _sizes(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, int]]:
+        """Stretches of steps whose crops have the same size: that, the first step, and the one after the last."""
+        while first_step < last_step:
+            epoch = first_step // self.steps_per_epoch
+            size = self._recipe.train_size(epoch)
+            # Beyond the recipe's epochs, which a benchmark may go, nothing changes.
+            ends = (e for e in range(epoch + 1, self._recipe.epochs) if self._recipe.train_size(e) != size)
+            end = next((e * self.steps_per_epoch for e in ends), last_step)
+            yield size, first_step, min(end, last_step)
+            first_step = end
 
     def crops(self, *, first_step: int, last_step: int) -> Iterator[Any]:
         """What `batches` decodes, as DALI's lists of images in their own sizes: for measuring what decoding takes."""
-        graph = _crops_graph(self._feed(first_step, last_step), self._decode_on, **self._options())
+        feed = self._feed(first_step, last_step, self._recipe.images.train_size)
+        graph = _crops_graph(feed, self._recipe.images, self._decode_on, **self._options())
         while True:
             try:
                 yield graph.run()
@@ -102,21 +127,28 @@ class TrainImages:
     def _options(self) -> dict[str, Any]:
         return _graph_options(self.micro_batch, self._world)
 
-    def _feed(self, first_step: int, last_step: int) -> _Feed:
+    def _feed(self, first_step: int, last_step: int, size: int) -> _Feed:
         recipe = self._recipe
+        augmentations = chosen_augmentations(recipe.images)
+        draws = DRAWS + 1 + sum(one.draws for one in augmentations)
 
         def plan() -> Iterator[_Samples]:
             for step in range(first_step, last_step):
                 for part in range(self._accumulation):
                     chosen = self.indices(step, part)
                     epoch = step // self.steps_per_epoch
-                    yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, DRAWS + 1))
+                    yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, draws))
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
             sizes = self._split.sizes[samples.indices]
             anchors, shapes = random_resized_crops(sizes, samples.luck[:, :DRAWS], recipe.images)
             mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.images.flip
-            return anchors, shapes, mirror.astype(np.int32)
+            made = [anchors, shapes, mirror.astype(np.int32)]
+            used = DRAWS + 1
+            for one in augmentations:
+                made.append(one.numbers(samples.luck[:, used : used + one.draws], size))
+                used += one.draws
+            return tuple(made)
 
         feed = _Feed(self._split, arrays)
         feed.start(plan())
@@ -155,25 +187,38 @@ class ValImages:
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _train_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
-    crops, labels, mirror = _crops(feed, decode_on)
-    size = images.train_size
-    return normalised(resized(crops, [size, size]), labels, mirror=mirror)
+def _train_graph(feed: _Feed, images: Images, size: int, decode_on: DecodeOn) -> tuple[Any, Any]:
+    augmentations = chosen_augmentations(images)
+    crops, labels, mirror, *numbers = _crops(feed, decode_on, [one.kind for one in augmentations])
+    pixels = resized(crops, [size, size])
+    for index, augment in enumerate(augmentations):
+        pixels = augment(pixels, numbers[index], size)
+    return normalised(pixels, labels, mirror=mirror)
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _crops_graph(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
-    return _crops(feed, decode_on)
+def _crops_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, ...]:
+    kinds = [one.kind for one in chosen_augmentations(images)]
+    crops, labels, mirror, *_ = _crops(feed, decode_on, kinds)
+    return crops, labels, mirror
 
 
-def _crops(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
-    """Decoded crops in their own sizes, labels, and which to mirror."""
-    encoded, labels, anchors, shapes, mirror = fn.external_source(
+def _crops(feed: _Feed, decode_on: DecodeOn, more: list[tuple[Any, int]]) -> tuple[Any, ...]:
+    """Decoded crops in their own sizes, labels, which to mirror, and `more` numbers of a type and dimensions."""
+    kinds = [
+        (types.UINT8, 1),
+        (types.INT64, 0),
+        (types.FLOAT, 1),
+        (types.FLOAT, 1),
+        (types.INT32, 0),
+        *more,
+    ]
+    encoded, labels, anchors, shapes, mirror, *numbers = fn.external_source(
         source=feed,
-        num_outputs=5,
+        num_outputs=len(kinds),
         batch=True,
-        dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.INT32],
-        ndim=[1, 0, 1, 1, 0],
+        dtype=[dtype for dtype, _ in kinds],
+        ndim=[dimensions for _, dimensions in kinds],
         no_copy=True,
     )
     # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
@@ -188,7 +233,7 @@ def _crops(feed: _Feed, decode_on: DecodeOn) -> tuple[Any, Any, Any]:
         output_type=types.RGB,
         adjust_orientation=False,
     )
-    return crops, labels, mirror
+    return crops, labels, mirror, *numbers
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)

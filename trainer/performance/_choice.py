@@ -165,6 +165,7 @@ def measure(
         classes = int(split.labels.max()) + 1
         return Trials(small, alone, classes).run(batches, steps=steps, seconds=SECONDS).images_per_second
 
+    recipe = recipe.at_full_size()
     if recipe.batch_per_gpu == "auto":
         recipe = dataclasses.replace(recipe, batch_per_gpu=largest_that_fits(recipe, world))
     alone, parts = World(0, 1, world.device), recipe.accumulation(world.size)

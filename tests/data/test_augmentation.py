@@ -1,0 +1,184 @@
+"""What else happens to the pixels of a training crop, against torchvision."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import InterpolationMode, RandomErasing
+from torchvision.transforms import functional as F
+from torchvision.transforms.autoaugment import _apply_op
+
+from tests.conftest import ALONE
+from trainer.config import Images
+from trainer.data import MEAN, STD, TrainImages, uniform
+from trainer.data._augmentation import BINS, FILL, ColorJitter, Erasing, chosen_augmentations
+from trainer.world import World
+
+SIZE = 128
+EVERYTHING = Images(
+    train_size=32, augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5, crop_area=(0.3, 1)
+)
+
+# DALI's operation and torchvision's, with the magnitude of the last bin, and how far their pixels may be apart (of
+# 255, on average). Equalizing uses other formulas; sharpening treats the border otherwise.
+OPERATIONS = {
+    "translate_x": ("TranslateX", SIZE * 100 / 224, 3),
+    "translate_y": ("TranslateY", SIZE * 100 / 224, 3),
+    "shear_x": ("ShearX", 0.3, 3),
+    "shear_y": ("ShearY", 0.3, 3),
+    "rotate": ("Rotate", 30, 3),
+    "brightness": ("Brightness", 0.9, 1),
+    "contrast": ("Contrast", 0.9, 1),
+    "color": ("Color", 0.9, 1.5),
+    "sharpness": ("Sharpness", 0.9, 2),
+    "posterize": ("Posterize", 4, 0),
+    "solarize": ("Solarize", 0, 0),
+    "equalize": ("Equalize", 0, 4),
+    "auto_contrast": ("AutoContrast", 0, 1),
+    "identity": ("Identity", 0, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """Paler than it was, so that there is contrast to win."""
+    pixels = np.asarray(Image.fromarray(load_sample_images().images[0]).resize((SIZE, SIZE)))
+    return (40 + 0.6 * pixels).astype(np.uint8)
+
+
+def changed(augmentation, photo, numbers):
+    """The photo, once for each row of numbers, as DALI's graph makes it."""
+
+    @pipeline_def(batch_size=len(numbers), num_threads=1, device_id=None, enable_conditionals=True)
+    def graph():
+        pixels, given = fn.external_source(
+            source=lambda: ([photo] * len(numbers), list(numbers)),
+            num_outputs=2,
+            dtype=[types.UINT8, augmentation.kind[0]],
+            layout=["HWC", ""],
+        )
+        return augmentation(pixels, given, SIZE)
+
+    with warnings.catch_warnings(record=True):
+        made = graph()
+        (pixels,) = made.run()
+    return pixels.as_array()
+
+
+@pytest.mark.parametrize("negated", [0, 1])
+def test_each_operation_is_as_strong_as_torchvisions(photo, negated):
+    (randaugment,) = chosen_augmentations(Images(augment="randaugment", randaugment_ops=1))
+    names = [operation.name for operation in randaugment._suite]
+    numbers = np.array([[[index, BINS - 1, negated]] for index in range(len(names))], np.int32)
+
+    assert set(names) == set(OPERATIONS)
+    for name, pixels in zip(names, changed(randaugment, photo, numbers), strict=True):
+        theirs, magnitude, allowed = OPERATIONS[name]
+        signs = [-1 if negated and randaugment._suite[names.index(name)].randomly_negate else 1]
+        if name.startswith(("shear", "rotate")):
+            signs = [1, -1]  # which way is which differs, and is drawn
+        tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+        expected = [
+            _apply_op(tensor, theirs, sign * magnitude, InterpolationMode.BILINEAR, [FILL] * 3)
+            for sign in signs
+        ]
+        difference = min(
+            np.abs(pixels - one.permute(1, 2, 0).numpy().astype(float))[3:-3, 3:-3].mean() for one in expected
+        )
+
+        assert difference <= allowed, f"{name}: {difference:.2f}"
+        if allowed and name != "identity":
+            assert np.abs(pixels.astype(float) - photo).mean() > 2 * difference, f"{name} does nothing"
+
+
+def test_colours_change_as_torchvisions_do(photo):
+    jitter = ColorJitter((0.4, 0.4, 0.4, 0.1))
+    numbers = np.array([[1.4, 1, 1, 0], [0.6, 1, 1, 0], [1, 1.4, 1, 0], [1, 0.6, 1, 0], [1, 1, 1.4, 0],
+                        [1, 1, 0.6, 0], [1, 1, 1, 36], [1, 1, 1, 0]], np.float32)  # fmt: skip
+    tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+
+    for (light, contrast, colour, hue), pixels in zip(numbers, changed(jitter, photo, numbers), strict=True):
+        expected = F.adjust_brightness(tensor, light)
+        expected = F.adjust_saturation(F.adjust_contrast(expected, contrast), colour)
+        expected = F.adjust_hue(expected, float(hue) / 360).permute(1, 2, 0).numpy().astype(float)
+        # A hue turned in another space is another hue, of a like distance.
+        assert np.abs(pixels - expected).mean() <= (12 if hue else 1.5)
+
+
+def test_the_draws_have_the_ranges_of_torchvision(tiny):
+    draws = uniform(0, 0, np.arange(5000), 6)
+    factors = ColorJitter((0.4, 0.2, 2.0, 0.1)).numbers(draws[:, :4], SIZE)
+    (trivial,) = chosen_augmentations(Images(augment="trivialaugment"))
+    (chosen,) = trivial.numbers(draws[:, :3], SIZE).transpose(1, 0, 2)
+
+    assert factors.min(axis=0) == pytest.approx([0.6, 0.8, 0, -36], abs=0.2)
+    assert factors.max(axis=0) == pytest.approx([1.4, 1.2, 3, 36], abs=0.2)
+    for column, values in zip(chosen.T, (len(trivial._suite), BINS, 2), strict=True):
+        share = np.bincount(column, minlength=values) / len(column)
+        assert len(share) == values
+        assert share == pytest.approx(np.full(values, 1 / values), abs=0.02), "all are as likely"
+
+
+def test_rectangles_are_erased_as_torchvision_erases_them(photo):
+    erasing = Erasing(0.25)
+    ours = erasing.numbers(uniform(0, 0, np.arange(8000), erasing.draws), SIZE)
+    erased = ours[ours[:, 2] > 0]
+    torch.manual_seed(0)
+    blank = torch.empty(3, SIZE, SIZE)
+    theirs = np.array([RandomErasing.get_params(blank, (0.02, 0.33), (0.3, 3.3))[:4] for _ in range(2000)])
+    drawn = np.array([[0, 0, 0, 0], [10, 20, 30, 40]], np.float32)
+    untouched, painted = changed(erasing, photo, drawn)
+
+    assert len(erased) / len(ours) == pytest.approx(0.25, abs=0.02)
+    for ours_of, theirs_of in zip(erased.T, theirs.T, strict=True):
+        cuts = np.quantile(theirs_of, np.linspace(0.05, 0.95, 10))
+        shares = [(np.mean(ours_of <= cut), np.mean(theirs_of <= cut)) for cut in cuts]
+        # Kolmogorov-Smirnov distance of 2,000 against 2,000 draws, at a chance of one in a million
+        assert max(abs(a - b) for a, b in shares) < 2.7 * np.sqrt(2 / 2000)
+    assert (untouched == photo).all()
+    assert ((painted != photo).any(axis=2).sum()) == pytest.approx(30 * 40, rel=0.01)
+    assert painted[11, 21].tolist() == [124, 116, 104]
+
+
+def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_processes(dataset, tiny):
+    recipe = replace(tiny, images=EVERYTHING)
+    unbroken = list(TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=4))
+    (resumed,) = TrainImages(dataset.train, recipe, ALONE).batches(first_step=3, last_step=4)
+    shares = [
+        next(TrainImages(dataset.train, recipe, world).batches(first_step=3, last_step=4)).images
+        for world in (World(rank, 2, torch.device("cpu")) for rank in range(2))
+    ]
+
+    assert torch.equal(resumed.images, unbroken[3].images)
+    assert torch.equal(torch.cat(shares), unbroken[3].images)
+    assert not torch.equal(unbroken[0].images, unbroken[2].images)
+
+
+def test_all_augmentations_leave_normalised_images_of_the_right_kind(dataset, tiny):
+    recipe = replace(tiny, images=EVERYTHING)
+    (batch,) = TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=1)
+
+    assert batch.images.shape == (8, 3, 32, 32)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.min() >= -max(MEAN) / min(STD) - 1e-3
+    assert batch.images.max() <= (1 - min(MEAN)) / min(STD) + 1e-3
+
+
+def test_crops_grow_with_the_epoch_and_the_order_goes_on(dataset, tiny):
+    growing = replace(
+        tiny, epochs=4, images=replace(tiny.images, first_size=16, size_step=8, growth=(0.25, 0.75))
+    )
+    images = TrainImages(dataset.train, growing, ALONE)
+    batches = list(images.batches(first_step=0, last_step=8))
+    (resumed,) = images.batches(first_step=5, last_step=6)
+
+    assert [batch.images.shape[-1] for batch in batches] == [16, 16, 16, 16, 24, 24, 32, 32]
+    assert [batch.labels.tolist() for batch in batches] == [
+        dataset.train.labels[images.indices(step, 0)].tolist() for step in range(8)
+    ]
+    assert torch.equal(resumed.images, batches[5].images)
