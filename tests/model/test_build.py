@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from trainer.errors import ConfigError
 from trainer.model import architectures, build
+from trainer.model._blurpool import BlurredConv2d
 
 
 def test_it_is_resnet_50_v1_5_in_channels_last_layout():
@@ -20,6 +22,25 @@ def test_it_is_resnet_50_v1_5_in_channels_last_layout():
 def test_residual_blocks_can_start_as_identity():
     assert not build("resnet50", 10, zero_init_residual=True).layer1[0].bn3.weight.any()
     assert build("resnet50", 10).layer1[0].bn3.weight.all()
+
+
+def test_blurpool_blurs_before_each_stride_but_the_first():
+    plain, blurred = build("resnet50", 10), build("resnet50_blurpool", 10)
+    layers = [name for name, layer in blurred.named_modules() if isinstance(layer, BlurredConv2d)]
+    features = torch.randn(2, 128, 12, 12)
+    convolution = blurred.layer2[0].conv2
+
+    assert layers == [f"layer{n}.0.{part}" for n in (2, 3, 4) for part in ("conv2", "downsample.0")]
+    assert sum(p.numel() for p in blurred.parameters()) == sum(p.numel() for p in plain.parameters())
+    assert blurred(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    padded = F.pad(features, (1, 1, 1, 1))
+    smooth = sum(
+        kernel[down, across] * padded[:, :, down : down + 12, across : across + 12]
+        for down in range(3)
+        for across in range(3)
+    )
+    torch.testing.assert_close(convolution(features), convolution.conv(smooth))
 
 
 def test_an_unknown_architecture_is_refused_with_those_there_are():

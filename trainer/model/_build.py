@@ -11,10 +11,12 @@ import torch
 import torchvision
 
 from trainer.errors import ConfigError
+from trainer.model._blurpool import blur_before_strides
 
 # Their training forward answers with a tuple, for classifiers on the way that nobody uses any more.
 LEFT_OUT = {"googlenet", "inception_v3"}
 RESIDUAL = ("resnet", "resnext", "wide_resnet")
+BLURPOOL = "_blurpool"  # behind a name of torchvision's
 
 Maker = Callable[..., torch.nn.Module]
 
@@ -28,8 +30,8 @@ def build(architecture: str, classes: int, *, zero_init_residual: bool = False) 
     """A freshly initialised network in channels-last layout, on the CPU.
 
     Args:
-        architecture: a name of torchvision's, or `package.module:Name` of the user's own, which is called with
-            `num_classes=…` and answers a module.
+        architecture: a name of torchvision's, with `_blurpool` behind it or not, or `package.module:Name` of the
+            user's own, which is called with `num_classes=…` and answers a module.
         classes: number of outputs.
         zero_init_residual: start every residual block of a ResNet as identity (arXiv:1706.02677, section 5.1);
             other networks start as they do.
@@ -43,6 +45,8 @@ def build(architecture: str, classes: int, *, zero_init_residual: bool = False) 
     made = find(architecture)(num_classes=classes, **({} if ":" in architecture else options))
     if not isinstance(made, torch.nn.Module):
         raise ConfigError(f"model {architecture}: it answers {type(made).__name__}, not a torch.nn.Module")
+    if architecture.endswith(BLURPOOL) and ":" not in architecture:
+        blur_before_strides(made)
     module: torch.nn.Module = made.to(memory_format=torch.channels_last)
     return module
 
@@ -52,8 +56,9 @@ def find(architecture: str) -> Maker:
 
     Raises: ConfigError if there is no such architecture, or it cannot be imported.
     """
-    if architecture in architectures():
-        maker: Maker = torchvision.models.get_model_builder(architecture)
+    name = architecture.removesuffix(BLURPOOL)
+    if name in architectures():
+        maker: Maker = torchvision.models.get_model_builder(name)
         return maker
     if ":" not in architecture:
         raise ConfigError(
