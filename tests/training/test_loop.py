@@ -2,11 +2,14 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.conftest import ALONE
+from trainer.checkpoint import found, load_part
+from trainer.config import Optimizer
 from trainer.errors import Stopped
 from trainer.training import train
 
@@ -80,6 +83,39 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(tiny, dataset, t
         assert notes.of(key) == unbroken.of(key)
 
 
+def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_one(tiny, dataset, tmp_path):
+    recipe = replace(
+        tiny,
+        epochs=4,
+        loss="binary_cross_entropy",
+        label_smoothing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        ema_decay=0.9,
+        ema_steps=2,
+        optimizer=Optimizer(kind="adamw", lr_per_256=0.5, clip_norm=1.0),
+        images=replace(
+            tiny.images, first_size=24, size_step=4, augment="trivialaugment", color_jitter=(0.4, 0.4, 0.4, 0.1),
+            erasing=0.3,
+        ),
+    )  # fmt: skip
+    expected, accuracy = train(recipe, dataset, tmp_path / "unbroken", ALONE, Notes())
+    notes = Notes(stop_at=5)
+    with pytest.raises(Stopped, match="everything saved"):
+        train(recipe, dataset, tmp_path / "stopped", ALONE, notes)
+    notes.stop_at = None
+    resumed, again = train(recipe, dataset, tmp_path / "stopped", ALONE, notes)
+
+    torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert again == accuracy
+    (newest, *_) = found(tmp_path / "stopped" / "checkpoints")
+    average, last = load_part(newest, "average")["weights"], load_part(newest, "model")
+    assert torch.equal(average["classifier.weight"], expected.classifier.weight), (
+        "what is kept is the average"
+    )
+    assert not torch.equal(average["classifier.weight"], last["classifier.weight"])
+
+
 def test_a_finished_run_is_not_trained_again(tiny, dataset, tmp_path):
     train(tiny, dataset, tmp_path, ALONE, Notes())
     again = Notes()
@@ -89,8 +125,6 @@ def test_a_finished_run_is_not_trained_again(tiny, dataset, tmp_path):
 
 
 def test_other_seeds_make_other_weights(tiny, dataset, tmp_path):
-    from dataclasses import replace
-
     one, _ = train(tiny, dataset, tmp_path / "one", ALONE, Notes())
     other, _ = train(replace(tiny, seed=1), dataset, tmp_path / "other", ALONE, Notes())
 

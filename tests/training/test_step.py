@@ -13,7 +13,9 @@ from trainer.config import Optimizer
 from trainer.data import Batch
 from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
-from trainer.training import Meter, Step, choose_precision, make_optimizer, parameter_groups
+from trainer.training import Meter, Step, choose_precision, make_loss, make_optimizer, parameter_groups
+from trainer.training._average import Average
+from trainer.training._step import start_rare
 
 
 class Small(torch.nn.Module):
@@ -57,7 +59,7 @@ def test_fifty_steps_are_those_of_a_plain_pytorch_loop(tiny):
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": 1e-4}, {"params": rest, "weight_decay": 0}], lr=0.1, momentum=0.9
     )
-    for images, labels in given:
+    for images, labels, _ in given:
         optimizer.zero_grad()
         F.cross_entropy(plain(images), labels).backward()
         optimizer.step()
@@ -65,10 +67,71 @@ def test_fifty_steps_are_those_of_a_plain_pytorch_loop(tiny):
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
 
 
+def test_fifty_clipped_steps_of_adamw_are_those_of_a_plain_pytorch_loop(tiny):
+    given = batches(50)
+    settings = Optimizer(kind="adamw", momentum=0.8, weight_decay=0.05, clip_norm=0.1)
+    ours, _ = trained(replace(tiny, optimizer=settings), given, 50, rate=0.01)
+
+    torch.manual_seed(0)
+    plain = Small()
+    decayed = [plain.convolution.weight, plain.classifier.weight]
+    rest = [plain.convolution.bias, plain.norm.weight, plain.norm.bias, plain.classifier.bias]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0}], lr=0.01, betas=(0.8, 0.999)
+    )  # fmt: skip
+    longest = 0
+    for images, labels, _ in given:
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), labels).backward()
+        longest = max(longest, torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1))
+        optimizer.step()
+
+    assert longest > 0.1, "otherwise there was nothing to clip"
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_asks_for_each_class_whether_it_is_there(tiny, smoothing):
+    loss = make_loss(replace(tiny, loss="binary_cross_entropy", label_smoothing=smoothing))
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    wanted = torch.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+    there = logits.sigmoid()
+    expected = -(wanted * there.log() + (1 - wanted) * (1 - there).log()).sum(dim=1).mean()
+
+    torch.testing.assert_close(loss(logits, labels), expected)
+    torch.testing.assert_close(loss(logits, torch.eye(3)[labels]), expected)
+
+
+def test_the_average_follows_the_weights_by_its_decay(tiny):
+    torch.manual_seed(0)
+    model = Small()
+    average = Average(model, replace(tiny, ema_decay=0.75, ema_steps=2))
+    seen = []
+    for step in range(1, 7):
+        with torch.no_grad():
+            model.classifier.weight.normal_()
+            model.norm.running_mean.normal_()
+        average.update(step)
+        seen.append([model.classifier.weight.detach().clone(), model.norm.running_mean.clone()])
+    for which, averaged in enumerate((average.module.classifier.weight, average.module.norm.running_mean)):
+        second, fourth, sixth = (seen[at][which] for at in (1, 3, 5))
+        torch.testing.assert_close(averaged, 0.75 * (0.75 * second + 0.25 * fourth) + 0.25 * sixth)
+
+    assert Average(model, tiny).module is model
+
+
+def test_a_classifier_can_start_with_the_odds_of_one_in_as_many_as_there_are():
+    model = build("resnet18", 1000)
+    start_rare(model)
+
+    assert model.fc.bias.sigmoid().mean().item() == pytest.approx(1 / 1001, rel=1e-4)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(tiny):
     """Without BatchNorm, whose statistics are of a micro-batch by definition."""
     given = batches(4)
-    halves = [Batch(*(part[at : at + 4] for part in batch)) for batch in given for at in (0, 4)]
+    halves = [Batch(*(part[at : at + 4] for part in batch[:2])) for batch in given for at in (0, 4)]
 
     class Normless(Small):
         def __init__(self):

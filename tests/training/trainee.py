@@ -88,9 +88,9 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
 
         def __call__(self, batches: Iterator[Batch], rate: float, meter: Any) -> None:
             def noted() -> Iterator[Batch]:
-                for images, labels in batches:
-                    os.write(used, f"{attempt} {Recorded.number} {labels.tolist()}\n".encode())
-                    yield Batch(images, labels)
+                for batch in batches:
+                    os.write(used, f"{attempt} {Recorded.number} {batch.labels.tolist()}\n".encode())
+                    yield batch
 
             phase.set("step")
             super().__call__(noted(), rate, meter)

@@ -78,7 +78,9 @@ def _network(
     recipe = _recipe(path)
     model = build(recipe.model, classes)
     try:
-        model.load_state_dict(load_part(path, "model"))
+        model.load_state_dict(
+            load_part(path, "average")["weights"] if recipe.ema_decay else load_part(path, "model")
+        )
     except RuntimeError:
         raise DataError(
             f"{path} was trained for another number of classes than the {classes} of {options.data}; "

@@ -112,6 +112,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     dataset = open_dataset(options.data)
     recipe.accumulation(processes)
     recipe.steps_per_epoch(len(dataset.train))
+    if recipe.sync_batch_norm and processes > 1 and device == "cpu":
+        raise ConfigError("sync_batch_norm needs GPUs; leave it out here with --set sync_batch_norm=false")
     find(recipe.model)
     # The same settings and images are the same run, so the same command goes on where it was.
     folder = options.runs / f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"

@@ -3,8 +3,17 @@
 from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
+from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
-from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
+from trainer.training._step import (
+    Meter,
+    Precision,
+    Step,
+    choose_precision,
+    make_loss,
+    make_optimizer,
+    parameter_groups,
+)
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
@@ -23,8 +32,10 @@ __all__ = [
     "evaluate",
     "full_precision",
     "learning_rate",
+    "make_loss",
     "make_optimizer",
     "metadata_service",
+    "mixed",
     "one_cycle",
     "parameter_groups",
     "read_counters",

@@ -70,8 +70,7 @@ def evaluate(
         batch = next(share, None)
         if batch is None:
             continue
-        images, labels = batch
-        logits = network(images).float()
+        logits, labels = network(batch.images).float(), batch.labels
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))

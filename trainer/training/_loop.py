@@ -16,10 +16,12 @@ from trainer.dataset import Dataset
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.tracking import RunLog
+from trainer.training._average import Average
 from trainer.training._bottleneck import Bottleneck
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
+from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate
-from trainer.training._step import Meter, Step, make_optimizer
+from trainer.training._step import Meter, Step, make_optimizer, start_rare
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 from trainer.world import World
 
@@ -84,11 +86,17 @@ def train(
         val_images = ValImages(
             dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on
         )
-        model = build(recipe.model, len(dataset.classes), zero_init_residual=recipe.zero_init_residual)
+        classes = len(dataset.classes)
+        model = build(recipe.model, classes, zero_init_residual=recipe.zero_init_residual)
+        if recipe.loss == "binary_cross_entropy":
+            start_rare(model)
+        if recipe.sync_batch_norm and world.size > 1:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         model = model.to(world.device)
         optimizer = make_optimizer(model, recipe, world)
         step = Step(model, optimizer, recipe, world)
         step.warm_up(recipe.images, images.micro_batch)
+        average = Average(model, recipe)
 
         # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
         epoch = images.steps_per_epoch
@@ -105,6 +113,8 @@ def train(
             "progress": progress,
             "meter": meter,
         }
+        if recipe.ema_decay:
+            parts["average"] = average
         checkpoints.restore_newest(parts)
         log.cut(progress.step)
 
@@ -115,16 +125,19 @@ def train(
         def asked_to_stop() -> bool:
             return world.agree(stop.made)[0]
 
-        batches = images.batches(first_step=progress.step, last_step=total)
+        batches = mixed(
+            images.batches(first_step=progress.step, last_step=total),
+            recipe, classes, world, first_step=progress.step,
+        )  # fmt: skip
         try:
             while True:
                 # Due at this step. A run cut off in here repeats it when it comes back.
                 if progress.step % epoch == 0 and progress.step > progress.evaluated:
                     begun = time.perf_counter()
-                    model.eval()
-                    world.same(model.buffers())  # BatchNorm's statistics differ; what is saved is measured
+                    measured = average.module.eval()
+                    world.same(measured.buffers())  # BatchNorm's statistics differ; what is saved is measured
                     with step.precision.autocast():
-                        accuracy = evaluate(model, val_images, world, stop=asked_to_stop)
+                        accuracy = evaluate(measured, val_images, world, stop=asked_to_stop)
                     progress.evaluated = progress.step
                     if accuracy.top1 > progress.best_top1 or not progress.best:
                         progress.best_top1, progress.best = accuracy.top1, progress.step
@@ -138,6 +151,7 @@ def train(
                 rate = rate_at(progress.step)
                 step(batches, rate, meter)
                 progress.step += 1
+                average.update(progress.step)
                 meter.stepped()
 
                 # Between evaluations and snapshots, the host waits for the device only here.
@@ -154,9 +168,9 @@ def train(
             checkpoints.wait()
 
             # What will be registered is measured as it will be used: in fp32.
-            model.eval()
+            measured = average.module.eval()
             with full_precision():
-                return model, evaluate(model, val_images, world, stop=asked_to_stop)
+                return measured, evaluate(measured, val_images, world, stop=asked_to_stop)
         except Stopped:
             save()
             checkpoints.wait()

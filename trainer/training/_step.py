@@ -64,19 +64,53 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[
     ]
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe, world: World) -> torch.optim.SGD:
-    """SGD as the recipe says; the learning rate is set at each step.
+def make_optimizer(model: torch.nn.Module, recipe: Recipe, world: World) -> torch.optim.Optimizer:
+    """SGD or AdamW as the recipe says; the learning rate is set at each step.
 
     Fused on the GPU: one pass over the weights, and it alone takes GradScaler's verdict on the device,
     where other forms make the host wait for it at every step.
     """
+    settings, fused = recipe.optimizer, world.device.type == "cuda"
+    groups = parameter_groups(model, settings)
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=fused)
     return torch.optim.SGD(
-        parameter_groups(model, recipe.optimizer),
-        lr=0.0,
-        momentum=recipe.optimizer.momentum,
-        nesterov=recipe.optimizer.nesterov,
-        fused=world.device.type == "cuda",
+        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
     )
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def make_loss(recipe: Recipe) -> Loss:
+    """The recipe's loss, a mean over images in nats: from logits (N, C) and labels (N,), or shares (N, C).
+
+    Binary cross-entropy is summed over the classes, as MosaicML's recipes have it; others (timm) take the mean, which
+    is 1,000 times less for ImageNet. Label smoothing moves a share of each target to all classes alike, in both.
+
+    Source: torch.nn.functional; github.com/mosaicml/composer, composer/loss, `binary_cross_entropy_with_logits`.
+    """
+    smoothing = recipe.label_smoothing
+    if recipe.loss == "cross_entropy":
+        return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        classes = logits.shape[1]
+        shares = F.one_hot(targets, classes) if targets.ndim == 1 else targets
+        shares = (1 - smoothing) * shares.to(logits.dtype) + smoothing / classes
+        return F.binary_cross_entropy_with_logits(logits, shares, reduction="sum") / len(logits)
+
+    return binary_cross_entropy
+
+
+def start_rare(model: torch.nn.Module) -> None:
+    """Let the classifier expect each of its classes once in as many images, as binary cross-entropy needs it.
+
+    Source: github.com/mosaicml/examples, resnet_imagenet/model.py; Lin et al. 2017, arXiv:1708.02002, section 4.1.
+    """
+    classifiers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    if classifiers and classifiers[-1].bias is not None:
+        torch.nn.init.constant_(classifiers[-1].bias, -math.log(classifiers[-1].out_features))
 
 
 def accelerated(model: torch.nn.Module, speed: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -175,7 +209,8 @@ class Step:
         self.precision = choose_precision(recipe.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision.scaled)
         self._optimizer = optimizer
-        self._smoothing = recipe.label_smoothing
+        self._loss = make_loss(recipe)
+        self._longest = recipe.optimizer.clip_norm  # of a gradient
         self._parts = recipe.accumulation(world.size)
         if recipe.speed == "graphs" and self._parts > 1:
             raise ConfigError(
@@ -220,17 +255,20 @@ class Step:
         mark = meter.phases.mark
         meter.phases.begin()
         for part in range(self._parts):
-            images, labels = next(batches)
+            images, labels, targets = next(batches)
             mark("data")
             with self._gradients_meet(last=part == self._parts - 1):
                 with self.precision.autocast():
                     logits = self._network(images)
-                    loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+                    loss = self._loss(logits, labels if targets is None else targets)
                 mark("forward")
                 self.scaler.scale(loss / self._parts).backward()  # type: ignore[no-untyped-call]
                 mark("backward")
             meter.add(loss.detach(), logits.detach(), labels)
             mark("count")
+        if self._longest:
+            self.scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._longest)
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

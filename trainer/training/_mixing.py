@@ -1,0 +1,53 @@
+"""Mixup and cutmix: images of a batch mixed with their neighbours, and their labels with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torchvision.transforms import v2
+
+from trainer.config import Recipe
+from trainer.data import Batch
+from trainer.world import World
+
+Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def mixed(
+    batches: Iterator[Batch], recipe: Recipe, classes: int, world: World, *, first_step: int
+) -> Iterator[Batch]:
+    """The micro-batches, mixed if the recipe says so, with `targets` (N, classes) that say how much of which class.
+
+    With both, each micro-batch is mixed in one of the two ways, as torchvision's and timm's training scripts do. What
+    is drawn is a function of the seed, the step, the micro-batch and the process, so a run that goes on draws the same.
+
+    Args:
+        batches: from `first_step` on.
+        recipe: the alphas of mixup and cutmix, 0 for none.
+        classes: of the labels.
+        world: whose part of the global batch this is.
+        first_step: optimizer steps done before.
+
+    Source: Zhang et al. 2017, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899; torchvision's transforms v2.
+    """
+    ways: list[Mix] = []
+    if recipe.mixup:
+        ways.append(v2.MixUp(alpha=recipe.mixup, num_classes=classes))
+    if recipe.cutmix:
+        ways.append(v2.CutMix(alpha=recipe.cutmix, num_classes=classes))
+    if not ways:
+        yield from batches
+        return
+    luck = torch.default_generator  # the only one that torchvision draws from
+    number = first_step * recipe.accumulation(world.size)
+    for batch in batches:
+        before = luck.get_state()
+        place = np.random.SeedSequence([recipe.seed % 2**64, number, world.rank])
+        luck.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        way = ways[int(torch.randint(len(ways), ()))]
+        images, targets = way(batch.images, batch.labels)
+        luck.set_state(before)
+        yield Batch(images, batch.labels, targets)
+        number += 1
