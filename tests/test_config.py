@@ -1,5 +1,6 @@
 """Recipes: what is right, what is wrong, and how it is said."""
 
+import numpy as np
 import pytest
 
 from trainer.config import load_recipe, shipped_recipes
@@ -97,15 +98,46 @@ def test_a_run_goes_on_with_a_later_program():
     assert load_recipe("rn50-baseline").digest() == expected
 
 
-def test_crops_grow_as_the_published_recipes_do():
-    """`get_resolution` of libffcv/ffcv-imagenet, with start_ramp 11 and end_ramp 13 of 16 epochs."""
+@pytest.mark.parametrize(
+    ("name", "epochs", "start_ramp", "end_ramp"),
+    [("rn50-65", 16, 11, 13), ("rn50-75", 32, 23, 27), ("rn50-78", 88, 65, 76)],
+)
+def test_the_short_recipes_have_the_sizes_and_settings_of_the_published_ones(
+    name, epochs, start_ramp, end_ramp
+):
+    """rn50_configs/*.yaml and `get_resolution` of libffcv/ffcv-imagenet."""
+    recipe = load_recipe(name)
+
+    def published(epoch):
+        if epoch <= start_ramp:
+            return 160
+        if epoch >= end_ramp:
+            return 192
+        return int(np.round(np.interp([epoch], [start_ramp, end_ramp], [160, 192])[0] / 32)) * 32
+
+    assert recipe.epochs == epochs
+    assert [recipe.train_size(epoch) for epoch in range(epochs)] == [
+        published(epoch) for epoch in range(epochs)
+    ]
+    assert recipe.peak_lr == pytest.approx(1.7)
+    assert (recipe.global_batch, recipe.label_smoothing, recipe.optimizer.weight_decay) == (
+        8 * 512,
+        0.1,
+        1e-4,
+    )
+    assert (recipe.images.val_size, round(256 * 256 / 224)) == (256, recipe.images.val_resize)
+
+
+def test_crops_that_do_not_grow_keep_their_size():
+    assert {load_recipe("rn50-baseline").train_size(epoch) for epoch in range(90)} == {224}
+
+
+def test_crops_grow_in_small_steps_when_the_recipe_says_so():
     recipe = load_recipe(
-        "rn50-baseline",
-        ["epochs=16", "images.first_size=160", "images.train_size=192", "images.growth=[0.6875,0.8125]"],
+        "digits", ["epochs=10", "images.first_size=16", "images.growth=[0.2,0.6]", "images.size_step=4"]
     )
 
-    assert [recipe.train_size(epoch) for epoch in range(16)] == [160] * 12 + [192] * 4
-    assert {load_recipe("rn50-baseline").train_size(epoch) for epoch in range(90)} == {224}
+    assert [recipe.train_size(epoch) for epoch in range(10)] == [16, 16, 16, 20, 24, 28, 32, 32, 32, 32]
 
 
 def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_path):

@@ -57,6 +57,20 @@ def test_half_the_pixels_take_half_the_time_of_the_gpu(capsys):
     assert half["limits"]["GPU"] / whole["limits"]["GPU"] == pytest.approx((224 / 158) ** 2)
 
 
+def test_crops_that_grow_count_by_their_pixels_epoch_for_epoch(capsys):
+    short = figures(capsys, "rn50-65", "--instance", "g5.12xlarge")["g5.12xlarge"]
+    whole = figures(capsys, "rn50-65", "--instance", "g5.12xlarge", "--set", "images.first_size=192")[
+        "g5.12xlarge"
+    ]
+    seconds = (12 * 160**2 + 4 * 192**2) / (16 * 192**2)
+
+    assert whole["images_per_second"] / short["images_per_second"] == pytest.approx(seconds)
+    validation = 16 * 50_000 / 3 * (256 / 192) ** 2
+    assert short["hours"] / whole["hours"] == pytest.approx(
+        (16 * 1_281_167 * seconds + validation) / (16 * 1_281_167 + validation)
+    )
+
+
 def test_a_data_set_of_ones_own_counts(capsys, photos):
     one = figures(capsys, "digits", "--instance", "g4dn.xlarge", "--data", str(photos))["g4dn.xlarge"]
 

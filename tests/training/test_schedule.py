@@ -1,5 +1,6 @@
 """Learning rates, against torch's own schedulers."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,23 @@ def test_the_onecycle_recipe_has_the_rates_of_the_published_run():
 
     assert recipe.peak_lr == pytest.approx(0.18525)
     assert [rate(epoch * steps) for epoch in range(1, 61)] == pytest.approx(PUBLISHED, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rn50-65", "rn50-75", "rn50-78"])
+def test_the_short_recipes_have_the_rates_of_the_published_ones(name):
+    """`get_cyclic_lr` of libffcv/ffcv-imagenet, whose first rate is a 10,000th of the peak instead of 0."""
+    recipe = load_recipe(name)
+    steps = recipe.steps_per_epoch(1_281_167)
+    rate = learning_rate(recipe, steps_per_epoch=steps)
+    begun = [number / 10 for number in range(20, 10 * recipe.epochs)]
+    rising = [number / 10 for number in range(1, 20)]
+
+    assert [rate(round(epoch * steps)) for epoch in begun] == pytest.approx(
+        [np.interp(round(epoch * steps) / steps, [2, recipe.epochs], [1.7, 0]) for epoch in begun], abs=1e-9
+    )
+    assert [rate(round(epoch * steps) - 1) for epoch in rising] == pytest.approx(
+        [np.interp(round(epoch * steps) / steps, [0, 2], [0, 1.7]) for epoch in rising], abs=1e-9
+    )
 
 
 def test_a_run_too_short_for_one_cycle_is_refused():

@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({instance: dataclasses.asdict(one) for instance, one in made.items()}))
         return 0
-    what = f"{recipe.name}, {recipe.epochs} epochs at {recipe.images.train_size} px of {name}, {images[0]:,} images"
+    sizes = " to ".join(str(size) for size in dict.fromkeys((recipe.train_size(0), recipe.images.train_size)))
+    what = f"{recipe.name}, {recipe.epochs} epochs at {sizes} px of {name}, {images[0]:,} images"
     rows = {instance: _row(one) for instance, one in made.items()}
     if options.instance:
         one = made[options.instance]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import mean
 
 from trainer.config import Recipe
 from trainer.errors import ConfigError
@@ -54,7 +55,7 @@ INSTANCES = {
 class Estimate:
     """What a run will take."""
 
-    images_per_second: float  # all GPUs together
+    images_per_second: float  # of training, all GPUs together, on average over the run
     binds: str  # GPU, CPU decode, disk throughput or disk IOPS
     limits: dict[str, float]  # images/s that each of these allows
     hours: float  # epochs and evaluations, from the first step to the last
@@ -81,20 +82,26 @@ def estimate(
         instance: on which machine.
         images: training and validation images.
         kilobytes: of a stored image, on average.
-        gpu_images_per_second: of one GPU, synthetic, measured by `trainer bench train`; predicted if None.
+        gpu_images_per_second: of one GPU at the recipe's final size, as `trainer bench train` measures it without
+            JPEGs; predicted if None.
         disk_mb: megabytes a second that the volume gives.
         disk_reads: reads a second that it gives.
         usd_per_hour: what the machine costs; on demand if None.
     """
-    megabytes = MEGABYTES_AT_224 * (recipe.images.train_size / 224) ** 2
+    # Work grows with the pixels, so that smaller crops at the start, or larger ones in validation, count accordingly.
+    final = recipe.images.train_size**2
+    training = mean(recipe.train_size(epoch) ** 2 for epoch in range(recipe.epochs)) / final
+    validation = FORWARD_SHARE * recipe.images.val_size**2 / final
+    megabytes = MEGABYTES_AT_224 * final / 224**2
     one = gpu_images_per_second or REACHED[instance.gpu] * instance.gpu_gb_per_second * 1000 / megabytes
+    one /= training
     limits = {"GPU": one * instance.gpus, "CPU decode": instance.vcpus * VIRTUAL * DECODED_A_CORE}
     disk_gb = sum(images) * kilobytes / 1e6
     if disk_gb > 0.8 * instance.memory_gib * 1.074:  # else all of it stays in memory after the first epoch
         limits |= {"disk throughput": disk_mb * 1000 / kilobytes, "disk IOPS": disk_reads}
     binds = min(limits, key=lambda name: limits[name])
     rate = limits[binds]
-    seconds = recipe.epochs * (images[0] + images[1] * FORWARD_SHARE) / rate
+    seconds = recipe.epochs * (images[0] + images[1] * validation / training) / rate
     hours = seconds / 3600
     price = instance.usd_per_hour if usd_per_hour is None else usd_per_hour
     return Estimate(

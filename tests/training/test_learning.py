@@ -1,0 +1,70 @@
+"""What a recipe can ask for, and that a network still learns with it."""
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from tests.conftest import ALONE
+from trainer.config import Images, Optimizer, Schedule
+from trainer.dataset import digits, open_dataset, prepare
+from trainer.tracking import Silent
+from trainer.training import train
+
+pytestmark = pytest.mark.slow
+
+FORMS = {
+    "nothing": {},
+    "randaugment, erasing and mixup": {
+        "images": Images(augment="randaugment", erasing=0.25),
+        "mixup": 0.2,
+    },
+    "trivialaugment, jitter, cutmix and label smoothing": {
+        "images": Images(augment="trivialaugment", color_jitter=(0.4, 0.4, 0.4, 0.1)),
+        "cutmix": 1.0,
+        "label_smoothing": 0.1,
+    },
+    "binary cross-entropy, AdamW, clipping, averaging and growing crops": {
+        "images": Images(first_size=16, size_step=8),
+        "loss": "binary_cross_entropy",
+        "optimizer": Optimizer(kind="adamw", lr_per_256=0.02, clip_norm=5.0),
+        "ema_decay": 0.9,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Handwritten digits at 32 pixels."""
+    root = tmp_path_factory.mktemp("digits")
+    prepare(digits(), root)
+    return open_dataset(root)
+
+
+def small(name, classes, **_):
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, classes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.training._loop.build", small)
+    chosen = dict(FORMS[form])
+    images = replace(
+        chosen.pop("images", Images()),
+        train_size=32,
+        val_resize=32,
+        val_size=32,
+        crop_area=(0.7, 1),
+        flip=False,
+    )
+    recipe = replace(
+        tiny, epochs=6, global_batch=64, batch_per_gpu=64, log_every=20, schedule=Schedule(warmup_epochs=1),
+        images=images, **chosen,
+    )  # fmt: skip
+    _, accuracy = train(recipe, written, tmp_path, ALONE, Silent())
+
+    assert accuracy.top1 > (0.9 if form == "nothing" else 0.75), "chance is 0.1"
