@@ -48,7 +48,7 @@ def test_bench_loader_counts_the_processor_time_of_children():
         child.communicate(b"\n")
 
 
-def test_bench_train_tells_four_rates_where_a_step_goes_and_what_the_device_could(photos, tmp_path, capsys):
+def test_bench_train_tells_five_rates_where_a_step_goes_and_what_the_device_could(photos, tmp_path, capsys):
     trace = tmp_path / "traces" / "trace.json"
     arguments = [
         "bench",
@@ -64,11 +64,12 @@ def test_bench_train_tells_four_rates_where_a_step_goes_and_what_the_device_coul
     assert main([*arguments, "--steps", "2", "--rounds", "2", "--device", "cpu", "--json"]) == 0
 
     figures = json.loads(capsys.readouterr().out)
-    assert figures["images_per_second"].keys() == {"synthetic", "real", "loader", "plain"}
+    assert figures["images_per_second"].keys() == {"synthetic", "real", "loader", "plain", "validation"}
     assert all(len(turns) == 2 and min(turns) > 0 for turns in figures["turns"].values())
     assert figures["step_ms"].keys() == {"data", "forward", "backward", "count", "optimizer"}
     step = figures["batch"] / figures["images_per_second"]["real"]
     assert 0.1 * step < sum(figures["step_ms"].values()) / 1000 < 10 * step  # seconds, not milliseconds
+    assert 0 < figures["validation_share"] < 1
     assert 0 < figures["flops_share"] < 1
     assert 0 < figures["bandwidth_share"] < 1
     assert json.loads(trace.read_text())["traceEvents"]

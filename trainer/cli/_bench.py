@@ -87,6 +87,10 @@ def _train(options: argparse.Namespace) -> int:
         print(json.dumps({**figures, "tried": choice.tried}))
         return 0
     speed, phases = figures["images_per_second"], figures["step_ms"]
+    share = figures["bandwidth_share"]  # counted for ResNet-50 only
+    bound = (
+        {"memory": f"{share:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s"} if share is not None else {}
+    )
     show_table(
         f"{figures['device']}, {figures['precision']}, {figures['micro_batch']} images of {figures['train_size']} px "
         f"at a time, {figures['speed']}, decoded on {figures['decode_on']}, medians of {figures['rounds']} rounds",
@@ -96,8 +100,10 @@ def _train(options: argparse.Namespace) -> int:
             f"{figures['data_wait_share']:.1%} of the time waiting for data",
             "loader": f"{speed['loader']:,.1f} images/s without training",
             "plain loop": f"{speed['plain']:,.1f} images/s, as people write it",
+            "validation": f"{speed['validation']:,.1f} images/s: {figures['validation_share']:.1%} of an epoch of "
+            "ImageNet",
             "a step": ", ".join(f"{name} {spent:.1f} ms" for name, spent in phases.items()),
-            "memory": f"{figures['bandwidth_share'] or 0:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s",
+            **bound,
             "arithmetic": f"{figures['flops_share']:.0%} of {figures['matmul_peak_tflops']:,.1f} TFLOP/s, "
             f"{figures['gflop_per_image']:.1f} GFLOP an image",
         },

@@ -18,10 +18,10 @@ import torch
 from torch.nn import functional as F
 
 from trainer.config import Recipe
-from trainer.data import Batch, DecodeOn, TrainImages
+from trainer.data import Batch, DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset, Split
 from trainer.model import build
-from trainer.performance._estimate import MEGABYTES_AT_224
+from trainer.performance._estimate import IMAGENET, MEGABYTES_AT_224
 from trainer.performance._rounds import in_rotation, ratio
 from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
 from trainer.tracking import DatasetFacts, Journal
@@ -41,9 +41,9 @@ def bench_train(
     decode_on: DecodeOn,
     profile: Path | None = None,
 ) -> dict[str, Any]:
-    """Train on images that lie on the device already, on JPEGs, feed without training, and train as people do.
+    """Train on images that are on the device already, on JPEGs, feed without training, train as people do, validate.
 
-    The four take turns, `rounds` times in rotation, so that all meet the machine in the same moods.
+    The five take turns, `rounds` times in rotation, so that all meet the machine in the same moods.
 
     Args:
         recipe: what to train; how many images at a time and how the network runs must be settled.
@@ -54,19 +54,23 @@ def bench_train(
         decode_on: where JPEGs are decoded.
         profile: write a Chrome trace of five fed steps there.
 
-    Returns: medians of images/s, their ratios, the share of time spent waiting for data, milliseconds of a step by
-        phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
+    Returns: medians of images/s, their ratios, the share of ImageNet's epoch that its validation takes at these rates,
+        the share of time spent waiting for data, milliseconds of a step by phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
     """
     ours = Trials(recipe, world, int(split.labels.max()) + 1)
     fixed = fixed_batch(recipe, world)
     plain = _Plain(recipe, world)
-    turns: dict[str, list[float]] = {"synthetic": [], "real": [], "loader": [], "plain": []}
+    turns: dict[str, list[float]] = {
+        name: [] for name in ("synthetic", "real", "loader", "plain", "validation")
+    }
     fed: list[Trial] = []
 
+    def enough(images: int) -> Split:
+        return Split(split.root, np.tile(split.rows, -(-images // len(split)))[:images])
+
     def batches(count: int) -> Iterator[Batch]:
-        needed = count * recipe.global_batch
-        longer = Split(split.root, np.tile(split.rows, -(-needed // len(split))))
-        return TrainImages(longer, recipe, world, decode_on=decode_on).batches(first_step=0, last_step=count)
+        source = TrainImages(enough(count * recipe.global_batch), recipe, world, decode_on=decode_on)
+        return source.batches(first_step=0, last_step=count)
 
     def synthetic() -> float:
         return ours.run(itertools.repeat(fixed), steps=steps).images_per_second
@@ -84,11 +88,21 @@ def bench_train(
             images += len(batch.labels)
         return images / (time.perf_counter() - begun)
 
+    # Forward passes are three times as fast as steps.
+    validated = ValImages(
+        enough(3 * steps * recipe.global_batch), recipe.images, world, batch=len(fixed.labels), decode_on=decode_on
+    )  # fmt: skip
+
+    def validation() -> float:
+        begun = time.perf_counter()
+        return ours.evaluate(validated).images / (time.perf_counter() - begun)
+
     contenders: dict[str, Callable[[], float]] = {
         "synthetic": synthetic,
         "real": real,
         "loader": loader,
         "plain": lambda: plain.run(fixed, steps),
+        "validation": validation,
     }
     for _, name in in_rotation(contenders, rounds):
         turns[name].append(contenders[name]())
@@ -96,11 +110,13 @@ def bench_train(
     if profile:
         _profile(ours, batches(WARM_UP + PROFILED), profile)
     rates = {name: median(measured) for name, measured in turns.items()}
+    seconds = IMAGENET[0] / rates["real"], IMAGENET[1] / rates["validation"]  # of an epoch
     return {
         "images_per_second": rates,
         "real_to_synthetic": ratio(turns["real"], turns["synthetic"]),
         "synthetic_to_plain": ratio(turns["synthetic"], turns["plain"]),
         "turns": turns,
+        "validation_share": seconds[1] / sum(seconds),
         "data_wait_share": median(trial.data_wait_share for trial in fed),
         "step_ms": {name: median(trial.step_ms[name] for trial in fed) for name in fed[0].step_ms},
         **limits(recipe, world, rates["synthetic"]),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from trainer.config import Recipe
-from trainer.data import Batch
+from trainer.data import Batch, ValImages
 from trainer.model import build
-from trainer.training import Meter, Step, make_optimizer
+from trainer.training import Accuracy, Meter, Step, evaluate, make_optimizer
 from trainer.world import World
 
 WARM_UP = 5  # steps before the clock starts: kernels are chosen, memory is taken, queues fill
@@ -36,8 +36,8 @@ class Trials:
     def __init__(self, recipe: Recipe, world: World, classes: int = CLASSES) -> None:
         torch.manual_seed(recipe.seed)
         self._images, self._world, self._meter = recipe.global_batch, world, Meter(world)
-        model = build(recipe.model, max(CLASSES, classes)).to(world.device)
-        self._step = Step(model, make_optimizer(model, recipe, world), recipe, world)
+        self._model = build(recipe.model, max(CLASSES, classes)).to(world.device)
+        self._step = Step(self._model, make_optimizer(self._model, recipe, world), recipe, world)
 
     def run(
         self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")
@@ -66,6 +66,12 @@ class Trials:
             memory_gib=values.get("speed/gpu_memory_gib"),
             precision=self._step.precision.name,
         )
+
+    def evaluate(self, batches: ValImages) -> Accuracy:
+        """A pass over validation images, as it is made after each epoch."""
+        self._model.eval()
+        with self._step.precision.autocast():
+            return evaluate(self._model, batches, self._world)
 
 
 def fixed_batch(recipe: Recipe, world: World) -> Batch:

@@ -150,8 +150,9 @@ def _table(result: dict[str, Any]) -> str:
         + ".",
         "",
         "| wanted | ran as | batch | px | network | decoded on | synthetic images/s | to the plain loop | real images/s | "
-        "real to synthetic | data wait | of the memory's speed | of the arithmetic | GPU GiB |",
-        "|" + "---|" * 14,
+        "real to synthetic | data wait | validation's share of an epoch | of the memory's speed | of the arithmetic | "
+        "GPU GiB |",
+        "|" + "---|" * 15,
     ]
     for wanted, run in result["train"].items():
         speed = run["images_per_second"]
@@ -159,7 +160,8 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {wanted} | {run['precision']} | {run['micro_batch']} | {run['train_size']} | {run['speed']} | "
             f"{run['decode_on']} | {speed['synthetic']:,.1f} | {run['synthetic_to_plain']:.2f} | {speed['real']:,.1f} | "
-            f"{run['real_to_synthetic']:.3f} | {run['data_wait_share']:.1%} | {run['bandwidth_share']:.0%} | "
+            f"{run['real_to_synthetic']:.3f} | {run['data_wait_share']:.1%} | {run['validation_share']:.1%} | "
+            f"{run['bandwidth_share']:.0%} | "
             f"{run['flops_share']:.0%} | {memory} |"
         )
     lines += ["", "Tried before, images/s:", ""]
