@@ -10,6 +10,7 @@ for name in ("torch", "torchvision", "numpy", "nvidia.dali"):
     assert not where.startswith(OURS), f"{name} comes from {where}: it hides NGC's build; see scripts/lock"
 
 for name in (
+    "matplotlib.figure",
     "mlflow.pytorch",
     "pandas",
     "scipy",

@@ -51,7 +51,7 @@ def small(name, classes, **_):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.training._loop.build", small)
+    monkeypatch.setattr("trainer.training._step.build", small)
     chosen = dict(FORMS[form])
     images = replace(
         chosen.pop("images", Images()),

@@ -29,7 +29,7 @@ class Small(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Small(classes))
+    monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Small(classes))
 
 
 class Notes:

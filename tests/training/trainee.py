@@ -19,7 +19,7 @@ from trainer.config import load_recipe
 from trainer.data import Batch
 from trainer.dataset import open_dataset
 from trainer.tracking import DatasetFacts, Journal, Silent
-from trainer.training import _loop
+from trainer.training import _loop, _step
 from trainer.training._step import Step
 from trainer.world import join_world
 
@@ -109,7 +109,7 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
             super().cut(step)
             Recorded.number = step
 
-    _loop.build = lambda name, classes, **_: Small(classes)  # type: ignore[assignment]
+    _step.build = lambda name, classes, **_: Small(classes)  # type: ignore[assignment]
     _loop.Step = Recorded  # type: ignore[misc]
     _loop.evaluate = phase.during("validation", _loop.evaluate, "epoch end")  # type: ignore[assignment]
     Checkpoints._become_snapshot = phase.during("save", Checkpoints._become_snapshot, "step")  # type: ignore[method-assign]

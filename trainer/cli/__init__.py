@@ -212,6 +212,45 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the result as JSON")
     train.set_defaults(run=_run_train)
 
+    find_lr = command(
+        "find-lr",
+        "find the peak learning rate of a recipe: train some steps with a growing rate, in one process",
+        "trainer find-lr flowers.yaml --data /data/flowers --set global_batch=256",
+    )
+    find_lr.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    find_lr.add_argument("--data", type=Path, required=True, help="a prepared data set")
+    find_lr.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+    )
+    find_lr.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
+    )
+    find_lr.add_argument("--name", help="what to call it, after find-lr- (default: as the recipe)")
+    find_lr.add_argument(
+        "--lowest", type=_above_zero, default=1e-5, metavar="RATE",
+        help="of the optimizer, at the recipe's global batch, in the first step (default: 1e-5)",
+    )  # fmt: skip
+    find_lr.add_argument(
+        "--highest", type=_above_zero, default=10.0, metavar="RATE", help="in the last step (default: 10)"
+    )
+    find_lr.add_argument(
+        "--steps", type=_positive, default=200, metavar="N",
+        help="at most; it ends when the loss is lost (default: 200)",
+    )  # fmt: skip
+    find_lr.add_argument(
+        "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
+    )
+    find_lr.add_argument(
+        "--decode", choices=DECODES, help="where JPEGs are decoded (default: what is fastest here)"
+    )
+    find_lr.add_argument(
+        "--track-later",
+        action="store_true",
+        help="start although MLflow does not answer; what there is to tell follows when it does",
+    )
+    find_lr.add_argument("--json", action="store_true", help="print the result as JSON")
+    find_lr.set_defaults(run=_run_find_lr)
+
     evaluate = command(
         "evaluate",
         "measure a model on the validation images",
@@ -432,6 +471,12 @@ def _run_check(options: argparse.Namespace) -> int:
 
 def _run_train(options: argparse.Namespace) -> int:
     from trainer.cli._train import run
+
+    return run(options)
+
+
+def _run_find_lr(options: argparse.Namespace) -> int:
+    from trainer.cli._find_lr import run
 
     return run(options)
 

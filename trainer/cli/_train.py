@@ -118,21 +118,27 @@ def _plan(options: argparse.Namespace) -> Plan:
     # The same settings and images are the same run, so the same command goes on where it was.
     folder = options.runs / f"{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
     if int(os.environ.get("RANK", "0")) == 0:
-        try:
-            options.runs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--runs {options.runs} cannot be made: {error.strerror}; choose another"
-            ) from None
-        try:
-            check_reachable(tracking_uri(options.runs))
-        except TrackingError as error:
-            # A run that was in MLflow before has the right address. A new one may have a wrong one.
-            if not (options.track_later or read_place(folder)):
-                raise TrackingError(f"{error}; --track-later starts without it") from None
-            if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-                console.print(f"trainer: {error}\ntraining does not wait for it: what it tells follows later")
+        # A run that was in MLflow before has the right address. A new one may have a wrong one.
+        check_place(options.runs, track_later=options.track_later or bool(read_place(folder)))
     return Plan(recipe, dataset, folder, processes)
+
+
+def check_place(runs: Path, *, track_later: bool) -> None:
+    """See that a run can be kept below `runs` and told to MLflow, or with `track_later` say that it cannot.
+
+    Raises: ConfigError, TrackingError.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--runs {runs} cannot be made: {error.strerror}; choose another") from None
+    try:
+        check_reachable(tracking_uri(runs))
+    except TrackingError as error:
+        if not track_later:
+            raise TrackingError(f"{error}; --track-later starts without it") from None
+        if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+            console.print(f"trainer: {error}\ntraining does not wait for it: what it tells follows later")
 
 
 def _wait_while_ec2_takes_the_instance() -> None:
@@ -213,10 +219,10 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
     with ExitStack() as stack:
         log: RunLog = Silent()
         if first:
-            journal = stack.enter_context(_folder_of_ours(plan.folder))
+            journal = stack.enter_context(folder_of_ours(plan.folder))
             log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
             write_json(plan.folder / "recipe.json", recipe.as_dict())
-        with _ending_noted(log), join_world(options.device, patience=options.patience) as world:
+        with ending_noted(log), join_world(options.device, patience=options.patience) as world:
             if done := _finished_before(plan.folder, world):
                 return done if first else None
             with world.losing_nobody():
@@ -228,8 +234,8 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
                 name=plan.folder.name,
                 experiment=recipe.register_as,
                 params=recipe.flat(),
-                tags={**_tags(plan, world), **_driven(choice)},
-                dataset=_dataset_facts(dataset),
+                tags={**tags_of(plan, world), **driven(choice)},
+                dataset=dataset_facts(dataset),
             )
             shipper = stack.enter_context(Shipper(plan.folder)) if first else None
             model, accuracy = train(
@@ -239,7 +245,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
             log.log(total, {"final/top1": accuracy.top1, "final/top5": accuracy.top5})
         if shipper is None:
             return None
-        with _ending_noted(log):
+        with ending_noted(log):
             _save_model(plan, model, accuracy, world.device, choice.decode_on)
         log.finish("finished")
         registered = _register(plan.folder)
@@ -257,7 +263,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         "top5": accuracy.top5,
         "images": accuracy.images,
         "images_per_second": _typical_speed(plan.folder),
-        "device": _device_name(world.device),
+        "device": device_name(world.device),
     }
 
 
@@ -280,7 +286,7 @@ def _finished_before(folder: Path, world: World) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _folder_of_ours(folder: Path) -> Iterator[Journal]:
+def folder_of_ours(folder: Path) -> Iterator[Journal]:
     """The run's journal, with nobody else at work in its folder.
 
     Raises: TrackingError if another process trains this run, or the folder cannot be written.
@@ -303,7 +309,7 @@ def _folder_of_ours(folder: Path) -> Iterator[Journal]:
 
 
 @contextmanager
-def _ending_noted(log: RunLog) -> Iterator[None]:
+def ending_noted(log: RunLog) -> Iterator[None]:
     """Note in the journal how the run ended if it ends in here."""
     try:
         yield
@@ -316,7 +322,8 @@ def _ending_noted(log: RunLog) -> Iterator[None]:
         raise
 
 
-def _dataset_facts(dataset: Dataset) -> DatasetFacts:
+def dataset_facts(dataset: Dataset) -> DatasetFacts:
+    """What MLflow is told of the data."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
     return DatasetFacts(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
 
@@ -381,14 +388,14 @@ def _save_model(
     )
 
 
-def _tags(plan: Plan, world: World) -> dict[str, str]:
+def tags_of(plan: Plan, world: World) -> dict[str, str]:
     """Where and by what the run was made, so that a number can be traced to its machine and code."""
     return {
         "recipe": plan.recipe.name,
         "git_commit": _git_commit(),
         "image": os.environ.get("TRAINER_IMAGE", "none"),
         "ngc": os.environ.get("NVIDIA_PYTORCH_VERSION", "none"),
-        "gpu": _device_name(world.device),
+        "gpu": device_name(world.device),
         "world_size": str(world.size),
         "precision": choose_precision(plan.recipe.precision, world.device).name,
         "dataset": plan.dataset.name,
@@ -397,7 +404,7 @@ def _tags(plan: Plan, world: World) -> dict[str, str]:
     }
 
 
-def _driven(choice: Choice) -> dict[str, str]:
+def driven(choice: Choice) -> dict[str, str]:
     """What the machine decided, as tags: it changes when a run goes on elsewhere."""
     return {
         "batch_per_gpu": str(choice.batch_per_gpu),
@@ -406,7 +413,8 @@ def _driven(choice: Choice) -> dict[str, str]:
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 

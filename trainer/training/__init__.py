@@ -3,6 +3,7 @@
 from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._loop import Progress, train
+from trainer.training._lr_finder import Suggestion, Tried, growing_rates, range_test, suggest
 from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
 from trainer.training._step import (
@@ -28,9 +29,12 @@ __all__ = [
     "SpotWatch",
     "Step",
     "StopRequest",
+    "Suggestion",
+    "Tried",
     "choose_precision",
     "evaluate",
     "full_precision",
+    "growing_rates",
     "learning_rate",
     "make_loss",
     "make_optimizer",
@@ -38,8 +42,10 @@ __all__ = [
     "mixed",
     "one_cycle",
     "parameter_groups",
+    "range_test",
     "read_counters",
     "stepwise",
+    "suggest",
     "train",
     "verdict",
     "warmup_cosine",

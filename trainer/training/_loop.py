@@ -14,14 +14,13 @@ from trainer.config import Recipe
 from trainer.data import DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset
 from trainer.errors import Stopped
-from trainer.model import build
 from trainer.tracking import RunLog
 from trainer.training._average import Average
 from trainer.training._bottleneck import Bottleneck
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate
-from trainer.training._step import Meter, Step, make_optimizer, start_rare
+from trainer.training._step import Meter, Step, make_model, make_optimizer
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 from trainer.world import World
 
@@ -87,12 +86,7 @@ def train(
             dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on
         )
         classes = len(dataset.classes)
-        model = build(recipe.model, classes, zero_init_residual=recipe.zero_init_residual)
-        if recipe.loss == "binary_cross_entropy":
-            start_rare(model)
-        if recipe.sync_batch_norm and world.size > 1:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        model = model.to(world.device)
+        model = make_model(recipe, classes, world)
         optimizer = make_optimizer(model, recipe, world)
         step = Step(model, optimizer, recipe, world)
         step.warm_up(recipe.images, images.micro_batch)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import Images, Optimizer, Recipe
 from trainer.data import Batch
 from trainer.errors import ConfigError, TrainingDiverged
+from trainer.model import build
 from trainer.training._phases import Phases
 from trainer.world import World
 
@@ -49,6 +50,16 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
         return Precision("fp16" if wanted == "bf16" and old else wanted, "cuda")
     capable = torch.cpu._is_avx512_bf16_supported()
     return Precision("bf16" if wanted != "fp32" and capable else "fp32", "cpu")
+
+
+def make_model(recipe: Recipe, classes: int, world: World) -> torch.nn.Module:
+    """The recipe's network as a run begins with it, on the device."""
+    model = build(recipe.model, classes, zero_init_residual=recipe.zero_init_residual)
+    if recipe.loss == "binary_cross_entropy":
+        start_rare(model)
+    if recipe.sync_batch_norm and world.size > 1:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return model.to(world.device)
 
 
 def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:

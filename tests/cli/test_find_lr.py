@@ -1,0 +1,167 @@
+"""`trainer find-lr` as it is typed."""
+
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from tests.cli.conftest import SETTINGS, command, until
+from trainer.cli import main
+from trainer.tracking import read_journal
+
+TINY = [*SETTINGS, "--set", "model=nets:Line", "--device", "cpu"]
+STEPS = 60
+NETS = '''
+import torch
+from torch import nn
+
+
+class Line(nn.Module):
+    """The mean colour of an image, weighed."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.classifier = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.classifier(images.mean(dim=(2, 3)))
+'''
+
+
+def find_lr(photos, *more):
+    return ["find-lr", "digits", *TINY, "--data", str(photos), *more]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("find-lr")
+    (made / "nets.py").write_text(NETS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def outcome(folder, photos):
+    arguments = find_lr(photos, "--lowest", "1e-4", "--highest", "1", "--steps", STEPS, "--json")
+    process = command(*arguments, folder=folder)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.slow
+def test_the_suggestions_lie_among_the_rates_that_were_tried(outcome):
+    assert 1e-4 < outcome["steepest"] < 1
+    assert 1e-4 < outcome["tenth"] <= 0.1
+    assert outcome["lr_per_256"] == pytest.approx(outcome["steepest"] * 256 / 8)
+
+
+@pytest.mark.slow
+def test_the_table_has_a_row_for_each_step(folder, outcome):
+    with (folder / outcome["table"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [int(row["step"]) for row in rows] == list(range(1, outcome["steps"] + 1))
+    assert outcome["steps"] == STEPS
+    assert (float(rows[0]["rate"]), float(rows[-1]["rate"])) == pytest.approx((1e-4, 1))
+    assert all(float(row["loss"]) > 0 and float(row["smoothed"]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_curve_is_a_picture_with_both_suggestions(folder, outcome):
+    with Image.open(folder / outcome["curve"]) as image:
+        pixels = np.asarray(image.convert("RGB"))
+
+    assert pixels.shape == (750, 1200, 3)
+    assert 0.5 < (pixels == 255).all(axis=2).mean() < 0.99
+    for colour in (0xD1, 0x49, 0x5B), (0x2A, 0x9D, 0x6F):
+        assert (pixels == colour).all(axis=2).sum() > 100
+
+
+@pytest.mark.slow
+def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    run = client.get_run(outcome["run_id"])
+    history = read_journal(folder / outcome["run"])
+
+    assert client.get_experiment(run.info.experiment_id).name == "cats-and-dogs"
+    assert (run.info.status, run.data.tags["kind"], run.data.params["find_lr.steps"]) == (
+        "FINISHED", "find-lr", str(STEPS),
+    )  # fmt: skip
+    for key in ("find_lr/learning_rate", "find_lr/loss", "find_lr/smoothed_loss"):
+        shipped = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+        assert sorted(shipped) == [(p.step, p.value) for p in history.points if p.key == key]
+        assert len(shipped) == STEPS
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "recipe.json", "journal.jsonl", "learning-rates.csv", "learning-rates.png",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, photos, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    paste = f"optimizer.lr_per_256={outcome['lr_per_256']:.3g}"
+
+    assert main(["train", "digits", *TINY, "--set", paste, "--data", str(photos), "--dry-run"]) == 0
+    assert f"peak rate  {float(paste.partition('=')[2]) * 8 / 256:g}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folder, outcome, photos):
+    first = folder / outcome["run"]
+    before = {path: path.read_bytes() for path in first.iterdir()}
+    process = command(*find_lr(photos, "--steps", "100000"), folder=folder)
+    journal = first.with_name(f"{first.name}-2") / "journal.jsonl"
+    until(lambda: journal.exists() and "find_lr/loss" in journal.read_text(), process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 75, err
+    assert "the same command begins the test anew" in err
+    assert "Traceback" not in err
+    assert read_journal(journal.parent).status == "interrupted"
+    assert {path: path.read_bytes() for path in first.iterdir()} == before
+    assert not list(folder.glob("runs/*/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--lowest", "1", "--highest", "0.1"], "must be above 0 and below the highest, 0.1"),
+        (["--steps", "9"], "--steps 9 is not between 10 and"),
+        (["--set", "global_batch=1000"], "larger than the 20 training images"),
+        (["--set", "model=resnet5"], "resnet5"),
+        (["--name", "a/b"], "choose another --runs or --name"),
+        (["--data", "nowhere"], "trainer prepare digits"),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence(tmp_path, photos, monkeypatch, capsys, more, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    assert main(find_lr(photos, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/find-lr*"))
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "fast"])
+def test_a_rate_that_is_none_is_refused_by_the_parser(rate, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["find-lr", "digits", "--data", "x", "--highest", rate])
+
+    assert stopped.value.code == 2
+    assert "--highest" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    assert main(find_lr(photos)) == 2
+    assert "start it without torchrun" in capsys.readouterr().err

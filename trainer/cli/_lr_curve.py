@@ -1,0 +1,44 @@
+"""The picture of a learning-rate range test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainer.training import Suggestion, Tried
+
+LOSS, STEEPEST, TENTH = "#3b6fb6", "#d1495b", "#2a9d6f"
+
+
+def draw_curve(path: Path, tried: Sequence[Tried], suggestion: Suggestion | None, *, title: str) -> None:
+    """Write a PNG of the loss over the rate, with what is suggested marked on it."""
+    from matplotlib.figure import Figure  # takes a second, which other commands need not wait
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    rates = [one.rate for one in tried]
+    losses, smoothed = [one.loss for one in tried], [one.smoothed for one in tried]
+    axes.plot(rates, losses, color=LOSS, alpha=0.3, linewidth=1, label="loss of each step")
+    axes.plot(rates, smoothed, color=LOSS, linewidth=2.2, label="smoothed")
+    if suggestion:
+        for rate, name, colour in (
+            (suggestion.steepest, "steepest descent", STEEPEST),
+            (suggestion.tenth, "minimum / 10", TENTH),
+        ):
+            height = np.interp(np.log(rate), np.log(rates), smoothed)
+            axes.axvline(rate, color=colour, linewidth=1, linestyle=(0, (4, 3)))
+            axes.plot([rate], [height], "o", color=colour, markersize=8, label=f"{name}: {rate:.3g}")
+    if tried:
+        # What is lost would press the rest flat.
+        low, high = min(losses), 1.3 * max(smoothed[0], *losses[: max(1, len(losses) // 10)])
+        axes.set_ylim(low - 0.05 * (high - low), high)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate, at the recipe's global batch")
+    axes.set_ylabel("training loss")
+    axes.set_title(title)
+    axes.grid(visible=True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
+    figure.savefig(path)

@@ -1,0 +1,185 @@
+"""The learning-rate range test: how the loss answers as the rate grows from step to step.
+
+Source: Smith 2015, arXiv:1506.01186, section 3.3; the exponential growth, the smoothing, the early end and both
+suggestions are those of fastai's `lr_find` and PyTorch Lightning's `lr_find`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.config import Recipe
+from trainer.data import DecodeOn, TrainImages
+from trainer.dataset import Dataset
+from trainer.errors import ConfigError, Stopped
+from trainer.training._mixing import mixed
+from trainer.training._step import Meter, Step, make_model, make_optimizer
+from trainer.world import World
+
+BLOCK = 10  # steps between two waits for the device
+# The share of the smoothed loss that a step takes over. It lags behind by some 20 steps: fastai's and Lightning's
+# 0.98 would lag by 50, a quarter of the test.
+MEMORY = 0.95
+FAR = 4.0  # times its best: a smoothed loss above is lost
+BLOWN_UP = 1.2  # times its first: from there on a falling loss recovers, it does not learn
+FEWEST, MOST = 10, 100_000  # steps that say anything, and that anybody waits for
+
+
+class Tried(NamedTuple):
+    """One step of the test."""
+
+    step: int  # counted from 1
+    rate: float  # of the optimizer, for the recipe's global batch
+    loss: float  # mean of the global batch, before the update
+    smoothed: float
+
+
+class Suggestion(NamedTuple):
+    """Peak learning rates, for the recipe's global batch."""
+
+    steepest: float  # where the smoothed loss falls fastest
+    tenth: float  # a tenth of where it is lowest
+
+
+def growing_rates(lowest: float, highest: float, steps: int) -> list[float]:
+    """One rate for each step, each the same multiple of the one before.
+
+    Raises: ConfigError if they do not grow, or are too few or too many.
+    """
+    if not 0 < lowest < highest < math.inf:
+        raise ConfigError(
+            f"the lowest rate, {lowest:g}, must be above 0 and below the highest, {highest:g}; change --lowest or "
+            "--highest"
+        )
+    if not FEWEST <= steps <= MOST:
+        raise ConfigError(
+            f"--steps {steps} is not between {FEWEST} and {MOST}; a test of 100 to 500 steps says most"
+        )
+    rates: list[float] = np.geomspace(lowest, highest, steps).tolist()
+    return rates
+
+
+def range_test(
+    recipe: Recipe,
+    dataset: Dataset,
+    world: World,
+    rates: Sequence[float],
+    *,
+    decode_on: DecodeOn | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[list[Tried]]:
+    """Train a fresh model with one step at each of `rates`, as `train` would; hand out some steps at a time.
+
+    It ends before the last rate with the step whose smoothed loss is `FAR` times its best, or just before the one
+    whose loss is not a number. Nothing is read from a run and nothing is written.
+
+    Args:
+        recipe: what to train; its schedule does not count.
+        dataset: on which images; they come as in a run, from its first step on.
+        world: this process, alone.
+        rates: of the optimizer.
+        decode_on: where JPEGs are decoded; on the GPU where there is one by default.
+        stop: asked at each step; True ends the test.
+
+    Raises: Stopped if asked to stop; DataError.
+    """
+    torch.manual_seed(recipe.seed)
+    images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
+    classes = len(dataset.classes)
+    model = make_model(recipe, classes, world)
+    step = Step(model, make_optimizer(model, recipe, world), recipe, world)
+    losses, smoothing = _Losses(world), _Smoothing()
+
+    batches = mixed(
+        images.batches(first_step=0, last_step=len(rates)), recipe, classes, world, first_step=0
+    )  # fmt: skip
+    for start in range(0, len(rates), BLOCK):
+        some = rates[start : start + BLOCK]
+        for rate in some:
+            if stop():
+                raise Stopped("stopped on request; the same command begins the test anew")
+            step(batches, rate, losses)
+        block: list[Tried] = []
+        means = losses.of_steps(recipe.accumulation(world.size))
+        for number, rate, loss in zip(range(start + 1, start + 1 + len(some)), some, means, strict=True):
+            if not math.isfinite(loss) or smoothing.lost:
+                break
+            block.append(Tried(number, rate, loss, smoothing.add(loss)))
+        yield block
+        if len(block) < len(some) or smoothing.lost:
+            return
+
+
+def suggest(tried: Sequence[Tried]) -> Suggestion:
+    """What a range test says about the peak rate.
+
+    The first tenth does not count, for its smoothed loss is the mean of a few; neither does what comes after the
+    loss has blown up. Measured on the digits: of all that was tried, its recovery was steepest, at 13 times the
+    rate that trains well.
+
+    Raises: ConfigError if it says nothing.
+    """
+    skipped = len(tried) // 10
+    blown_up = (
+        n for n in range(skipped, len(tried)) if tried[n].smoothed > BLOWN_UP * tried[skipped].smoothed
+    )
+    judged = tried[skipped : next(blown_up, len(tried))]
+    if len(tried) < FEWEST or len(judged) < 2:
+        raise ConfigError(
+            f"the loss was lost after {skipped + len(judged)} steps, too few to suggest a rate; begin with a lower "
+            "--lowest, or let the rate grow more slowly with more --steps"
+        )
+    rates, smoothed = [one.rate for one in judged], [one.smoothed for one in judged]
+    lowest = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed, np.log(rates))[: lowest + 1]
+    if lowest == 0 or rates[lowest] / 10 < tried[0].rate:
+        raise ConfigError(
+            f"the loss falls no further than to the rate {rates[lowest]:.3g}, too near the lowest, {tried[0].rate:.3g}, "
+            "to suggest one; use a lower --lowest or more --steps"
+        )
+    return Suggestion(steepest=rates[int(np.argmin(slopes))], tenth=rates[lowest] / 10)
+
+
+class _Losses(Meter):
+    """Keeps the loss of each micro-batch on the device, instead of sums."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._kept: list[torch.Tensor] = []
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep the mean of one micro-batch."""
+        self._kept.append(loss)
+
+    def of_steps(self, parts: int) -> list[float]:
+        """Means of the steps since the last reading, of `parts` micro-batches each; waits for the device."""
+        means: list[float] = torch.stack(self._kept).float().view(-1, parts).mean(dim=1).tolist()
+        self._kept = []
+        self.phases.read()
+        return means
+
+
+class _Smoothing:
+    """A mean of all losses, in which older ones count less and the first does not count too much."""
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+        self._best = self._now = math.inf
+
+    def add(self, loss: float) -> float:
+        """Count one loss in; the mean."""
+        self._sum = MEMORY * self._sum + (1 - MEMORY) * loss
+        self._weight = MEMORY * self._weight + (1 - MEMORY)
+        self._now = self._sum / self._weight
+        self._best = min(self._best, self._now)
+        return self._now
+
+    @property
+    def lost(self) -> bool:
+        """Whether the loss has left its best far behind."""
+        return self._now > FAR * self._best
