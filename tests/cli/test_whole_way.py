@@ -74,6 +74,9 @@ def test_mlflow_has_every_point_of_the_journal_once(folder, run):
     assert client.get_run(run["run_id"]).info.status == "FINISHED"
     tags = client.get_run(run["run_id"]).data.tags
     assert {"recipe", "git_commit", "image", "gpu", "world_size", "dataset_digest"} <= set(tags)
+    assert tags["parameters"] == "23512130"
+    assert {"recipe.json", "model.txt"} <= {file.path for file in client.list_artifacts(run["run_id"])}
+    assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
 
 
 def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):

@@ -280,6 +280,21 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--json", action="store_true", help="print the figures as JSON")
     estimate.set_defaults(run=_run_estimate)
 
+    layers = command(
+        "summary",
+        "what a recipe's network is made of: layers, parameters, and multiply-adds for an image",
+        "trainer summary rn50-baseline",
+    )
+    layers.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    layers.add_argument(
+        "--classes", type=_positive, default=1000, metavar="N", help="of the data set (default: 1,000)"
+    )
+    layers.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
+    )
+    layers.add_argument("--json", action="store_true", help="print the figures as JSON")
+    layers.set_defaults(run=_run_summary)
+
     bench = command(
         "bench", "measure this machine, as ratios of one run", "trainer bench train rn50-baseline --json"
     )
@@ -474,6 +489,16 @@ def _run_estimate(options: argparse.Namespace) -> int:
     from trainer.cli._estimate import run
 
     return run(options)
+
+
+def _run_summary(options: argparse.Namespace) -> int:
+    from trainer.config import load_recipe
+    from trainer.model import summary_of
+
+    recipe = load_recipe(options.recipe, options.set)
+    made = summary_of(recipe.model, options.classes, recipe.images.train_size)
+    print(json.dumps({"model": recipe.model, **made.as_dict()}) if options.json else made.table(), end="")
+    return 0
 
 
 def _run_bench(options: argparse.Namespace) -> int:

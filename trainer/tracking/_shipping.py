@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_FILE = "mlflow.json"
-PAPERS = ("recipe.json", JOURNAL)  # what was asked for and what happened, as files; overwritten if sent again
+# What was asked for, of what it is made and what happened, as files; overwritten if sent again.
+PAPERS = ("recipe.json", "model.txt", JOURNAL)
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 
