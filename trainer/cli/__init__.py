@@ -230,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
     )
     evaluate.add_argument("--batch", type=_positive, default=64, help="images at a time (default: 64)")
+    evaluate.add_argument(
+        "--per-class", action="store_true", help="show each class as well, from the worst to the best"
+    )
+    evaluate.add_argument(
+        "--flip", action="store_true", help="average the logits of each image and of its mirror image"
+    )
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
     evaluate.set_defaults(run=_run_evaluate)
 

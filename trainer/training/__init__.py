@@ -1,7 +1,7 @@
 """The loop, the step, and what steers them."""
 
 from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
-from trainer.training._evaluation import Accuracy, evaluate, full_precision
+from trainer.training._evaluation import Accuracy, ClassAccuracy, evaluate, full_precision, mirrored
 from trainer.training._loop import Progress, train
 from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
 from trainer.training._step import Meter, Precision, Step, choose_precision, make_optimizer, parameter_groups
@@ -12,6 +12,7 @@ __all__ = [
     "GP3_READS",
     "Accuracy",
     "Bottleneck",
+    "ClassAccuracy",
     "Counters",
     "Meter",
     "Precision",
@@ -25,6 +26,7 @@ __all__ = [
     "learning_rate",
     "make_optimizer",
     "metadata_service",
+    "mirrored",
     "one_cycle",
     "parameter_groups",
     "read_counters",
