@@ -61,6 +61,8 @@ def bundle(folder, run):
 def test_a_finished_run_is_registered_and_done(folder, run):
     assert run["model"] == "models:/cats-and-dogs/1"
     assert run["images"] == 9
+    assert 0 < run["hours"] < 0.1
+    assert "usd" not in run
     assert read_journal(folder / run["run"]).status == "finished"
 
 
@@ -167,7 +169,10 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
     assert "Traceback" not in err
     assert read_journal(journals[0].parent).status == "interrupted"
 
-    resumed = trained(*arguments, folder=folder)
+    before = read_journal(journals[0].parent).seconds
+    resumed = trained(*arguments, "--price", "36", folder=folder)
+    assert 0 < before < 3600 * resumed["hours"]
+    assert resumed["usd"] == pytest.approx(36 * resumed["hours"])
     assert resumed["top1"] == run["top1"]
     unbroken = [
         p[:3] for p in read_journal(folder / run["run"]).points if p.key.startswith(("train/", "val/"))

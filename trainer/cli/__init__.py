@@ -202,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
         help="how long the processes wait for one that is stuck (default: 600)",
     )
     train.add_argument(
+        "--price",
+        type=_above_zero,
+        default=os.environ.get("TRAINER_PRICE_PER_HOUR") or None,
+        metavar="USD",
+        help="of an hour of this machine, to show what the run costs (default: $TRAINER_PRICE_PER_HOUR)",
+    )
+    train.add_argument(
         "--track-later",
         action="store_true",
         help="start although MLflow does not answer; what there is to tell follows when it does",

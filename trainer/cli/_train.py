@@ -22,6 +22,7 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint import found
+from trainer.cli._spending import Spending
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
 from trainer.data import DecodeOn, ValImages, preprocessing
@@ -215,7 +216,16 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         made_of: dict[str, str] = {}
         if first:
             journal = stack.enter_context(_folder_of_ours(plan.folder))
-            log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
+            spending = Spending(
+                before=read_journal(plan.folder, empty=True).seconds,
+                price=options.price,
+                steps=total,
+                images_per_step=recipe.global_batch,
+                epochs=recipe.epochs,
+            )
+            log = stack.enter_context(
+                Shown(journal, total=total, steps_per_epoch=steps_per_epoch, spending=spending)
+            )
             write_json(plan.folder / "recipe.json", recipe.as_dict())
             network = _summary(plan)
             console.print(f"{recipe.model}: {network.line() if network else NOT_SUMMARIZED}")
@@ -252,6 +262,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
             console.print(
                 f"MLflow does not have all metrics yet; bring them there with: trainer sync {plan.folder}"
             )
+    hours = read_journal(plan.folder).seconds / 3600
     return {
         "run": str(plan.folder),
         "run_id": registered.run_id,
@@ -263,6 +274,8 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         "images": accuracy.images,
         "images_per_second": _typical_speed(plan.folder),
         "device": _device_name(world.device),
+        "hours": hours,  # of all starts together, as the journal tells
+        **({"usd": hours * options.price} if options.price else {}),
     }
 
 
@@ -456,12 +469,20 @@ def _show(outcome: dict[str, Any], options: argparse.Namespace, *, again: bool) 
             "top-1": f"{outcome['top1']:.2%} of {outcome['images']:,} validation images",
             "top-5": f"{outcome['top5']:.2%}",
             "images/s": f"{outcome['images_per_second']:,.0f} on {outcome['device']}",
+            **_time_and_money(outcome),
             "run": outcome["run"],
             "model": f"{outcome['model']} (version {outcome['version']})",
         },
     )
     if again:
         console.print("to train again from the start, give the new run a name with --name")
+
+
+def _time_and_money(outcome: dict[str, Any]) -> dict[str, str]:
+    if "hours" not in outcome:  # it was trained by a trainer that did not note them
+        return {}
+    money = f", ${outcome['usd']:,.2f}" if "usd" in outcome else ""
+    return {"time": f"{outcome['hours']:,.2f} hours{money}"}
 
 
 def _show_plan(plan: Plan) -> None:
