@@ -163,6 +163,15 @@ class Checkpoints:
         if self._failed:
             raise self._failed
 
+    def newest(self) -> Path | None:
+        """The newest snapshot, when nothing is being written any more; None if there is none."""
+        return self._world.from_first(self._newest_written)
+
+    def _newest_written(self) -> Path | None:
+        with self._change:
+            self._change.wait_for(lambda: self._waiting is None and not self._writing)
+        return next(iter(found(self._folder)), None)
+
     def restore_newest(self, parts: Mapping[str, Stateful]) -> bool:
         """Load the newest sound snapshot into `parts`; return whether there was one.
 

@@ -16,9 +16,13 @@ from trainer.errors import TrainerError
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
     with replacing(path) as partial, partial.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

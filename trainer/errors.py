@@ -17,6 +17,8 @@ Any other exception is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class TrainerError(Exception):
     """Base of all errors that are shown to the user as one sentence."""
@@ -55,11 +57,17 @@ class ExportError(TrainerError):
 class TrainingDiverged(TrainerError):
     """The training loss became infinite or not a number."""
 
-    def __init__(self, *, step: int, loss: float, learning_rate: float) -> None:
+    def __init__(self, *, step: int, loss: float, learning_rate: float, saved: str = "") -> None:
+        self._facts = {"step": step, "loss": loss, "learning_rate": learning_rate}
         super().__init__(
-            f"the training loss became {loss} by step {step} (learning rate {learning_rate:.4g}); "
+            f"the training loss became {loss} by step {step} (learning rate {learning_rate:.4g}); {saved}"
             "train again with a lower optimizer.lr_per_256 (--set) or a longer schedule.warmup_epochs"
         )
+
+    def after(self, snapshot: Path | None) -> TrainingDiverged:
+        """The same, with the name of the newest snapshot; what is no number is never saved."""
+        saved = f"the last good snapshot is {snapshot}" if snapshot else "there is no snapshot from before"
+        return TrainingDiverged(**self._facts, saved=f"{saved}; ")  # type: ignore[arg-type]
 
 
 class ProcessLost(TrainerError):

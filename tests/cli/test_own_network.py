@@ -32,18 +32,22 @@ class TwoPaths(nn.Module):
 '''
 
 
-def test_ones_own_network_is_trained_registered_evaluated_and_exported(photos: Path, tmp_path: Path) -> None:
+def test_ones_own_network_is_trained_averaged_registered_evaluated_and_exported(
+    photos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "nets.py").write_text(NETS)
-    arguments = ["train", "digits", *SETTINGS, "--set", "model=nets:TwoPaths", "--data", photos, "--json"]
+    arguments = ["train", "digits", *SETTINGS, "--set", "model=nets:TwoPaths", "--set", "ema_decay=0.5", "--set", "mixup=0.2",
+                 "--data", photos, "--json"]  # fmt: skip
     said, err = command(*arguments, folder=tmp_path).communicate(timeout=200)
     assert said, err
     outcome = json.loads(said)
     assert outcome["model"] == "models:/cats-and-dogs/1", err
 
-    said, err = command(
-        "evaluate", "models:/cats-and-dogs@candidate", "--data", photos, "--json", folder=tmp_path
-    ).communicate(timeout=200)
-    assert json.loads(said)["top1"] == outcome["top1"], err
+    for model in ("models:/cats-and-dogs@candidate", outcome["run"]):
+        said, err = command("evaluate", model, "--data", photos, "--json", folder=tmp_path).communicate(
+            timeout=200
+        )
+        assert json.loads(said)["top1"] == outcome["top1"], err
 
     export = command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", folder=tmp_path)
     _, err = export.communicate(timeout=200)

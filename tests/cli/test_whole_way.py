@@ -18,12 +18,17 @@ pytestmark = pytest.mark.slow
 
 def trainer(*arguments, folder):
     """The result of a command that is run in this process: importing torch and MLflow once is enough."""
+    return json.loads(said(*arguments, folder=folder))
+
+
+def said(*arguments, folder):
+    """What a command that is run in this process prints."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert main([str(argument) for argument in arguments]) == 0
-    return json.loads(out.getvalue())
+    return out.getvalue()
 
 
 def trained(*arguments, folder):
@@ -56,6 +61,8 @@ def bundle(folder, run):
 def test_a_finished_run_is_registered_and_done(folder, run):
     assert run["model"] == "models:/cats-and-dogs/1"
     assert run["images"] == 9
+    assert 0 < run["hours"] < 0.1
+    assert "usd" not in run
     assert read_journal(folder / run["run"]).status == "finished"
 
 
@@ -74,6 +81,9 @@ def test_mlflow_has_every_point_of_the_journal_once(folder, run):
     assert client.get_run(run["run_id"]).info.status == "FINISHED"
     tags = client.get_run(run["run_id"]).data.tags
     assert {"recipe", "git_commit", "image", "gpu", "world_size", "dataset_digest"} <= set(tags)
+    assert tags["parameters"] == "23512130"
+    assert {"recipe.json", "model.txt"} <= {file.path for file in client.list_artifacts(run["run_id"])}
+    assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
 
 
 def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):
@@ -95,9 +105,32 @@ def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, phot
         "snapshot": snapshot,
         "bundle": bundle,
     }
-    measured = trainer("evaluate", forms[form], "--data", photos, "--device", "cpu", "--json", folder=folder)
+    arguments = ["evaluate", forms[form], "--data", photos, "--device", "cpu", "--per-class", "--json"]
+    measured = trainer(*arguments, folder=folder)
+    classes = measured["classes"]
 
     assert (measured["top1"], measured["images"]) == (run["top1"], 9)
+    assert {one["class"]: one["images"] for one in classes} == {"cat": 5, "dog": 4}
+    assert sum(one["top1"] * one["images"] for one in classes) == pytest.approx(9 * run["top1"])
+    assert classes[0]["top1"] <= classes[1]["top1"]
+
+
+def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, run, bundle, photos):
+    arguments = ["--data", photos, "--device", "cpu", "--flip"]
+    plain = trainer("evaluate", run["run"], *arguments[:-1], "--json", folder=folder)
+    here, there = (
+        trainer("evaluate", form, *arguments, "--json", folder=folder) for form in (run["run"], bundle)
+    )
+    shown = said("evaluate", run["run"], *arguments, "--per-class", folder=folder)
+
+    assert (plain["flip"], here["flip"], "classes" in here) == (False, True, False)
+    assert here["loss"] != plain["loss"]
+    assert here["loss"] == pytest.approx(
+        there["loss"], abs=0.02
+    )  # the bundle's is of averaged log-probabilities
+    assert "of 9 validation images, averaged over each image and its mirror" in shown
+    assert [line.split()[-1] for line in shown.splitlines()[-2:]] == ["images", "images"]
+    assert {line.split()[0] for line in shown.splitlines()[-2:]} == {"cat", "dog"}
 
 
 def test_a_bundle_is_never_written_over(folder, bundle):
@@ -136,7 +169,10 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
     assert "Traceback" not in err
     assert read_journal(journals[0].parent).status == "interrupted"
 
-    resumed = trained(*arguments, folder=folder)
+    before = read_journal(journals[0].parent).seconds
+    resumed = trained(*arguments, "--price", "36", folder=folder)
+    assert 0 < before < 3600 * resumed["hours"]
+    assert resumed["usd"] == pytest.approx(36 * resumed["hours"])
     assert resumed["top1"] == run["top1"]
     unbroken = [
         p[:3] for p in read_journal(folder / run["run"]).points if p.key.startswith(("train/", "val/"))

@@ -69,6 +69,45 @@ def test_a_resumed_run_is_the_same_run_with_the_new_tags(tmp_path: Path) -> None
     assert (before.status, after.status, after.ended) == ("interrupted", "running", None)
 
 
+def test_the_time_of_all_starts_adds_up_whichever_way_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]  # seconds
+    monkeypatch.setattr(time, "time_ns", lambda: int(now[0] * 1e9))
+
+    def after(seconds: float) -> None:
+        now[0] += seconds
+
+    first = Journal(tmp_path)
+    start(first)
+    for step in (1, 2, 3):
+        after(10)
+        first.log(step, {"loss": step})
+    after(5)
+    first.finish("interrupted")  # 35 s
+    after(3600)
+    Journal(tmp_path).finish("failed")  # before it could begin
+    after(3600)
+    second = Journal(tmp_path)
+    start(second)
+    second.cut(1)  # steps 2 and 3 were paid for all the same
+    after(10)
+    second.log(2, {"loss": 2})  # 45 s; killed
+    after(3600)
+    Journal(tmp_path).finish("failed")
+    after(3600)
+    third = Journal(tmp_path)
+    start(third)
+    third.cut(1)
+    after(1)
+    third.finish("finished")
+
+    history = read_journal(tmp_path)
+    assert history.seconds == 46
+    assert [point.step for point in history.points] == [1]
+    assert (history.status, history.ended) == ("finished", int(now[0] * 1000))
+
+
 def test_cut_forgets_what_was_measured_after_the_step_and_nothing_else(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     start(journal)

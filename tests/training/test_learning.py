@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from tests.conftest import ALONE
 from trainer.config import Images, Optimizer, Schedule
+from trainer.data import MEAN, STD, ValImages
 from trainer.dataset import digits, open_dataset, prepare
 from trainer.tracking import Silent
 from trainer.training import train
@@ -65,6 +69,26 @@ def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
         tiny, epochs=6, global_batch=64, batch_per_gpu=64, log_every=20, schedule=Schedule(warmup_epochs=1),
         images=images, **chosen,
     )  # fmt: skip
-    _, accuracy = train(recipe, written, tmp_path, ALONE, Silent())
+    model, accuracy = train(recipe, written, tmp_path, ALONE, Silent())
 
     assert accuracy.top1 > (0.9 if form == "nothing" else 0.75), "chance is 0.1"
+    if form == "nothing":
+        assert agreement(model, written.val, recipe.images) >= 0.998
+
+
+@torch.inference_mode()
+def agreement(model, split, images):
+    """Share of the images that the model judges alike, whether we or torchvision prepare them."""
+    reference = v2.Compose(
+        [
+            v2.Resize(images.val_resize),
+            v2.CenterCrop(images.val_size),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    ours = torch.cat([model(batch.images).argmax(1) for batch in ValImages(split, images, ALONE, batch=60)])
+    photos = (Image.open(split.path(index)).convert("RGB") for index in range(len(split)))
+    theirs = torch.cat([model(reference(photo)[None]).argmax(1) for photo in photos])
+    return (ours == theirs).float().mean().item()

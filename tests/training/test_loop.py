@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from tests.conftest import ALONE
 from trainer.checkpoint import found, load_part
 from trainer.config import Optimizer
-from trainer.errors import Stopped
+from trainer.errors import Stopped, TrainingDiverged
 from trainer.training import train
 
 
@@ -65,6 +66,44 @@ def test_every_epoch_is_evaluated_once_and_every_step_logged_once(tiny, dataset,
     assert {value for _, value in notes.of("val/images")} == {9}
     assert accuracy.images == 9
     assert not model.training
+
+
+def test_every_evaluation_says_how_long_it_took(tiny, dataset, tmp_path):
+    notes = Notes()
+    train(tiny, dataset, tmp_path, ALONE, notes)
+
+    assert [step for step, seconds in notes.of("speed/evaluation_seconds") if 0 < seconds < 60] == [2, 4, 6]
+
+
+def test_a_run_that_diverges_names_its_last_good_snapshot(tiny, dataset, tmp_path, monkeypatch):
+    class Diverging(Small):
+        def forward(self, images):
+            Diverging.calls += self.training
+            return super().forward(images) * (torch.nan if Diverging.calls == 4 else 1.0)
+
+    Diverging.calls = 0
+    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Diverging(classes))
+    with pytest.raises(
+        TrainingDiverged, match=r"became nan by step 4 .* last good snapshot is (\S+); train"
+    ) as error:
+        train(tiny, dataset, tmp_path, ALONE, Notes(), save_every=0.0001)
+
+    named = Path(str(error.value).partition("snapshot is ")[2].partition(";")[0])
+    assert named == found(tmp_path / "checkpoints")[0]
+    assert named.name.startswith("step-00000003-")
+    assert all(bool(tensor.isfinite().all()) for tensor in load_part(named, "model").values())
+
+
+def test_a_run_that_diverges_at_once_says_that_nothing_was_saved(tiny, dataset, tmp_path, monkeypatch):
+    class Nothing(Small):
+        def forward(self, images):
+            return super().forward(images) * torch.nan
+
+    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Nothing(classes))
+    with pytest.raises(
+        TrainingDiverged, match=r"by step 1 .*; there is no snapshot from before; train again"
+    ):
+        train(tiny, dataset, tmp_path, ALONE, Notes())
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])

@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
 from trainer.training import Meter, Step, choose_precision, make_loss, make_optimizer, parameter_groups
 from trainer.training._average import Average
+from trainer.training._skipped import SkippedSteps
 from trainer.training._step import start_rare
 
 
@@ -202,6 +204,109 @@ def test_the_meter_tells_where_the_time_of_a_step_goes(tiny):
     assert 50 < phases["data"] < 150  # ms, mean of a step
     assert min(phases.values()) > 0
     assert values["speed/data_wait_share"] > 0.2
+
+
+class Overflowing(Small):
+    """Has gradients that are infinite where an image is very bright; its loss stays a number."""
+
+    def forward(self, images):
+        answer = super().forward(images)
+        if answer.requires_grad and images.max() > 100:
+            answer.register_hook(lambda gradient: gradient * torch.inf)
+        return answer
+
+
+def in_fp16(recipe, given, meter=None, **scaling):
+    """Steps on `given`, scaled as in fp16 on a GPU, with the weights before and after each."""
+    torch.manual_seed(0)
+    model, meter = Overflowing(), meter or Meter(ALONE)
+    step = Step(model, make_optimizer(model, recipe, ALONE), recipe, ALONE)
+    step.scaler = torch.amp.GradScaler("cpu", **scaling)
+    weights = [model.classifier.weight.detach().clone()]
+    for batch in given:
+        step(iter([batch]), 0.1, meter)
+        meter.stepped()
+        weights.append(model.classifier.weight.detach().clone())
+    return weights, meter
+
+
+def bright(batch):
+    return Batch(batch.images + 1000, batch.labels)
+
+
+def test_steps_that_fp16_skips_are_counted_for_each_reading(tiny):
+    one, two, three, four = batches(4)
+    given = [bright(one), two, bright(three), four, bright(one)]
+    weights, meter = in_fp16(tiny, given, init_scale=1024.0, growth_interval=2)
+    values = meter.read(step=5, rate=0.1)
+    unchanged = [torch.equal(*pair) for pair in pairwise(weights)]
+
+    assert unchanged == [True, False, True, False, True]
+    assert (values["train/skipped_steps"], values["train/loss_scale"]) == (3, 1024 / 8)
+    _, meter = in_fp16(tiny, [two, bright(one)], meter)
+    assert meter.read(step=7, rate=0.1)["train/skipped_steps"] == 1, "of this interval"
+
+
+def test_a_step_that_is_skipped_as_the_scale_grows_again_is_not_missed(tiny):
+    """The scale of the loss is the same before and after: it halves, and doubles with the next step."""
+    one, two = batches(2)
+    _, meter = in_fp16(tiny, [bright(one), two], init_scale=1024.0, growth_interval=1)
+    values = meter.read(step=2, rate=0.1)
+
+    assert (values["train/skipped_steps"], values["train/loss_scale"]) == (1, 1024)
+
+
+def test_skipped_steps_are_not_lost_between_two_readings(tiny):
+    one, two = batches(2)
+    _, before = in_fp16(tiny, [bright(one)])
+    after = Meter(ALONE)
+    after.load_state_dict(before.state_dict())
+    _, after = in_fp16(tiny, [bright(two), one], after)
+
+    assert after.read(step=3, rate=0.1)["train/skipped_steps"] == 2
+
+
+def test_without_a_scaled_loss_nothing_is_said_of_it(tiny):
+    _, meter = trained(tiny, batches(1), 1)
+
+    assert not {"train/skipped_steps", "train/loss_scale"} & meter.read(step=1, rate=0.1).keys()
+
+
+def looked(*readings, every=50):
+    """What is told about readings with so many skipped steps each."""
+    told = []
+    watch = SkippedSteps(told.append)
+    for number, skipped in enumerate(readings, start=1):
+        watch.look(number * every, {"train/skipped_steps": skipped, "train/loss_scale": 0.5})
+    return told
+
+
+@pytest.mark.parametrize(
+    ("readings", "every"),
+    [
+        ((50, 50), 50),  # all of them; what was before the first reading is not known
+        ((0, 26, 26, 26), 50),  # more than half in three readings
+        ((0, *[1] * 10), 1),
+    ],
+)
+def test_when_most_steps_are_skipped_it_is_said_once_with_what_to_do(readings, every):
+    (said,) = looked(*readings, *readings, every=every)
+
+    assert "steps were skipped" in said
+    assert "(loss scale 0.5)" in said
+    assert "lower optimizer.lr_per_256 (--set), or with precision=bf16" in said
+
+
+@pytest.mark.parametrize(
+    ("readings", "every"),
+    [
+        ((50, 5, 0, 1), 50),  # while the scale is found
+        ((0, 26, 26, 25, 26, 26), 50),
+        ((0, 1, 1, 1, 1, 0, 1), 1),  # each reading a step
+    ],
+)
+def test_few_skipped_steps_are_not_worth_a_word(readings, every):
+    assert looked(*readings, every=every) == []
 
 
 def test_graphs_and_accumulation_are_refused_together(tiny):

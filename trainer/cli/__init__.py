@@ -202,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
         help="how long the processes wait for one that is stuck (default: 600)",
     )
     train.add_argument(
+        "--price",
+        type=_above_zero,
+        default=os.environ.get("TRAINER_PRICE_PER_HOUR") or None,
+        metavar="USD",
+        help="of an hour of this machine, to show what the run costs (default: $TRAINER_PRICE_PER_HOUR)",
+    )
+    train.add_argument(
         "--track-later",
         action="store_true",
         help="start although MLflow does not answer; what there is to tell follows when it does",
@@ -269,6 +276,12 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=DEVICES, default="auto", help="default: the GPU where there is one"
     )
     evaluate.add_argument("--batch", type=_positive, default=64, help="images at a time (default: 64)")
+    evaluate.add_argument(
+        "--per-class", action="store_true", help="show each class as well, from the worst to the best"
+    )
+    evaluate.add_argument(
+        "--flip", action="store_true", help="average the logits of each image and of its mirror image"
+    )
     evaluate.add_argument("--json", action="store_true", help="print the result as JSON")
     evaluate.set_defaults(run=_run_evaluate)
 
@@ -318,6 +331,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     estimate.add_argument("--json", action="store_true", help="print the figures as JSON")
     estimate.set_defaults(run=_run_estimate)
+
+    layers = command(
+        "summary",
+        "what a recipe's network is made of: layers, parameters, and multiply-adds for an image",
+        "trainer summary rn50-baseline",
+    )
+    layers.add_argument("recipe", metavar="RECIPE", help="a shipped recipe's name or a YAML file")
+    layers.add_argument(
+        "--classes", type=_positive, default=1000, metavar="N", help="of the data set (default: 1,000)"
+    )
+    layers.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe"
+    )
+    layers.add_argument("--json", action="store_true", help="print the figures as JSON")
+    layers.set_defaults(run=_run_summary)
 
     bench = command(
         "bench", "measure this machine, as ratios of one run", "trainer bench train rn50-baseline --json"
@@ -519,6 +547,16 @@ def _run_estimate(options: argparse.Namespace) -> int:
     from trainer.cli._estimate import run
 
     return run(options)
+
+
+def _run_summary(options: argparse.Namespace) -> int:
+    from trainer.config import load_recipe
+    from trainer.model import summary_of
+
+    recipe = load_recipe(options.recipe, options.set)
+    made = summary_of(recipe.model, options.classes, recipe.images.train_size)
+    print(json.dumps({"model": recipe.model, **made.as_dict()}) if options.json else made.table(), end="")
+    return 0
 
 
 def _run_bench(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -14,12 +15,12 @@ from trainer.checkpoint import found, load_part
 from trainer.cli._terminal import show_table
 from trainer.config import Images, Recipe
 from trainer.data import ValImages
-from trainer.dataset import open_dataset
+from trainer.dataset import Dataset, open_dataset
 from trainer.delivery import is_bundle, load_bundle
 from trainer.errors import ConfigError, DataError
 from trainer.model import build
 from trainer.tracking import load
-from trainer.training import evaluate, full_precision
+from trainer.training import Accuracy, evaluate, full_precision, mirrored
 from trainer.world import World, choose_device
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -40,20 +41,57 @@ def run(options: argparse.Namespace) -> int:
     alone = World(0, 1, device)
     images_of_split = ValImages(dataset.val, images, alone, batch=options.batch)
     with full_precision():
-        accuracy = evaluate(network, images_of_split, alone)
+        accuracy = evaluate(
+            mirrored(network) if options.flip else network,
+            images_of_split,
+            alone,
+            classes=len(dataset.classes) if options.per_class else 0,
+        )
+    classes_found = _from_worst_to_best(dataset, accuracy)
     if options.json:
         print(json.dumps({"model": options.model, "top1": accuracy.top1, "top5": accuracy.top5,
-                          "loss": accuracy.loss, "images": accuracy.images}))  # fmt: skip
+                          "loss": accuracy.loss, "images": accuracy.images, "flip": options.flip,
+                          **({"classes": classes_found} if options.per_class else {})}))  # fmt: skip
         return 0
+    how = ", averaged over each image and its mirror" if options.flip else ""
     show_table(
         options.model,
         {
-            "top-1": f"{accuracy.top1:.2%} of {accuracy.images:,} validation images",
+            "top-1": f"{accuracy.top1:.2%} of {accuracy.images:,} validation images{how}",
             "top-5": f"{accuracy.top5:.2%}",
             "loss": f"{accuracy.loss:.4f}",
         },
     )
+    if options.per_class:
+        show_table(
+            "each class, from the worst to the best",
+            {
+                " ".join(dict.fromkeys((one["class"], one["name"]))): f"{_percent(one['top1'])}  "
+                f"{_percent(one['top5'])}  {one['images']:>6,} images"
+                for one in classes_found
+            },
+        )
     return 0
+
+
+def _from_worst_to_best(dataset: Dataset, accuracy: Accuracy) -> list[dict[str, Any]]:
+    """Each class with its share of right answers, as plain data; those without images last."""
+    rows = zip(dataset.classes, dataset.class_names, accuracy.of_classes, strict=False)
+    found = [
+        {
+            "class": folder,
+            "name": name,
+            "images": one.images,
+            "top1": one.top1 if one.images else None,
+            "top5": one.top5 if one.images else None,
+        }
+        for folder, name, one in rows
+    ]
+    return sorted(found, key=lambda row: (not row["images"], row["top1"] or 0.0, row["top5"] or 0.0))
+
+
+def _percent(share: float | None) -> str:
+    return f"{share:8.2%}" if share is not None else f"{'-':>8}"
 
 
 def _network(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
+from trainer.cli._spending import Spending
 from trainer.tracking import RunLog
 
 # Off a terminal, lines are never folded: a path must stay whole in a log.
@@ -18,24 +19,36 @@ console = Console(stderr=True, markup=False, **_options)  # what is going on
 _results = Console(**_options)  # what came out
 
 
+class _SpendingColumn(ProgressColumn):
+    """Time and money, as they go."""
+
+    max_refresh = 0.5  # seconds
+
+    def __init__(self, spending: Spending) -> None:
+        self._spending = spending
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(str(self._spending))
+
+
 class Shown:
     """A run's log that also shows on the terminal what passes through it."""
 
-    def __init__(self, log: RunLog, *, total: int, steps_per_epoch: int) -> None:
+    def __init__(self, log: RunLog, *, total: int, steps_per_epoch: int, spending: Spending) -> None:
         self._log, self._total, self._epoch = log, total, steps_per_epoch
-        self._rate = 0.0
+        self._rate, self._spending = 0.0, spending
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("steps"),
-            TimeRemainingColumn(),
+            _SpendingColumn(spending),
             TextColumn("{task.fields[speed]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("training", total=total, speed="")
-        self._begun = time.perf_counter()
 
     def __enter__(self) -> Shown:
         self._progress.start()
@@ -63,6 +76,7 @@ class Shown:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on; advance the bar, and a line for each evaluation."""
         self._log.log(step, values)
+        self._spending.look(step, values)
         self._rate = values.get("speed/images_per_second", self._rate)
         self._progress.update(self._task, completed=step, speed=f"{self._rate:,.0f} images/s")
         if "val/top1" in values:
@@ -70,7 +84,7 @@ class Shown:
                 f"epoch {step / self._epoch:.0f} of {self._total // self._epoch}: "
                 f"top-1 {values['val/top1']:.2%}, top-5 {values['val/top5']:.2%}, "
                 f"loss {values['val/loss']:.3f}, {self._rate:,.0f} images/s, "
-                f"{time.perf_counter() - self._begun:,.0f} s"
+                f"{self._spending}"
             )
         elif "train/loss" in values and not console.is_terminal:
             console.print(

@@ -22,13 +22,14 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint import found
+from trainer.cli._spending import Spending
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
 from trainer.data import DecodeOn, ValImages, preprocessing
 from trainer.dataset import Dataset, open_dataset
-from trainer.disk import alone, write_json
+from trainer.disk import alone, write_json, write_text
 from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
-from trainer.model import find
+from trainer.model import Summary, find, summary_of
 from trainer.performance import Choice, choose
 from trainer.tracking import (
     DatasetFacts,
@@ -59,6 +60,8 @@ from trainer.training import (
 from trainer.world import World, choose_device, choose_processes, join_world
 
 RESULT = "result.json"
+MODEL_TABLE = "model.txt"
+NOT_SUMMARIZED = "its layers cannot be counted here, see `trainer summary`"
 SAMPLES = 8  # validation images that travel with a registered model
 SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
 SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
@@ -218,10 +221,24 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
     first = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
         log: RunLog = Silent()
+        made_of: dict[str, str] = {}
         if first:
             journal = stack.enter_context(folder_of_ours(plan.folder))
-            log = stack.enter_context(Shown(journal, total=total, steps_per_epoch=steps_per_epoch))
+            spending = Spending(
+                before=read_journal(plan.folder, empty=True).seconds,
+                price=options.price,
+                steps=total,
+                images_per_step=recipe.global_batch,
+                epochs=recipe.epochs,
+            )
+            log = stack.enter_context(
+                Shown(journal, total=total, steps_per_epoch=steps_per_epoch, spending=spending)
+            )
             write_json(plan.folder / "recipe.json", recipe.as_dict())
+            network = _summary(plan)
+            console.print(f"{recipe.model}: {network.line() if network else NOT_SUMMARIZED}")
+            made_of = {"parameters": str(network.parameters)} if network else {}
+            write_text(plan.folder / MODEL_TABLE, network.table() if network else f"{NOT_SUMMARIZED}\n")
         with ending_noted(log), join_world(options.device, patience=options.patience) as world:
             if done := _finished_before(plan.folder, world):
                 return done if first else None
@@ -234,7 +251,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
                 name=plan.folder.name,
                 experiment=recipe.register_as,
                 params=recipe.flat(),
-                tags={**tags_of(plan, world), **driven(choice)},
+                tags={**tags_of(plan, world), **driven(choice), **made_of},
                 dataset=dataset_facts(dataset),
             )
             shipper = stack.enter_context(Shipper(plan.folder)) if first else None
@@ -253,6 +270,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
             console.print(
                 f"MLflow does not have all metrics yet; bring them there with: trainer sync {plan.folder}"
             )
+    hours = read_journal(plan.folder).seconds / 3600
     return {
         "run": str(plan.folder),
         "run_id": registered.run_id,
@@ -264,6 +282,8 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         "images": accuracy.images,
         "images_per_second": _typical_speed(plan.folder),
         "device": device_name(world.device),
+        "hours": hours,  # of all starts together, as the journal tells
+        **({"usd": hours * options.price} if options.price else {}),
     }
 
 
@@ -320,6 +340,15 @@ def ending_noted(log: RunLog) -> Iterator[None]:
         with suppress(OSError):  # a disk that is gone must not hide what went wrong
             log.finish("failed")
         raise
+
+
+def _summary(plan: Plan) -> Summary | None:
+    """What the network is made of; None if that cannot be found out, which hinders nobody from training it."""
+    recipe = plan.recipe
+    try:
+        return summary_of(recipe.model, len(plan.dataset.classes), recipe.images.train_size)
+    except ConfigError:
+        return None
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:
@@ -450,6 +479,7 @@ def _show(outcome: dict[str, Any], options: argparse.Namespace, *, again: bool) 
             "top-1": f"{outcome['top1']:.2%} of {outcome['images']:,} validation images",
             "top-5": f"{outcome['top5']:.2%}",
             "images/s": f"{outcome['images_per_second']:,.0f} on {outcome['device']}",
+            **_time_and_money(outcome),
             "run": outcome["run"],
             "model": f"{outcome['model']} (version {outcome['version']})",
         },
@@ -458,13 +488,21 @@ def _show(outcome: dict[str, Any], options: argparse.Namespace, *, again: bool) 
         console.print("to train again from the start, give the new run a name with --name")
 
 
+def _time_and_money(outcome: dict[str, Any]) -> dict[str, str]:
+    if "hours" not in outcome:  # it was trained by a trainer that did not note them
+        return {}
+    money = f", ${outcome['usd']:,.2f}" if "usd" in outcome else ""
+    return {"time": f"{outcome['hours']:,.2f} hours{money}"}
+
+
 def _show_plan(plan: Plan) -> None:
-    recipe, dataset = plan.recipe, plan.dataset
+    recipe, dataset, network = plan.recipe, plan.dataset, _summary(plan)
     steps = recipe.steps_per_epoch(len(dataset.train))
     parts = recipe.accumulation(plan.processes)
     show_table(
         "all is well; nothing was started",
         {
+            "model": f"{recipe.model}, {network.line() if network else NOT_SUMMARIZED}",
             "data": f"{dataset.name}, {len(dataset.classes):,} classes, "
             f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
             "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",

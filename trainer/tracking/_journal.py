@@ -92,8 +92,14 @@ class RunHistory:
     tags: dict[str, str] = field(default_factory=dict)
     dataset: DatasetFacts | None = None
     points: list[Point] = field(default_factory=list)  # in the order they were logged
+    seconds: float = 0.0  # from each start to the last that was heard of it, all starts together
+    _heard: int | None = None  # ms since 1970; the last record
 
     def _add(self, record: dict[str, Any]) -> None:
+        # Nobody trained between an end, or the last word before a kill, and the next start.
+        if self.status == "running" and self._heard is not None and not record.get("idle"):
+            self.seconds += max(0, record["time"] - self._heard) / 1000
+        self._heard = record["time"]
         match record["kind"]:
             case "start":
                 self.key, self.name, self.experiment = record["key"], record["name"], record["experiment"]
@@ -121,7 +127,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """Open the journal of the run in `folder`, made if missing, and mend its torn end."""
-        self._folder = folder
+        self._folder, self._started = folder, False
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JOURNAL
         self._waiting: list[bytes] = []  # records that the disk has not taken yet
@@ -148,10 +154,11 @@ class Journal:
             tags: facts about the circumstances (commit, GPU type, processes); may change on a resume.
             dataset: what it is trained on.
         """
+        self._started = True
         known = read_journal(self._folder, empty=True)
         if known.key:
             changed = {key: value for key, value in tags.items() if known.tags.get(key) != value}
-            self._append("resume", tags=changed)
+            self._append("resume", idle=True, tags=changed)
         else:
             self._append(
                 "start",
@@ -187,9 +194,14 @@ class Journal:
         with self._alone:
             self._write_waiting()
             lines = self._path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line).get("step", step) <= step]
-            if len(kept) == len(lines):
+            gone = [at for at, line in enumerate(lines) if json.loads(line).get("step", step) > step]
+            if not gone:
                 return
+            # What is forgotten has taken its time all the same.
+            until = json.dumps({"kind": "cut", "time": json.loads(lines[gone[-1]])["time"]})
+            lines[gone[-1]] = until.encode() + b"\n"
+            forgotten = set(gone[:-1])
+            kept = [line for at, line in enumerate(lines) if at not in forgotten]
             beside = self._path.with_suffix(".cut")
             with beside.open("wb") as file:
                 file.writelines(kept)
@@ -215,7 +227,7 @@ class Journal:
 
         Raises: OSError if the disk does not take it.
         """
-        self._append("end", status=status)
+        self._append("end", status=status, **({} if self._started else {"idle": True}))
         self.flush()
 
     def _append(self, kind: str, **facts: Any) -> None:

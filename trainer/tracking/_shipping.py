@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_FILE = "mlflow.json"
-# What was asked for, what happened, and what came out, as files; overwritten if sent again.
-PAPERS = ("recipe.json", JOURNAL, "learning-rates.csv", "learning-rates.png")
+# What was asked for, of what it is made, what happened, and what came out, as files; overwritten if sent again.
+PAPERS = ("recipe.json", "model.txt", JOURNAL, "learning-rates.csv", "learning-rates.png")
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 

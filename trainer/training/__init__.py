@@ -1,7 +1,7 @@
 """The loop, the step, and what steers them."""
 
 from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
-from trainer.training._evaluation import Accuracy, evaluate, full_precision
+from trainer.training._evaluation import Accuracy, ClassAccuracy, evaluate, full_precision, mirrored
 from trainer.training._loop import Progress, train
 from trainer.training._lr_finder import Suggestion, Tried, growing_rates, range_test, suggest
 from trainer.training._mixing import mixed
@@ -22,6 +22,7 @@ __all__ = [
     "GP3_READS",
     "Accuracy",
     "Bottleneck",
+    "ClassAccuracy",
     "Counters",
     "Meter",
     "Precision",
@@ -39,6 +40,7 @@ __all__ = [
     "make_loss",
     "make_optimizer",
     "metadata_service",
+    "mirrored",
     "mixed",
     "one_cycle",
     "parameter_groups",

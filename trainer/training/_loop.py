@@ -13,13 +13,14 @@ from trainer.checkpoint import EVERY, Checkpoints, Stateful
 from trainer.config import Recipe
 from trainer.data import DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset
-from trainer.errors import Stopped
+from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import RunLog
 from trainer.training._average import Average
 from trainer.training._bottleneck import Bottleneck
 from trainer.training._evaluation import Accuracy, evaluate, full_precision
 from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate
+from trainer.training._skipped import SkippedSteps
 from trainer.training._step import Meter, Step, make_model, make_optimizer
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 from trainer.world import World
@@ -100,6 +101,7 @@ def train(
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
         bottleneck = Bottleneck(dataset.root, on_gpu=decode_on != "cpu", tell=log.note)
+        skipped = SkippedSteps(log.note)
         parts: dict[str, Stateful] = {
             "model": model,
             "optimizer": optimizer,
@@ -135,7 +137,8 @@ def train(
                     progress.evaluated = progress.step
                     if accuracy.top1 > progress.best_top1 or not progress.best:
                         progress.best_top1, progress.best = accuracy.top1, progress.step
-                    log.log(progress.step, accuracy.values())
+                    took = time.perf_counter() - begun
+                    log.log(progress.step, {**accuracy.values(), "speed/evaluation_seconds": took})
                     save()
                     meter.leave_out(time.perf_counter() - begun)
                 if progress.step == total:
@@ -152,6 +155,7 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, rate=rate)
                     log.log(progress.step, {**now, "epoch": progress.step / epoch})
+                    skipped.look(progress.step, now)
                     if world.first and world.device.type == "cuda":  # a CPU that trains is the bottleneck
                         bottleneck.look(now["speed/data_wait_share"])
                 stopping, due = world.agree(stop.made, checkpoints.due())
@@ -165,6 +169,8 @@ def train(
             measured = average.module.eval()
             with full_precision():
                 return measured, evaluate(measured, val_images, world, stop=asked_to_stop)
+        except TrainingDiverged as error:
+            raise error.after(checkpoints.newest()) from None
         except Stopped:
             save()
             checkpoints.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -148,13 +148,15 @@ class Meter:
     def _reset(self) -> None:
         # loss x images, top1, top5, images
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        self._skipped = torch.zeros((), device=self._world.device)  # steps; the same on all processes
+        self._scale: torch.Tensor | None = None  # of the loss; None: it is not scaled
         self._before = 0.0  # of these images were counted before this process was there
         self._steps, self._since = 0, time.perf_counter()
         self._longest, self._stepped = 0.0, self._since
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The sums of each process: a run cut off between two readings loses none."""
-        return {"sums": self._world.rows(self._sums)}
+        return {"sums": self._world.rows(self._sums), "skipped": self._skipped}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Take up this process's sums; another number of processes leaves them all to the first."""
@@ -164,12 +166,19 @@ class Meter:
         elif self._world.first:
             self._sums = rows.sum(dim=0)
         self._before = float(rows[:, 3].sum())
+        self._skipped += state.get("skipped", torch.zeros(())).to(self._world.device)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count one micro-batch; `loss` is its mean."""
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         count = torch.full_like(loss, len(labels))
         self._sums += torch.stack([loss * count, best[:, 0].sum(), best.sum(), count]).double()
+
+    def scaled(self, found_inf: Iterable[torch.Tensor], scale: torch.Tensor | None) -> None:
+        """Note a step whose loss was multiplied by `scale`, skipped if any of `found_inf` is not 0."""
+        for found in found_inf:
+            self._skipped += found.to(self._skipped.device) != 0
+        self._scale = scale
 
     def stepped(self) -> None:
         """Note the end of a step, as the host sees it."""
@@ -193,6 +202,7 @@ class Meter:
         # All processes go as fast as the one that waits most.
         waits = self._world.rows(torch.tensor(phases.get("data", 0.0), device=self._world.device))
         steps, longest, before = self._steps, self._longest, self._before
+        skipped, scale = self._skipped, self._scale
         self._reset()
         if not math.isfinite(loss):
             raise TrainingDiverged(step=step, loss=loss / images, learning_rate=rate)
@@ -206,6 +216,8 @@ class Meter:
             "speed/longest_step_seconds": longest,
             **{f"speed/step_ms/{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
         }
+        if scale is not None:
+            values |= {"train/skipped_steps": float(skipped), "train/loss_scale": float(scale)}
         if self._world.device.type == "cuda":
             values["speed/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
         return values
@@ -281,6 +293,10 @@ class Step:
             self.scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._longest)
         self.scaler.step(self._optimizer)
+        if self.scaler.is_enabled():
+            # No public way leads to them without a host wait. All processes have the same gradients, and skip alike.
+            found_inf = self.scaler._found_inf_per_device(self._optimizer)
+            meter.scaled(found_inf.values(), self.scaler._get_scale_async())
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")

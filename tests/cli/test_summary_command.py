@@ -1,0 +1,27 @@
+"""`trainer summary` as it is typed, and where a run shows the same."""
+
+import json
+
+from trainer.cli import main
+
+
+def test_the_table_and_its_figures(capsys):
+    assert main(["summary", "rn50-baseline"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert main(["summary", "rn50-baseline", "--classes", "10", "--set", "model=resnet18", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+
+    assert said[0].split() == ["layer", "kind", "output", "parameters", "MMAC"]
+    assert said[-1].split() == ["all,", "224", "px", "25,557,032", "4,089.18"]
+    assert len({len(line) for line in said}) == 1
+    assert (figures["model"], figures["parameters"]) == ("resnet18", 11_181_642)
+    assert sum(layer["macs"] for layer in figures["layers"]) == figures["macs"]
+
+
+def test_a_dry_run_shows_what_the_network_is_made_of(capsys, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["train", "digits", "--set", "global_batch=8", "--set", "images.train_size=64",
+                 "--data", str(photos), "--device", "cpu", "--dry-run"]) == 0  # fmt: skip
+
+    assert "resnet50, 23,512,130 parameters, 333.65 MMAC an image at 64 px" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""Counting how often a network is right: for all images, for each class, in one process and in two."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from tests.conftest import ALONE
+from trainer.data import Batch
+from trainer.training import evaluate, mirrored
+from trainer.world import World
+
+CLASSES = 12
+
+
+class Share(list):
+    """A process's batches; all processes together have `rounds` at most."""
+
+    rounds = 4
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Logits of 40 images, right more often in some classes than in others, and none of the last class."""
+    random = torch.Generator().manual_seed(3)
+    labels = torch.randint(CLASSES - 1, (40,), generator=random)
+    logits = torch.randn(40, CLASSES, generator=random)
+    logits[torch.arange(40), labels] += labels / 4
+    return Batch(logits, labels)
+
+
+def share(answers, rank=0, size=1, batch=5):
+    logits, labels = (part[rank::size] for part in answers)
+    return Share(
+        Batch(logits[at : at + batch], labels[at : at + batch]) for at in range(0, len(labels), batch)
+    )
+
+
+def by_hand(answers):
+    """Images, right ones and those among the best five, of each class."""
+    rows = [[0, 0, 0] for _ in range(CLASSES)]
+    for logits, label in zip(answers.images.tolist(), answers.labels.tolist(), strict=True):
+        better = sum(one > logits[label] for one in logits)
+        rows[label][0] += 1
+        rows[label][1] += better < 1
+        rows[label][2] += better < 5
+    return rows
+
+
+def counts(accuracy):
+    return [[one.images, one.top1_images, one.top5_images] for one in accuracy.of_classes]
+
+
+def test_each_class_is_counted_as_by_hand_and_together_they_are_all(answers):
+    accuracy = evaluate(lambda logits: logits, share(answers, batch=10), ALONE, classes=CLASSES)
+    of = accuracy.of_classes
+
+    assert counts(accuracy) == by_hand(answers)
+    assert sum(one.images for one in of) == accuracy.images == 40
+    assert sum(one.top1 * one.images for one in of if one.images) == pytest.approx(40 * accuracy.top1)
+    assert sum(one.top5 * one.images for one in of if one.images) == pytest.approx(40 * accuracy.top5)
+    assert 0 < accuracy.top1 < accuracy.top5 < 1
+    assert (of[-1].images, math.isnan(of[-1].top1)) == (0, True)
+
+
+def test_classes_are_not_counted_unless_they_are_asked_for(answers):
+    assert evaluate(lambda logits: logits, share(answers, batch=10), ALONE).of_classes == ()
+
+
+@dataclass(frozen=True)
+class Half(World):
+    """One of two processes; what the other one has is there already."""
+
+    others: tuple[torch.Tensor, ...] = ()
+    mine: list[torch.Tensor] = field(default_factory=list)
+
+    def total(self, values):
+        self.mine.append(values.clone())
+        return values + self.others[len(self.mine) - 1] if self.others else values
+
+
+def test_two_processes_count_what_one_does(answers):
+    shares = [share(answers, rank, size=2) for rank in range(2)]
+    shares[1].pop()  # one has a batch less
+    second = Half(1, 2, ALONE.device)
+    evaluate(lambda logits: logits, shares[1], second, classes=CLASSES)
+    first = Half(0, 2, ALONE.device, others=tuple(second.mine))
+    together = evaluate(lambda logits: logits, shares[0], first, classes=CLASSES)
+
+    seen = Batch(*(torch.cat(parts) for parts in zip(*shares[0], *shares[1], strict=True)))
+    assert together.images == 35
+    assert counts(together) == by_hand(seen)
+
+
+def test_a_mirrored_network_answers_the_mean_for_an_image_and_its_mirror_image():
+    def leftmost(images):  # what the left column of pixels says
+        return images[:, :, :, 0].sum(dim=2)
+
+    images = torch.zeros(1, 3, 2, 4)
+    images[0, 0, :, 0] = 1.0  # on the left
+    images[0, 1, :, -1] = 3.0  # on the right
+
+    assert leftmost(images).tolist() == [[2, 0, 0]]
+    assert mirrored(leftmost)(images).tolist() == [[1, 3, 0]]
