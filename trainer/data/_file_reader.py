@@ -17,7 +17,8 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images
-from trainer.data._images import PREFETCH, Batch, DecodeOn, _decode_on, _decoder, _graph_options, normalised
+from trainer.data._graph import PREFETCH
+from trainer.data._images import Batch, DecodeOn, _decode_on, _decoder, _graph_options, normalised
 from trainer.data._preprocessing import ATTEMPTS
 from trainer.dataset import Split
 from trainer.world import World
@@ -77,7 +78,7 @@ def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> t
     size = images.train_size
     pixels: Any = crops if Pipeline.current().device_id is None else crops.gpu()
     pixels = fn.resize(pixels, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
-    return normalised(pixels, labels, mirror=mirror)
+    return normalised(pixels, mirror=mirror), labels if Pipeline.current().device_id is None else labels.gpu()
 
 
 def dali_version() -> str:

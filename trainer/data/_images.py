@@ -1,8 +1,8 @@
-"""The DALI graphs, and the batches that come out of them.
+"""The batches of training and validation.
 
 Python decides which files, in which order and with which crop (`_order`, `_preprocessing`), reads
-their bytes ahead in threads, and DALI's graph does everything to pixels. So neither graph has state worth
-saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GPU (`mixed`).
+their bytes ahead in threads, and DALI's graphs (`_graph`) do everything to pixels. So there is no state worth
+saving.
 """
 
 # DALI makes its enums at run time and does not type its decorator; nothing else imports it.
@@ -11,25 +11,25 @@ saving, and each runs unchanged on the CPU (`cpu`) or with the decoder on the GP
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali import fn, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images, Recipe
-from trainer.data._augmentation import chosen_augmentations
+from trainer.data._augmentation import Augmentation, chosen_augmentations
+from trainer.data._graph import PREFETCH, SIZE, Graph, Kind, Nodes, decoding_graph
 from trainer.data._order import epoch_order, uniform
 from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
-from trainer.data._resizing import resized
 from trainer.dataset import Split
 from trainer.errors import DataError
 from trainer.world import World
@@ -40,7 +40,9 @@ DecodeOn = Literal["cpu", "mixed", "mixed-huffman"]
 READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
 FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for all readers
 READ_AHEAD = 4  # batches whose files are being read before DALI asks
-PREFETCH = 2  # batches that DALI finishes before they are asked for
+LABEL: Kind = (types.INT64, 0)
+MIRROR: Kind = (types.INT32, 0)  # 1: mirrored
+PLACE: Kind = (types.FLOAT, 0)  # of a crop on an axis, 0 to 1
 
 
 class Batch(NamedTuple):
@@ -90,17 +92,16 @@ class TrainImages:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
+        augmentations = chosen_augmentations(self._recipe.images)
         for size, first, last in self._sizes(first_step, last_step):
             feed = self._feed(first, last, size)
-            with warnings.catch_warnings(record=True):  # DALI's suites use old names of DALI's operators
-                graph = _train_graph(
-                    feed,
-                    self._recipe.images,
-                    size,
-                    self._decode_on,
-                    enable_conditionals=True,  # an operation for some images of a batch, another for others
-                    **self._options(),
-                )
+            graph = Graph(
+                partial(self._decode, feed),
+                partial(_train_end, augmentations, size),
+                [MIRROR, *(one.kind for one in augmentations)],
+                conditionals=True,
+                **self._options(),
+            )
             yield from _batches(graph, feed)
 
     def _sizes(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, int]]:
@@ -117,7 +118,7 @@ class TrainImages:
     def crops(self, *, first_step: int, last_step: int) -> Iterator[Any]:
         """What `batches` decodes, as DALI's lists of images in their own sizes: for measuring what decoding takes."""
         feed = self._feed(first_step, last_step, self._recipe.images.train_size)
-        graph = _crops_graph(feed, self._recipe.images, self._decode_on, **self._options())
+        graph = decoding_graph(partial(self._decode, feed), **self._options())
         while True:
             try:
                 yield graph.run()
@@ -126,6 +127,26 @@ class TrainImages:
 
     def _options(self) -> dict[str, Any]:
         return _graph_options(self.micro_batch, self._world)
+
+    def _decode(self, feed: _Feed) -> Nodes:
+        """Decoded crops, their size to be, labels, which to mirror, and the numbers of each augmentation."""
+        kinds = [one.kind for one in chosen_augmentations(self._recipe.images)]
+        encoded, anchors, shapes, *others = _external(
+            feed, [(types.FLOAT, 1), (types.FLOAT, 1), SIZE, LABEL, MIRROR, *kinds]
+        )
+        # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
+        crops = fn.decoders.image_slice(
+            encoded,
+            anchors,
+            shapes,
+            axis_names="WH",
+            normalized_anchor=False,
+            normalized_shape=False,
+            **_decoder(self._decode_on),
+            output_type=types.RGB,
+            adjust_orientation=False,
+        )
+        return crops, *others
 
     def _feed(self, first_step: int, last_step: int, size: int) -> _Feed:
         recipe = self._recipe
@@ -140,10 +161,12 @@ class TrainImages:
                     yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, draws))
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
-            sizes = self._split.sizes[samples.indices]
-            anchors, shapes = random_resized_crops(sizes, samples.luck[:, :DRAWS], recipe.images)
+            photos = self._split.sizes[samples.indices]
+            anchors, shapes = random_resized_crops(photos, samples.luck[:, :DRAWS], recipe.images)
             mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.images.flip
-            made = [anchors, shapes, mirror.astype(np.int32)]
+            labels = self._split.labels[samples.indices]
+            sizes = np.full((len(samples.indices), 2), size, np.float32)
+            made = [anchors, shapes, sizes, labels, mirror.astype(np.int32)]
             used = DRAWS + 1
             for one in augmentations:
                 made.append(one.numbers(samples.luck[:, used : used + one.draws], size))
@@ -168,11 +191,14 @@ class ValImages:
         def arrays(samples: _Samples) -> tuple[Any, ...]:
             sizes, places = centre_crops(split.sizes[samples.indices], images)
             left, top = np.ascontiguousarray(places.T)  # DALI takes no strides
-            return np.ascontiguousarray(sizes), left, top
+            return np.ascontiguousarray(sizes), split.labels[samples.indices], left, top
 
         self._feed = _Feed(split, arrays)
-        self._graph = _val_graph(
-            self._feed, images, decode_on or _decode_on(world), **_graph_options(batch, world)
+        self._graph = Graph(
+            partial(_val_decode, self._feed, decode_on or _decode_on(world)),
+            partial(_val_end, images.val_size),
+            [PLACE, PLACE],
+            **_graph_options(batch, world),
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -186,34 +212,29 @@ class ValImages:
         self._graph.reset()
 
 
-@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _train_graph(feed: _Feed, images: Images, size: int, decode_on: DecodeOn) -> tuple[Any, Any]:
-    augmentations = chosen_augmentations(images)
-    crops, labels, mirror, *numbers = _crops(feed, decode_on, [one.kind for one in augmentations])
-    pixels = resized(crops, [size, size])
+def _train_end(
+    augmentations: list[Augmentation], size: int, pixels: Any, labels: Any, mirror: Any, *numbers: Any
+) -> Nodes:
     for index, augment in enumerate(augmentations):
         pixels = augment(pixels, numbers[index], size)
-    return normalised(pixels, labels, mirror=mirror)
+    return normalised(pixels, mirror=mirror), labels
 
 
-@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _crops_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, ...]:
-    kinds = [one.kind for one in chosen_augmentations(images)]
-    crops, labels, mirror, *_ = _crops(feed, decode_on, kinds)
-    return crops, labels, mirror
+def _val_decode(feed: _Feed, decode_on: DecodeOn) -> Nodes:
+    """Whole images, their size to be, labels, and the place of the centre from left and top."""
+    encoded, *others = _external(feed, [SIZE, LABEL, PLACE, PLACE])
+    whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
+    return whole, *others
 
 
-def _crops(feed: _Feed, decode_on: DecodeOn, more: list[tuple[Any, int]]) -> tuple[Any, ...]:
-    """Decoded crops in their own sizes, labels, which to mirror, and `more` numbers of a type and dimensions."""
-    kinds = [
-        (types.UINT8, 1),
-        (types.INT64, 0),
-        (types.FLOAT, 1),
-        (types.FLOAT, 1),
-        (types.INT32, 0),
-        *more,
-    ]
-    encoded, labels, anchors, shapes, mirror, *numbers = fn.external_source(
+def _val_end(side: int, pixels: Any, labels: Any, left: Any, top: Any) -> Nodes:
+    return normalised(pixels, crop=(side, side), crop_pos_x=left, crop_pos_y=top), labels
+
+
+def _external(feed: _Feed, kinds: list[Kind]) -> Any:
+    """Encoded images, and what else comes with them."""
+    kinds = [(types.UINT8, 1), *kinds]
+    return fn.external_source(
         source=feed,
         num_outputs=len(kinds),
         batch=True,
@@ -221,34 +242,6 @@ def _crops(feed: _Feed, decode_on: DecodeOn, more: list[tuple[Any, int]]) -> tup
         ndim=[dimensions for _, dimensions in kinds],
         no_copy=True,
     )
-    # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
-    crops = fn.decoders.image_slice(
-        encoded,
-        anchors,
-        shapes,
-        axis_names="WH",
-        normalized_anchor=False,
-        normalized_shape=False,
-        **_decoder(decode_on),
-        output_type=types.RGB,
-        adjust_orientation=False,
-    )
-    return crops, labels, mirror, *numbers
-
-
-@pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _val_graph(feed: _Feed, images: Images, decode_on: DecodeOn) -> tuple[Any, Any]:
-    encoded, labels, size, left, top = fn.external_source(
-        source=feed,
-        num_outputs=5,
-        batch=True,
-        dtype=[types.UINT8, types.INT64, types.FLOAT, types.FLOAT, types.FLOAT],
-        ndim=[1, 0, 1, 0, 0],
-        no_copy=True,
-    )
-    whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
-    crop = (images.val_size, images.val_size)
-    return normalised(resized(whole, size), labels, crop=crop, crop_pos_x=left, crop_pos_y=top)
 
 
 def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
@@ -259,9 +252,9 @@ def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
     return {**mixed, "hybrid_huffman_threshold": 1} if decode_on == "mixed-huffman" else mixed
 
 
-def normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, Any]:
-    """The end of every graph: floats, HWC, which seen as NCHW by torch *is* channels-last: no copy."""
-    floats = fn.crop_mirror_normalize(
+def normalised(images: Any, **crop_or_mirror: Any) -> Any:
+    """Floats, HWC, which seen as NCHW by torch *is* channels-last: no copy."""
+    return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,
         output_layout="HWC",
@@ -269,7 +262,6 @@ def normalised(images: Any, labels: Any, **crop_or_mirror: Any) -> tuple[Any, An
         std=[255 * s for s in STD],
         **crop_or_mirror,
     )
-    return floats, labels if Pipeline.current().device_id is None else labels.gpu()
 
 
 def _graph_options(batch: int, world: World) -> dict[str, Any]:
@@ -287,7 +279,7 @@ def _decode_on(world: World) -> DecodeOn:
 
 
 class _Feed:
-    """The source that DALI calls for each batch: the bytes of its files, labels, and what `arrays` adds."""
+    """The source that DALI calls for each batch: the bytes of its files, and what `arrays` adds."""
 
     def __init__(self, split: Split, arrays: Any) -> None:
         self._split, self._arrays = split, arrays
@@ -308,7 +300,7 @@ class _Feed:
         if not self._ahead:
             raise StopIteration
         samples, files, reads = self._ahead.popleft()
-        made = [files, self._split.labels[samples.indices], *self._arrays(samples)]
+        made = [files, *self._arrays(samples)]
         self.lately.append((samples.indices, made))
         for read in reads:
             read.result()
@@ -364,10 +356,10 @@ def _read_file(path: bytes, into: npt.NDArray[np.uint8]) -> None:
         )
 
 
-def _batches(graph: Any, feed: _Feed) -> Iterator[Batch]:
+def _batches(graph: Graph, feed: _Feed) -> Iterator[Batch]:
     """Batches of `graph` as torch tensors; stops when its feed does."""
     try:
-        iterator = DALIGenericIterator([graph], ["images", "labels"], size=-1, auto_reset=False)
+        iterator = DALIGenericIterator([graph.last], ["images", "labels"], size=-1, auto_reset=False)
         for (made,) in iterator:
             yield Batch(made["images"].permute(0, 3, 1, 2), made["labels"].flatten())
     except RuntimeError as error:
