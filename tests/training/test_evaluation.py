@@ -31,7 +31,7 @@ def answers():
 
 
 def share(answers, rank=0, size=1, batch=5):
-    logits, labels = (part[rank::size] for part in answers)
+    logits, labels = answers.images[rank::size], answers.labels[rank::size]
     return Share(
         Batch(logits[at : at + batch], labels[at : at + batch]) for at in range(0, len(labels), batch)
     )

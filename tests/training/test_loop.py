@@ -82,7 +82,7 @@ def test_a_run_that_diverges_names_its_last_good_snapshot(tiny, dataset, tmp_pat
             return super().forward(images) * (torch.nan if Diverging.calls == 4 else 1.0)
 
     Diverging.calls = 0
-    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Diverging(classes))
+    monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Diverging(classes))
     with pytest.raises(
         TrainingDiverged, match=r"became nan by step 4 .* last good snapshot is (\S+); train"
     ) as error:
@@ -99,7 +99,7 @@ def test_a_run_that_diverges_at_once_says_that_nothing_was_saved(tiny, dataset, 
         def forward(self, images):
             return super().forward(images) * torch.nan
 
-    monkeypatch.setattr("trainer.training._loop.build", lambda name, classes, **_: Nothing(classes))
+    monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Nothing(classes))
     with pytest.raises(
         TrainingDiverged, match=r"by step 1 .*; there is no snapshot from before; train again"
     ):
