@@ -1,5 +1,6 @@
 """What only a GPU can show. Run by `scripts/gpu-check`; skipped where there is none."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import write_odd_files
+from tests.conftest import ALONE, write_odd_files
 from tests.training.test_loop import Notes
 from trainer.checkpoint import Checkpoints
 from trainer.data import MEAN, STD, Batch, TrainImages, ValImages
@@ -15,7 +16,9 @@ from trainer.dataset import folder, open_dataset, prepare
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.performance import measure
-from trainer.training import Meter, Step, make_optimizer, train
+from trainer.training import Meter, Step, make_optimizer, mixed, train
+from trainer.training._average import Average
+from trainer.training._step import make_model
 from trainer.world import World
 
 pytestmark = pytest.mark.gpu
@@ -43,13 +46,48 @@ def test_mixed_decoding_equals_the_cpu_path(gpu, dataset, tiny):
 
 
 def test_mixed_training_crops_equal_the_cpu_path(gpu, dataset, tiny):
-    mixed, cpu = (
+    on_both, on_cpu = (
         next(TrainImages(dataset.train, tiny, gpu, decode_on=where).batches(first_step=0, last_step=1))
         for where in ("mixed", "cpu")
     )
 
-    assert mixed.labels.tolist() == cpu.labels.tolist()
-    assert (mixed.images.cpu() - cpu.images.cpu()).abs().mean() * min(STD) < 2 / 255
+    assert on_both.labels.tolist() == on_cpu.labels.tolist()
+    assert (on_both.images.cpu() - on_cpu.images.cpu()).abs().mean() * min(STD) < 2 / 255
+
+
+@pytest.mark.parametrize("augment", ["none", "randaugment", "trivialaugment"])
+def test_augmented_images_are_those_of_the_cpu(gpu, dataset, tiny, augment):
+    """Resized by DALI here and by torch there, with the same draws."""
+    images = replace(tiny.images, augment=augment, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)
+    recipe = replace(tiny, images=images)
+    ours, theirs = (
+        next(TrainImages(dataset.train, recipe, world, decode_on="cpu").batches(first_step=0, last_step=1))
+        for world in (gpu, ALONE)
+    )
+
+    assert (ours.images.cpu() - theirs.images).abs().mean() * min(STD) < 4 / 255
+
+
+def test_mixing_and_averaging_make_the_host_wait_for_nothing(gpu, tiny):
+    recipe = replace(tiny, mixup=0.2, cutmix=1.0, ema_decay=0.9, loss="binary_cross_entropy")
+    model = make_model(recipe, 10, gpu)
+    average, step, meter = (
+        Average(model, recipe), Step(model, make_optimizer(model, recipe, gpu), recipe, gpu), Meter(gpu)
+    )  # fmt: skip
+    images = torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
+    batches = mixed(
+        itertools.repeat(Batch(images, torch.arange(8, device=gpu.device))), recipe, 10, gpu, first_step=0
+    )
+    for number in range(1, 4):
+        step(batches, 0.01, meter)
+        average.update(number)
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batches, 0.01, meter)
+        average.update(4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_batches_are_channels_last_on_the_gpu_without_a_copy(gpu, dataset, tiny):
