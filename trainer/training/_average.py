@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer.config import Recipe
 
@@ -13,36 +14,37 @@ from trainer.config import Recipe
 class Average:
     """An exponential moving average of weights and BatchNorm's statistics; of none, it is the network itself.
 
-    Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`).
+    Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`). Its
+    AveragedModel counts on one device and tells another, for which the host would wait at each update.
     """
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
-        self._model, self._every = model, recipe.ema_steps
-        self._average: AveragedModel | None = None
-        if recipe.ema_decay:
-            self._average = AveragedModel(
-                model,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
+        self._model, self._every, self._updates = model, recipe.ema_steps, 0
+        self._blend = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.module = (
+            copy.deepcopy(model) if recipe.ema_decay else model
+        )  # what is measured, kept and registered
 
-    @property
-    def module(self) -> torch.nn.Module:
-        """What is measured, kept and registered."""
-        return self._average.module if self._average else self._model
-
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after `step` optimizer steps; the first ones are taken as they are."""
-        if self._average and step % self._every == 0:
-            self._average.update_parameters(self._model)
+        if self.module is self._model or step % self._every:
+            return
+        pairs = list(zip(self.module.state_dict().values(), self._model.state_dict().values(), strict=True))
+        blended = [(mean, now) for mean, now in pairs if mean.is_floating_point() and self._updates]
+        if blended:
+            means, nows = zip(*blended, strict=True)
+            self._blend(means, nows, None)
+        for mean, now in pairs:
+            if not (mean.is_floating_point() and self._updates):  # the first weights, and counters
+                mean.copy_(now)
+        self._updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The average's weights, and how often it was updated."""
-        assert self._average is not None
-        return {"weights": self.module.state_dict(), "updates": self._average.n_averaged}
+        return {"weights": self.module.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state."""
-        assert self._average is not None
         self.module.load_state_dict(state["weights"])
-        self._average.n_averaged.copy_(state["updates"])
+        self._updates = state["updates"]
