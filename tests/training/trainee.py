@@ -27,7 +27,7 @@ IMAGES = 24  # each of a class of its own, so that a label says which image it w
 RECIPE = load_recipe(
     "digits",
     ["epochs=60", "global_batch=8", "batch_per_gpu=2", "schedule.warmup_epochs=1", "log_every=2",
-     "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.flip=true", "precision=fp32"],
+     "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.flip=true", "precision=fp32", "ema_decay=0.5"],
 )  # fmt: skip
 
 
