@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from trainer.checkpoint import EVERY, Checkpoints, Stateful
 from trainer.config import Recipe
 from trainer.data import DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset
-from trainer.errors import CheckpointError, Stopped, TrainingDiverged
+from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import RunLog
 from trainer.training._average import Average
 from trainer.training._bottleneck import Bottleneck
@@ -171,8 +170,6 @@ def train(
             with full_precision():
                 return measured, evaluate(measured, val_images, world, stop=asked_to_stop)
         except TrainingDiverged as error:
-            with suppress(CheckpointError):
-                checkpoints.wait()  # for the one that is being written
             raise error.after(checkpoints.newest()) from None
         except Stopped:
             save()
