@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import Recipe, load_recipe
+from trainer.config import Images, Recipe, load_recipe
+from trainer.data import MEAN, STD
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.world import World
 
@@ -56,6 +57,21 @@ def write_odd_files(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     colours.save(folder / "rotated.JPEG", exif=exif, quality=95)
+
+
+def torchvisions_preprocessing(images: Images) -> Any:
+    """From a Pillow image to the network's input (3, H, W), as torchvision's references validate."""
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.Resize(images.val_resize),
+            v2.CenterCrop(images.val_size),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import ALONE, write_odd_files
+from tests.conftest import ALONE, torchvisions_preprocessing, write_odd_files
 from trainer.config import Images
 from trainer.data import MEAN, STD, TrainImages, ValImages, file_reader_batches
 from trainer.data._images import _read_file
@@ -120,18 +120,8 @@ def test_validation_can_be_repeated(dataset, tiny):
 
 
 def test_validation_pixels_are_torchvisions(dataset, tiny):
-    from torchvision.transforms import v2
-
     for images in (tiny.images, Images(val_resize=256, val_size=224)):
-        reference = v2.Compose(
-            [
-                v2.Resize(images.val_resize),
-                v2.CenterCrop(images.val_size),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(MEAN, STD),
-            ]
-        )
+        reference = torchvisions_preprocessing(images)
         ours = torch.cat([batch.images for batch in ValImages(dataset.val, images, ALONE, batch=4)])
         theirs = torch.stack([reference(Image.open(dataset.val.path(index))) for index in range(9)])
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.transforms import v2
 
-from tests.conftest import ALONE
+from tests.conftest import ALONE, torchvisions_preprocessing
 from trainer.config import Images, Optimizer, Schedule
-from trainer.data import MEAN, STD, ValImages
+from trainer.data import ValImages
 from trainer.dataset import digits, open_dataset, prepare
 from trainer.tracking import Silent
 from trainer.training import train
@@ -79,15 +78,7 @@ def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
 @torch.inference_mode()
 def agreement(model, split, images):
     """Share of the images that the model judges alike, whether we or torchvision prepare them."""
-    reference = v2.Compose(
-        [
-            v2.Resize(images.val_resize),
-            v2.CenterCrop(images.val_size),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
-        ]
-    )
+    reference = torchvisions_preprocessing(images)
     ours = torch.cat([model(batch.images).argmax(1) for batch in ValImages(split, images, ALONE, batch=60)])
     photos = (Image.open(split.path(index)).convert("RGB") for index in range(len(split)))
     theirs = torch.cat([model(reference(photo)[None]).argmax(1) for photo in photos])

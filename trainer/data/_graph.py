@@ -26,7 +26,8 @@ PREFETCH = 2  # batches that each graph finishes before they are asked for
 
 Nodes = tuple[Any, ...]  # of a graph, or what comes out of it
 Kind = tuple[Any, int]  # DALI's type of a value for each image, and its dimensions
-SIZE: Kind = (types.FLOAT, 1)  # height and width
+SIZE: Kind = (types.FLOAT, 1)  # of two sides
+LABEL: Kind = (types.INT64, 0)
 
 
 class Graph:
@@ -86,16 +87,20 @@ def _whole_graph(decode: Callable[[], Nodes], end: Callable[..., Nodes]) -> Node
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
 def _ending_graph(source: _Resized, end: Callable[..., Nodes], rest: list[Kind]) -> Nodes:
-    kinds = [(types.UINT8, 3), (types.INT64, 0), *rest]
-    pixels, labels, *others = fn.external_source(
+    kinds = [(types.UINT8, 3), LABEL, *rest]
+    return end(*external(source, kinds, layout=["HWC", *[""] * (len(kinds) - 1)]))
+
+
+def external(source: Callable[[], tuple[Any, ...]], kinds: list[Kind], **options: Any) -> Any:
+    """Nodes of these kinds, from a source that is called for each batch."""
+    return fn.external_source(
         source=source,
         num_outputs=len(kinds),
         batch=True,
         dtype=[dtype for dtype, _ in kinds],
         ndim=[dimensions for _, dimensions in kinds],
-        layout=["HWC", *[""] * (len(kinds) - 1)],
+        **options,
     )
-    return end(pixels, labels, *others)
 
 
 class _Resized:

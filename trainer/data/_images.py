@@ -27,7 +27,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Images, Recipe
 from trainer.data._augmentation import Augmentation, chosen_augmentations
-from trainer.data._graph import PREFETCH, SIZE, Graph, Kind, Nodes, decoding_graph
+from trainer.data._graph import LABEL, PREFETCH, SIZE, Graph, Kind, Nodes, decoding_graph, external
 from trainer.data._order import epoch_order, uniform
 from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
 from trainer.dataset import Split
@@ -40,7 +40,8 @@ DecodeOn = Literal["cpu", "mixed", "mixed-huffman"]
 READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
 FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for all readers
 READ_AHEAD = 4  # batches whose files are being read before DALI asks
-LABEL: Kind = (types.INT64, 0)
+ENCODED: Kind = (types.UINT8, 1)
+CORNER: Kind = (types.FLOAT, 1)  # x and y
 MIRROR: Kind = (types.INT32, 0)  # 1: mirrored
 PLACE: Kind = (types.FLOAT, 0)  # of a crop on an axis, 0 to 1
 
@@ -73,6 +74,7 @@ class TrainImages:
     ) -> None:
         self._split, self._recipe, self._world = split, recipe, world
         self._decode_on = decode_on or _decode_on(world)
+        self._augmentations = chosen_augmentations(recipe.images)
         self.steps_per_epoch = recipe.steps_per_epoch(len(split))
         self._accumulation = recipe.accumulation(world.size)
         self.micro_batch = recipe.global_batch // (world.size * self._accumulation)  # images
@@ -92,13 +94,12 @@ class TrainImages:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
-        augmentations = chosen_augmentations(self._recipe.images)
         for size, first, last in self._sizes(first_step, last_step):
             feed = self._feed(first, last, size)
             graph = Graph(
                 partial(self._decode, feed),
-                partial(_train_end, augmentations, size),
-                [MIRROR, *(one.kind for one in augmentations)],
+                partial(_train_end, self._augmentations, size),
+                [MIRROR, *(one.kind for one in self._augmentations)],
                 conditionals=True,
                 **self._options(),
             )
@@ -130,9 +131,9 @@ class TrainImages:
 
     def _decode(self, feed: _Feed) -> Nodes:
         """Decoded crops, their size to be, labels, which to mirror, and the numbers of each augmentation."""
-        kinds = [one.kind for one in chosen_augmentations(self._recipe.images)]
-        encoded, anchors, shapes, *others = _external(
-            feed, [(types.FLOAT, 1), (types.FLOAT, 1), SIZE, LABEL, MIRROR, *kinds]
+        kinds = [one.kind for one in self._augmentations]
+        encoded, anchors, shapes, *others = external(
+            feed, [ENCODED, CORNER, SIZE, SIZE, LABEL, MIRROR, *kinds], no_copy=True
         )
         # Only the crop is decoded. EXIF rotation is off: ImageNet's labels and Pillow's pixels know none.
         crops = fn.decoders.image_slice(
@@ -150,8 +151,7 @@ class TrainImages:
 
     def _feed(self, first_step: int, last_step: int, size: int) -> _Feed:
         recipe = self._recipe
-        augmentations = chosen_augmentations(recipe.images)
-        draws = DRAWS + 1 + sum(one.draws for one in augmentations)
+        draws = DRAWS + 1 + sum(one.draws for one in self._augmentations)
 
         def plan() -> Iterator[_Samples]:
             for step in range(first_step, last_step):
@@ -168,7 +168,7 @@ class TrainImages:
             sizes = np.full((len(samples.indices), 2), size, np.float32)
             made = [anchors, shapes, sizes, labels, mirror.astype(np.int32)]
             used = DRAWS + 1
-            for one in augmentations:
+            for one in self._augmentations:
                 made.append(one.numbers(samples.luck[:, used : used + one.draws], size))
                 used += one.draws
             return tuple(made)
@@ -222,26 +222,13 @@ def _train_end(
 
 def _val_decode(feed: _Feed, decode_on: DecodeOn) -> Nodes:
     """Whole images, their size to be, labels, and the place of the centre from left and top."""
-    encoded, *others = _external(feed, [SIZE, LABEL, PLACE, PLACE])
+    encoded, *others = external(feed, [ENCODED, SIZE, LABEL, PLACE, PLACE], no_copy=True)
     whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
     return whole, *others
 
 
 def _val_end(side: int, pixels: Any, labels: Any, left: Any, top: Any) -> Nodes:
     return normalised(pixels, crop=(side, side), crop_pos_x=left, crop_pos_y=top), labels
-
-
-def _external(feed: _Feed, kinds: list[Kind]) -> Any:
-    """Encoded images, and what else comes with them."""
-    kinds = [(types.UINT8, 1), *kinds]
-    return fn.external_source(
-        source=feed,
-        num_outputs=len(kinds),
-        batch=True,
-        dtype=[dtype for dtype, _ in kinds],
-        ndim=[dimensions for _, dimensions in kinds],
-        no_copy=True,
-    )
 
 
 def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
