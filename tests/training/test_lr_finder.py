@@ -105,6 +105,19 @@ def test_a_loss_that_never_falls_suggests_nothing():
         suggest(rising)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_loss_that_falls_by_chance_only_suggests_nothing(seed):
+    luck, smoothed = np.random.default_rng(seed), 2.3
+    level = []
+    for step, rate in enumerate(growing_rates(1e-5, 10, 200), start=1):
+        loss = 2.3 + 0.1 * luck.standard_normal()
+        smoothed = 0.95 * smoothed + 0.05 * loss
+        level.append(Tried(step, rate, loss, smoothed))
+
+    with pytest.raises(ConfigError, match=r"hardly more than by chance|too near the lowest"):
+        suggest(level)
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_too_few_steps_suggest_nothing(count):
     with pytest.raises(ConfigError, match=f"after {count} steps, too few"):

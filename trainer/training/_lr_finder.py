@@ -27,6 +27,7 @@ BLOCK = 10  # steps between two waits for the device
 MEMORY = 0.95
 FAR = 4.0  # times its best: a smoothed loss above is lost
 BLOWN_UP = 1.2  # times its first: from there on a falling loss recovers, it does not learn
+CHANCE = 5  # times the noise of the smoothed loss: a smaller fall says nothing
 FEWEST, MOST = 10, 100_000  # steps that say anything, and that anybody waits for
 
 
@@ -120,7 +121,7 @@ def suggest(tried: Sequence[Tried]) -> Suggestion:
 
     The first tenth does not count, for its smoothed loss is the mean of a few; neither does what comes after the
     loss has blown up. Measured on the digits: of all that was tried, its recovery was steepest, at 13 times the
-    rate that trains well.
+    rate that trains well. Where the loss falls no more than it would by chance, every slope is chance.
 
     Raises: ConfigError if it says nothing.
     """
@@ -142,7 +143,19 @@ def suggest(tried: Sequence[Tried]) -> Suggestion:
             f"the loss falls no further than to the rate {rates[lowest]:.3g}, too near the lowest, {tried[0].rate:.3g}, "
             "to suggest one; use a lower --lowest or more --steps"
         )
+    fall, noise = smoothed[0] - smoothed[lowest], _noise([one.loss for one in judged[: lowest + 1]])
+    if fall < CHANCE * noise:
+        raise ConfigError(
+            f"the smoothed loss falls by {fall:.2g}, hardly more than by chance ({noise:.2g}), so that its steepest "
+            "point means nothing; use more --steps, a higher --highest or a larger global_batch"
+        )
     return Suggestion(steepest=rates[int(np.argmin(slopes))], tenth=rates[lowest] / 10)
+
+
+def _noise(losses: Sequence[float]) -> float:
+    """Standard deviation that the smoothed loss has by chance, from how the loss jumps from step to step."""
+    jumps = float(np.diff(losses).std()) / math.sqrt(2)
+    return jumps * math.sqrt((1 - MEMORY) / (1 + MEMORY))
 
 
 class _Losses(Meter):
