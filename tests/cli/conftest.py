@@ -10,18 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 TINY = [
     "epochs=2", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
     "images.train_size=32", "images.val_size=32", "images.val_resize=32", "register_as=cats-and-dogs",
 ]  # fmt: skip
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+SMALL = ["--set", "model=tests.nets:Small"]
 
 
 def command(
     *arguments: Any, folder: Path, module: str = "trainer", **environment: str
 ) -> subprocess.Popen[str]:
     """`trainer`, or another module, with these arguments, started in `folder`."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     if "MLFLOW_TRACKING_URI" not in environment:
         env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SETTINGS, command, until
+from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
 from tests.stack.conftest import free_port
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
 from tests.training.test_stop import NOTICE, Metadata
@@ -22,12 +22,14 @@ from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
 
-# Five steps an epoch, and none comes to its end: a snapshot has 200 MB, so there shall not be too many.
-LONG = ["--set", "epochs=50", "--set", "global_batch=4", "--set", "batch_per_gpu=4", "--save-every", "4"]
+# Five steps an epoch, and none comes to its end.
+LONG = ["--set", "epochs=100000", "--set", "global_batch=4", "--set", "batch_per_gpu=4", "--save-every", "1"]
 
 
 def training(photos: Path, folder: Path, *more: object, **environment: str) -> subprocess.Popen[str]:
-    return command("train", "digits", *SETTINGS, "--data", photos, *LONG, *more, folder=folder, **environment)
+    return command(
+        "train", "digits", *SETTINGS, *SMALL, *LONG, "--data", photos, *more, folder=folder, **environment
+    )
 
 
 @pytest.fixture
@@ -100,15 +102,18 @@ def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by
     assert evaluated == list(range(5, evaluated[-1] + 1, 5))
 
 
+EPOCHS = 60  # of a run that must not be done before a process is killed
+
+
 class Machine:
     """torchrun with one process, as on one of two machines."""
 
     def __init__(self, photos: Path, runs: Path, port: int, *, restarts: int = 3) -> None:
         arguments = [
             "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=r", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
-            f"--max-restarts={restarts}", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS,
+            f"--max-restarts={restarts}", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS, *SMALL,
             "--data", photos, "--runs", runs, "--device", "cpu", "--patience", 20,
-            "--set", "epochs=4", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--save-every", 1,
+            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--save-every", 1,
         ]  # fmt: skip
         self.process = command(
             *arguments,
@@ -132,8 +137,8 @@ def test_two_machines_train_one_run_and_go_on_when_a_process_is_killed(photos: P
 
     assert [code for code, _ in ended] == [0, 0], ended
     assert "going on from the snapshot at step" in "".join(said for _, said in ended)
-    assert steps(run_of(folder), "train/loss") == list(range(1, 21))
-    assert steps(run_of(folder), "val/top1") == list(range(5, 21, 5))
+    assert steps(run_of(folder), "train/loss") == list(range(1, 5 * EPOCHS + 1))
+    assert steps(run_of(folder), "val/top1") == list(range(5, 5 * EPOCHS + 1, 5))
 
     again = [Machine(photos, runs, port) for _ in range(2)]
     ended = [machine.end() for machine in again]
@@ -202,7 +207,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
 ) -> None:
     from mlflow import MlflowClient
 
-    arguments = ["train", "digits", *SETTINGS, "--data", str(photos), "--device", "cpu"]
+    arguments = ["train", "digits", *SETTINGS, *SMALL, "--data", str(photos), "--device", "cpu"]
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody listens on "discard"
     refused = command(*arguments, folder=tmp_path, **nowhere)
     _, err = refused.communicate(timeout=60)
@@ -216,7 +221,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     )
     done = subprocess.run(
         [sys.executable, "-c", impatient, *arguments, "--track-later"],
-        cwd=tmp_path, env={**os.environ, **nowhere}, capture_output=True, text=True, timeout=200,
+        cwd=tmp_path, env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     run = run_of(tmp_path)
     assert done.returncode == 2, done.stderr

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from tests.training.test_loop import Small
+from tests.nets import Small
 from trainer.performance import Choice, choose, measure, unmeasured
 
 

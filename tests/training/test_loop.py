@@ -9,23 +9,11 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
+from tests.nets import Small
 from trainer.checkpoint import found, load_part
 from trainer.config import Optimizer
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.training import train
-
-
-class Small(torch.nn.Module):
-    """What the loop needs of a network, in a hundred parameters."""
-
-    def __init__(self, classes):
-        super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 4, 3, stride=4)
-        self.norm = torch.nn.BatchNorm2d(4)
-        self.classifier = torch.nn.Linear(4, classes)
-
-    def forward(self, images):
-        return self.classifier(self.norm(self.convolution(images)).relu().mean(dim=(2, 3)))
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +137,8 @@ def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_on
     assert again == accuracy
     (newest, *_) = found(tmp_path / "stopped" / "checkpoints")
     average, last = load_part(newest, "average")["weights"], load_part(newest, "model")
-    assert torch.equal(average["classifier.weight"], expected.classifier.weight), (
-        "what is kept is the average"
-    )
-    assert not torch.equal(average["classifier.weight"], last["classifier.weight"])
+    assert torch.equal(average["layers.8.weight"], expected.layers[8].weight), "what is kept is the average"
+    assert not torch.equal(average["layers.8.weight"], last["layers.8.weight"])
 
 
 def test_a_finished_run_is_not_trained_again(tiny, dataset, tmp_path):
@@ -167,4 +153,4 @@ def test_other_seeds_make_other_weights(tiny, dataset, tmp_path):
     one, _ = train(tiny, dataset, tmp_path / "one", ALONE, Notes())
     other, _ = train(replace(tiny, seed=1), dataset, tmp_path / "other", ALONE, Notes())
 
-    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    assert not torch.equal(one.layers[8].weight, other.layers[8].weight)

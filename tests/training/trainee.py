@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tests.nets import Small
 from trainer.checkpoint import Checkpoints
 from trainer.config import load_recipe
 from trainer.data import Batch
@@ -29,22 +30,6 @@ RECIPE = load_recipe(
     ["epochs=60", "global_batch=8", "batch_per_gpu=2", "schedule.warmup_epochs=1", "log_every=2",
      "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.flip=true", "precision=fp32", "ema_decay=0.5"],
 )  # fmt: skip
-
-
-class Small(torch.nn.Module):
-    """What the loop needs of a network: convolutions, BatchNorm, several gradients to sum."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
-            torch.nn.Conv2d(16, 32, 3, stride=2), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
-            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, classes),
-        )  # fmt: skip
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.layers(images)
-        return answer
 
 
 class Phase:
