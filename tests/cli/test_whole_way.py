@@ -115,6 +115,21 @@ def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, phot
     assert classes[0]["top1"] <= classes[1]["top1"]
 
 
+def test_two_processes_share_the_images_of_an_evaluation(folder, run, photos):
+    arguments = ["evaluate", run["model"], "--data", photos, "--device", "cpu", "--per-class", "--json"]
+    alone, shared = (trainer(*arguments, *more, folder=folder) for more in ([], ["--processes", "2"]))
+
+    assert shared == {**alone, "loss": pytest.approx(alone["loss"])}
+
+
+def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder, photos):
+    process = command("evaluate", "nothing.pt", "--data", photos, "--processes", "2", folder=folder)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 2
+    assert err.count("trainer: ") == 1
+
+
 def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, run, bundle, photos):
     arguments = ["--data", photos, "--device", "cpu", "--flip"]
     plain = trainer("evaluate", run["run"], *arguments[:-1], "--json", folder=folder)

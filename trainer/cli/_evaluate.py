@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from pydantic import TypeAdapter
 
 from trainer.checkpoint import found, load_part
+from trainer.cli._processes import run_in_processes
 from trainer.cli._terminal import show_table
 from trainer.config import Images, Recipe
 from trainer.data import ValImages
@@ -21,7 +23,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.model import build
 from trainer.tracking import load
 from trainer.training import Accuracy, evaluate, full_precision, mirrored
-from trainer.world import World, choose_device
+from trainer.world import choose_device, choose_processes, join_world
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,30 +31,33 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 def run(options: argparse.Namespace) -> int:
     """Measure the model on all validation images, in fp32, and print the result."""
     dataset = open_dataset(options.data)
-    device = (
-        torch.device(choose_device(options.device), 0) if options.device != "cpu" else torch.device("cpu")
-    )
-    network, classes, images = _network(options, device, len(dataset.classes))
-    if classes is not None and classes != dataset.class_names:
-        raise DataError(
-            f"{options.model} knows {len(classes)} classes ({classes[0]} …) and {options.data} has "
-            f"{len(dataset.classes)} ({dataset.class_names[0]} …); evaluate it on the data set it was trained for"
-        )
-    alone = World(0, 1, device)
-    images_of_split = ValImages(dataset.val, images, alone, batch=options.batch)
-    with full_precision():
-        accuracy = evaluate(
-            mirrored(network) if options.flip else network,
-            images_of_split,
-            alone,
-            classes=len(dataset.classes) if options.per_class else 0,
-        )
-    classes_found = _from_worst_to_best(dataset, accuracy)
+    processes = choose_processes(choose_device(options.device), options.processes)
+    if processes > 1 and "RANK" not in os.environ:
+        _model(
+            options, dataset, torch.device("cpu")
+        )  # what is wrong with it is said once, not by each process
+        return run_in_processes(processes)
+    with join_world(options.device) as world:
+        network, images = _model(options, dataset, world.device)
+        with full_precision():
+            accuracy = evaluate(
+                mirrored(network) if options.flip else network,
+                ValImages(dataset.val, images, world, batch=options.batch),
+                world,
+                classes=len(dataset.classes) if options.per_class else 0,
+            )
+        if world.first:
+            _show(options, dataset, accuracy)
+    return 0
+
+
+def _show(options: argparse.Namespace, dataset: Dataset, accuracy: Accuracy) -> None:
+    classes = _from_worst_to_best(dataset, accuracy)
     if options.json:
         print(json.dumps({"model": options.model, "top1": accuracy.top1, "top5": accuracy.top5,
                           "loss": accuracy.loss, "images": accuracy.images, "flip": options.flip,
-                          **({"classes": classes_found} if options.per_class else {})}))  # fmt: skip
-        return 0
+                          **({"classes": classes} if options.per_class else {})}))  # fmt: skip
+        return
     how = ", averaged over each image and its mirror" if options.flip else ""
     show_table(
         options.model,
@@ -68,10 +73,9 @@ def run(options: argparse.Namespace) -> int:
             {
                 " ".join(dict.fromkeys((one["class"], one["name"]))): f"{_percent(one['top1'])}  "
                 f"{_percent(one['top5'])}  {one['images']:>6,} images"
-                for one in classes_found
+                for one in classes
             },
         )
-    return 0
 
 
 def _from_worst_to_best(dataset: Dataset, accuracy: Accuracy) -> list[dict[str, Any]]:
@@ -92,6 +96,20 @@ def _from_worst_to_best(dataset: Dataset, accuracy: Accuracy) -> list[dict[str, 
 
 def _percent(share: float | None) -> str:
     return f"{share:8.2%}" if share is not None else f"{'-':>8}"
+
+
+def _model(options: argparse.Namespace, dataset: Dataset, device: torch.device) -> tuple[Network, Images]:
+    """The model as a function to logits or probabilities, and its preprocessing.
+
+    Raises: ConfigError, DataError, TrackingError if there is none, or it is for other classes.
+    """
+    network, classes, images = _network(options, device, len(dataset.classes))
+    if classes is not None and classes != dataset.class_names:
+        raise DataError(
+            f"{options.model} knows {len(classes)} classes ({classes[0]} …) and {options.data} has "
+            f"{len(dataset.classes)} ({dataset.class_names[0]} …); evaluate it on the data set it was trained for"
+        )
+    return network, images
 
 
 def _network(

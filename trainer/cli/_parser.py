@@ -47,6 +47,10 @@ class _Shared:
             "--device", choices=("auto", "cpu", "cuda"), default="auto",
             help="default: the GPU where there is one",
         )  # fmt: skip
+        self.processes = _parent()
+        self.processes.add_argument(
+            "--processes", type=_positive, metavar="N", help="default: one for each GPU, one on the CPU"
+        )
         self.decode = _parent()
         self.decode.add_argument(
             "--decode", choices=("cpu", "mixed", "mixed-huffman"),
@@ -184,12 +188,10 @@ def _train(commands: Any, shared: _Shared) -> None:
         "train",
         "train a recipe and register the model; the same command again goes on where it was",
         "trainer train rn50-baseline --data /data/imagenet --set epochs=30",
-        shared.recipe, shared.data, shared.runs, shared.device, shared.decode, shared.track_later, shared.json,
+        shared.recipe, shared.data, shared.runs, shared.device, shared.processes, shared.decode,
+        shared.track_later, shared.json,
     )  # fmt: skip
     train.add_argument("--name", help="name of the run (default: the recipe's)")
-    train.add_argument(
-        "--processes", type=_positive, metavar="N", help="default: one for each GPU, one on the CPU"
-    )
     train.add_argument(
         "--save-every", type=_above_zero, default=60.0, metavar="SECONDS",
         help="of training between two snapshots (default: 60); there is one after each epoch as well",
@@ -239,13 +241,15 @@ def _evaluate(commands: Any, shared: _Shared) -> None:
         "evaluate",
         "measure a model on the validation images",
         "trainer evaluate models:/resnet50-imagenet@candidate --data /data/imagenet",
-        shared.data, shared.runs, shared.device, shared.json,
+        shared.data, shared.runs, shared.device, shared.processes, shared.json,
     )  # fmt: skip
     evaluate.add_argument(
         "model", metavar="MODEL",
         help="models:/NAME@alias, runs:/ID/…, a run folder, a snapshot file or a bundle",
     )  # fmt: skip
-    evaluate.add_argument("--batch", type=_positive, default=64, help="images at a time (default: 64)")
+    evaluate.add_argument(
+        "--batch", type=_positive, default=64, help="images at a time in each process (default: 64)"
+    )
     evaluate.add_argument(
         "--per-class", action="store_true", help="show each class as well, from the worst to the best"
     )

@@ -22,6 +22,7 @@ import torch
 
 from trainer import __version__
 from trainer.checkpoint import found
+from trainer.cli._processes import KILLED, run_in_processes
 from trainer.cli._spending import Spending
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe, load_recipe
@@ -64,10 +65,8 @@ MODEL_TABLE = "model.txt"
 NOT_SUMMARIZED = "its layers cannot be counted here, see `trainer summary`"
 SAMPLES = 8  # validation images that travel with a registered model
 SHIPPING_SECONDS = 120  # how long the end of a run waits for MLflow
-SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
 NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
 LOCK_SECONDS = 10
-KILLED = 128 + signal.SIGTERM  # asked to stop, and had to be killed: what a shell says of that
 OF_A_DISK = {
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM,
     errno.EROFS, errno.ESTALE,
@@ -163,14 +162,14 @@ def _wait_while_ec2_takes_the_instance() -> None:
 def _launch(plan: Plan, options: argparse.Namespace) -> int:
     """Run this very command in several processes, again after a crash; return the exit code.
 
-    torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
-    the input was wrong (2) or the run was stopped and can go on (75), and its --max-restarts would
-    start on the same wrong input again.
+    torchrun's --max-restarts would start on the same wrong input again.
     """
     left = restarts = options.restarts
     while True:
         before = found(plan.folder / "checkpoints")[:1]
-        code = _torchrun(plan, options.patience)
+        code = run_in_processes(plan.processes, options.patience)
+        if code == KILLED and read_journal(plan.folder, empty=True).status == "interrupted":
+            return Stopped.exit_code
         if code in (0, TrainerError.exit_code, Stopped.exit_code, KILLED):
             return code
         if found(plan.folder / "checkpoints")[:1] != before:
@@ -182,31 +181,6 @@ def _launch(plan: Plan, options: argparse.Namespace) -> int:
         console.print(
             f"trainer: a process ended ({_told(code)}); all are started again from the last snapshot"
         )
-
-
-def _torchrun(plan: Plan, patience: float) -> int:
-    """Run this very command under torchrun; return the exit code of the process that failed first."""
-    import sys
-
-    from torch.distributed import run as torchrun
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
-    shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(patience)))}"
-    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    arguments = ["--standalone", f"--nproc-per-node={plan.processes}", shutdown, signals]
-    try:
-        torchrun.run(torchrun.parse_args([*arguments, "-m", "trainer", *sys.argv[1:]]))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        # One that had a reason to end says more than those that missed it.
-        told = [code for code in codes if code in (TrainerError.exit_code, Stopped.exit_code)]
-        return told[0] if told else error.get_first_failure()[1].exitcode
-    except SignalException:
-        stopped = read_journal(plan.folder, empty=True).status == "interrupted"
-        return Stopped.exit_code if stopped else KILLED
-    return 0
 
 
 def _told(code: int) -> str:
