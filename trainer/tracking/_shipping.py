@@ -82,6 +82,9 @@ def sync(folder: Path, *, follow: bool) -> None:
             _once(folder)
 
 
+_ALONE: list[subprocess.Popen[bytes] | None] = []  # kept, for Python warns of children that nobody waits for
+
+
 class Shipper:
     """A child process that ships the run in `folder` to MLflow while it is trained.
 
@@ -128,8 +131,8 @@ class Shipper:
     ) -> None:
         if isinstance(error, ProcessLost):
             return  # all processes are about to be started again, with another shipper
-        if read_journal(self._folder).status != "running":
-            self.wait(10)  # else it goes on alone, for as long as MLflow answers
+        if read_journal(self._folder).status != "running" and not self.wait(10):
+            _ALONE.append(self._child)  # it goes on alone, for as long as MLflow answers
 
 
 def run_in_mlflow(folder: Path, client: MlflowClient, uri: str) -> Run | None:
