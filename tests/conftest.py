@@ -14,6 +14,7 @@ from PIL import Image
 from trainer.config import Images, Recipe, load_recipe
 from trainer.data import MEAN, STD
 from trainer.dataset import Dataset, folder, open_dataset, prepare
+from trainer.dataset import digits as handwritten
 from trainer.world import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -89,6 +90,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root / "val" / kind / f"{index:03d}.JPEG", width=64 + 3 * index, height=50, seed=100 + index
         )
     prepare(folder(root, out=root), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Handwritten digits, which a small network learns in seconds."""
+    root = tmp_path_factory.mktemp("digits")
+    prepare(handwritten(), root)
     return root
 
 

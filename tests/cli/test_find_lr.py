@@ -9,27 +9,21 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.cli.conftest import SETTINGS, command, until
+from tests.cli.conftest import SETTINGS, SMALL, command, until
 from trainer.cli import main
 from trainer.tracking import read_journal
 
-TINY = [*SETTINGS, "--set", "model=nets:Line", "--device", "cpu"]
-STEPS = 60
-NETS = '''
-import torch
-from torch import nn
-
-
-class Line(nn.Module):
-    """The mean colour of an image, weighed."""
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.classifier = nn.Linear(3, num_classes)
-
-    def forward(self, images):
-        return self.classifier(images.mean(dim=(2, 3)))
-'''
+BATCH, STEPS = 64, 150
+TINY = [
+    *SETTINGS,
+    *SMALL,
+    "--set",
+    f"global_batch={BATCH}",
+    "--set",
+    f"batch_per_gpu={BATCH}",
+    "--device",
+    "cpu",
+]
 
 
 def find_lr(photos, *more):
@@ -38,14 +32,12 @@ def find_lr(photos, *more):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("find-lr")
-    (made / "nets.py").write_text(NETS)
-    return made
+    return tmp_path_factory.mktemp("find-lr")
 
 
 @pytest.fixture(scope="module")
-def outcome(folder, photos):
-    arguments = find_lr(photos, "--lowest", "1e-4", "--highest", "1", "--steps", STEPS, "--json")
+def outcome(folder, digits):
+    arguments = find_lr(digits, "--lowest", "1e-4", "--highest", "1", "--steps", STEPS, "--json")
     process = command(*arguments, folder=folder)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -56,7 +48,7 @@ def outcome(folder, photos):
 def test_the_suggestions_lie_among_the_rates_that_were_tried(outcome):
     assert 1e-4 < outcome["steepest"] < 1
     assert 1e-4 < outcome["tenth"] <= 0.1
-    assert outcome["lr_per_256"] == pytest.approx(outcome["steepest"] * 256 / 8)
+    assert outcome["lr_per_256"] == pytest.approx(outcome["steepest"] * 256 / BATCH)
 
 
 @pytest.mark.slow
@@ -101,19 +93,19 @@ def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
 
 
 @pytest.mark.slow
-def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, photos, monkeypatch, capsys):
+def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, digits, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     paste = f"optimizer.lr_per_256={outcome['lr_per_256']:.3g}"
 
-    assert main(["train", "digits", *TINY, "--set", paste, "--data", str(photos), "--dry-run"]) == 0
-    assert f"peak rate  {float(paste.partition('=')[2]) * 8 / 256:g}" in capsys.readouterr().out
+    assert main(["train", "digits", *TINY, "--set", paste, "--data", str(digits), "--dry-run"]) == 0
+    assert f"peak rate  {float(paste.partition('=')[2]) * BATCH / 256:g}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folder, outcome, photos):
+def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folder, outcome, digits):
     first = folder / outcome["run"]
     before = {path: path.read_bytes() for path in first.iterdir()}
-    process = command(*find_lr(photos, "--steps", "100000"), folder=folder)
+    process = command(*find_lr(digits, "--steps", "100000"), folder=folder)
     journal = first.with_name(f"{first.name}-2") / "journal.jsonl"
     until(lambda: journal.exists() and "find_lr/loss" in journal.read_text(), process)
     process.send_signal(signal.SIGTERM)
@@ -132,17 +124,17 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folde
     [
         (["--lowest", "1", "--highest", "0.1"], "must be above 0 and below the highest, 0.1"),
         (["--steps", "9"], "--steps 9 is not between 10 and"),
-        (["--set", "global_batch=1000"], "larger than the 20 training images"),
+        (["--set", "global_batch=2000"], "larger than the 1437 training images"),
         (["--set", "model=resnet5"], "resnet5"),
         (["--name", "a/b"], "choose another --runs or --name"),
         (["--data", "nowhere"], "trainer prepare digits"),
     ],
 )
-def test_bad_input_is_refused_with_one_sentence(tmp_path, photos, monkeypatch, capsys, more, says):
+def test_bad_input_is_refused_with_one_sentence(tmp_path, digits, monkeypatch, capsys, more, says):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    assert main(find_lr(photos, *more)) == 2
+    assert main(find_lr(digits, *more)) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert says in err

@@ -10,7 +10,7 @@ from torch import nn
 from tests.conftest import ALONE, torchvisions_preprocessing
 from trainer.config import Images, Optimizer, Schedule
 from trainer.data import ValImages
-from trainer.dataset import digits, open_dataset, prepare
+from trainer.dataset import open_dataset
 from trainer.tracking import Silent
 from trainer.training import train
 
@@ -36,14 +36,6 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Handwritten digits at 32 pixels."""
-    root = tmp_path_factory.mktemp("digits")
-    prepare(digits(), root)
-    return open_dataset(root)
-
-
 def small(name, classes, **_):
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
@@ -53,7 +45,7 @@ def small(name, classes, **_):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
+def test_it_still_learns_with(form, digits, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.training._step.build", small)
     chosen = dict(FORMS[form])
     images = replace(
@@ -68,11 +60,11 @@ def test_it_still_learns_with(form, written, tiny, tmp_path, monkeypatch):
         tiny, epochs=6, global_batch=64, batch_per_gpu=64, log_every=20, schedule=Schedule(warmup_epochs=1),
         images=images, **chosen,
     )  # fmt: skip
-    model, accuracy = train(recipe, written, tmp_path, ALONE, Silent())
+    model, accuracy = train(recipe, open_dataset(digits), tmp_path, ALONE, Silent())
 
     assert accuracy.top1 > (0.9 if form == "nothing" else 0.75), "chance is 0.1"
     if form == "nothing":
-        assert agreement(model, written.val, recipe.images) >= 0.998
+        assert agreement(model, open_dataset(digits).val, recipe.images) >= 0.998
 
 
 @torch.inference_mode()
