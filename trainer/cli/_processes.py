@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -24,6 +25,8 @@ def run_in_processes(processes: int, patience: float = PATIENCE) -> int:
 
     Returns: the exit code of the process that failed first; KILLED if this one was asked to stop.
     """
+    # torchrun would say at length that it sets this to 1.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
     shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(patience)))}"
     signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
