@@ -216,7 +216,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     assert not list((tmp_path / "runs").iterdir())
 
     impatient = (
-        "import sys, trainer.cli._train as train, trainer.cli as cli; train.SHIPPING_SECONDS = 1; "
+        "import sys, trainer.cli._run as run, trainer.cli as cli; run.SHIPPING_SECONDS = 1; "
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     done = subprocess.run(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cli._lr_curve import draw_curve
-from trainer.cli._terminal import console, show_table
-from trainer.cli._train import (
+from trainer.cli._plan import Plan
+from trainer.cli._run import (
     SHIPPING_SECONDS,
-    Plan,
     check_place,
     dataset_facts,
     device_name,
@@ -26,6 +25,7 @@ from trainer.cli._train import (
     folder_of_ours,
     tags_of,
 )
+from trainer.cli._terminal import console, show_table
 from trainer.config import load_recipe
 from trainer.data import DecodeOn
 from trainer.dataset import open_dataset
@@ -76,7 +76,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     find(recipe.model)
     check_place(options.runs, track_later=options.track_later)
     name = f"find-lr-{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
-    return Plan(recipe, dataset, _new_folder(options.runs / name), processes=1)
+    return Plan(recipe, dataset, _new_folder(options.runs / name))
 
 
 def _new_folder(first: Path) -> Path:
