@@ -98,6 +98,7 @@ def test_bench_loop_compares_training_with_its_bare_steps(photos, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["steps"] == 10  # whole epochs of the photos
     assert figures["loop_to_bare"] > 0
+    assert figures["loop_to_bare_per_cpu_second"] > 0
 
 
 def test_bench_loader_measures_each_contender_in_every_round(photos, capsys):

@@ -57,7 +57,7 @@ def bench_train(
     Returns: medians of images/s, their ratios, the share of ImageNet's epoch that its validation takes at these rates,
         the share of time spent waiting for data, milliseconds of a step by phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
     """
-    ours = Trials(recipe, world, int(split.labels.max()) + 1)
+    ours = Trials(recipe, world, max(CLASSES, int(split.labels.max()) + 1))
     fixed = fixed_batch(recipe, world)
     plain = _Plain(recipe, world)
     turns: dict[str, list[float]] = {
@@ -143,7 +143,9 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
         steps: of each turn; the first `log_every` of them are not timed.
         rounds: turns of each.
 
-    Returns: steps/s of each turn, their medians, and the ratio: the median over rounds.
+    Returns: steps/s and the host's processor seconds a step of each turn, their medians, and two ratios, each the
+        median over rounds: of the speeds, and of the processor's time, which other guests of a rented machine
+        disturb less.
     """
     epoch = recipe.steps_per_epoch(len(dataset.train))
     longer = Split(dataset.train.root, np.tile(dataset.train.rows, -(-steps // epoch)))
@@ -153,15 +155,20 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
     )
     total = recipe.steps_per_epoch(len(longer))
     recipe = dataclasses.replace(recipe, log_every=max(1, min(recipe.log_every, total // 4)))
-    turns: dict[str, list[float]] = {"loop": [], "bare": []}
-    for _, name in in_rotation(turns, rounds):
+    speeds: dict[str, list[float]] = {"loop": [], "bare": []}
+    processor: dict[str, list[float]] = {"loop": [], "bare": []}
+    for _, name in in_rotation(speeds, rounds):
         with tempfile.TemporaryDirectory() as folder:
             measure = _loop if name == "loop" else _bare
-            turns[name].append(measure(recipe, dataset, world, total, Path(folder)))
+            speed, cpu = measure(recipe, dataset, world, total, Path(folder))
+        speeds[name].append(speed)
+        processor[name].append(cpu)
     return {
-        "steps_per_second": {name: median(measured) for name, measured in turns.items()},
-        "loop_to_bare": ratio(turns["loop"], turns["bare"]),
-        "turns": turns,
+        "steps_per_second": {name: median(measured) for name, measured in speeds.items()},
+        "cpu_seconds_per_step": {name: median(measured) for name, measured in processor.items()},
+        "loop_to_bare": ratio(speeds["loop"], speeds["bare"]),
+        "loop_to_bare_per_cpu_second": ratio(processor["bare"], processor["loop"]),
+        "turns": {"steps_per_second": speeds, "cpu_seconds_per_step": processor},
         "steps": total,
         "rounds": rounds,
         "batch": recipe.global_batch,
@@ -175,28 +182,28 @@ class _Timed(Journal):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.seen: list[tuple[int, float]] = []
+        self.seen: list[tuple[int, float, float]] = []  # step, time, processor time
 
     def log(self, step: int, values: Any) -> None:
         super().log(step, values)
         if "train/loss" in values:
-            self.seen.append((step, time.perf_counter()))
+            self.seen.append((step, time.perf_counter(), time.process_time()))
 
 
-def _loop(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> float:
+def _loop(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> tuple[float, float]:
     journal = _Timed(folder)
     facts = DatasetFacts(dataset.name, dataset.digest, str(dataset.root), {})
     journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
     train(recipe, dataset, folder, world, journal)
-    (first, begun), (last, ended) = journal.seen[0], journal.seen[-1]
-    return (last - first) / (ended - begun)
+    (first, begun, cpu), (last, ended, cpu_then) = journal.seen[0], journal.seen[-1]
+    return (last - first) / (ended - begun), (cpu_then - cpu) / (last - first)
 
 
-def _bare(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> float:
-    trials = Trials(recipe, world)
+def _bare(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> tuple[float, float]:
+    trials = Trials(recipe, world, len(dataset.classes))
     batches = TrainImages(dataset.train, recipe, world).batches(first_step=0, last_step=total)
-    rate = trials.run(batches, steps=total - recipe.log_every, warm_up=recipe.log_every).images_per_second
-    return rate / recipe.global_batch
+    bare = trials.run(batches, steps=total - recipe.log_every, warm_up=recipe.log_every)
+    return bare.images_per_second / recipe.global_batch, bare.cpu_seconds
 
 
 class _Plain:

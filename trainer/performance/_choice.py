@@ -20,7 +20,7 @@ from trainer.data import DecodeOn, TrainImages
 from trainer.dataset import Split
 from trainer.disk import write_json
 from trainer.errors import DataError
-from trainer.performance._trial import Trials, fixed_batch
+from trainer.performance._trial import CLASSES, Trials, fixed_batch
 from trainer.world import World
 
 PATIENCE = 30.0  # seconds for each question; what has begun is ended, a compilation too
@@ -162,7 +162,7 @@ def measure(
     def as_fed(decoding: DecodeOn) -> float:
         images = TrainImages(split, small, alone, decode_on=decoding)
         batches = images.batches(first_step=0, last_step=2**40)
-        classes = int(split.labels.max()) + 1
+        classes = max(CLASSES, int(split.labels.max()) + 1)
         return Trials(small, alone, classes).run(batches, steps=steps, seconds=SECONDS).images_per_second
 
     recipe = recipe.at_full_size()

@@ -26,6 +26,7 @@ class Trial:
     images_per_second: float
     data_wait_share: float  # of the time in which the device had nothing to do for lack of images
     step_ms: dict[str, float]  # by phase, mean of a step
+    cpu_seconds: float  # the host's processor time for a step
     memory_gib: float | None  # the most that torch held; None on the CPU
     precision: str  # that it ran in
 
@@ -36,7 +37,7 @@ class Trials:
     def __init__(self, recipe: Recipe, world: World, classes: int = CLASSES) -> None:
         torch.manual_seed(recipe.seed)
         self._images, self._world, self._meter = recipe.global_batch, world, Meter(world)
-        self._model = build(recipe.model, max(CLASSES, classes)).to(world.device)
+        self._model = build(recipe.model, classes).to(world.device)
         self._step = Step(self._model, make_optimizer(self._model, recipe, world), recipe, world)
 
     def run(
@@ -49,7 +50,7 @@ class Trials:
             self._step(batches, RATE, self._meter)
         if warm_up:
             self._meter.read(step=0, rate=RATE)
-        begun, done = time.perf_counter(), 0
+        begun, cpu, done = time.perf_counter(), time.process_time(), 0
         while done < steps and (done == 0 or time.perf_counter() - begun < seconds):
             self._step(batches, RATE, self._meter)
             self._meter.stepped()
@@ -63,6 +64,7 @@ class Trials:
             step_ms={
                 key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
             },
+            cpu_seconds=(time.process_time() - cpu) / done,
             memory_gib=values.get("speed/gpu_memory_gib"),
             precision=self._step.precision.name,
         )
