@@ -33,9 +33,8 @@ def run(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.data)
     processes = choose_processes(choose_device(options.device), options.processes)
     if processes > 1 and "RANK" not in os.environ:
-        _model(
-            options, dataset, torch.device("cpu")
-        )  # what is wrong with it is said once, not by each process
+        # What is wrong with the model is said once, not by each process.
+        _model(options, dataset, torch.device("cpu"))
         return run_in_processes(processes)
     with join_world(options.device) as world:
         network, images = _model(options, dataset, world.device)

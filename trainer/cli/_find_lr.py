@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cli._lr_curve import draw_curve
-from trainer.cli._plan import Plan
+from trainer.cli._plan import Plan, make_plan
 from trainer.cli._run import (
     SHIPPING_SECONDS,
     check_place,
@@ -26,9 +26,7 @@ from trainer.cli._run import (
     tags_of,
 )
 from trainer.cli._terminal import console, show_table
-from trainer.config import load_recipe
 from trainer.data import DecodeOn
-from trainer.dataset import open_dataset
 from trainer.disk import write_json
 from trainer.errors import ConfigError
 from trainer.model import find
@@ -71,12 +69,11 @@ def _plan(options: argparse.Namespace) -> Plan:
             "trainer find-lr is one process and was started as several; start it without torchrun"
         )
     choose_device(options.device)
-    recipe, dataset = load_recipe(options.recipe, options.set), open_dataset(options.data)
-    recipe.steps_per_epoch(len(dataset.train))
-    find(recipe.model)
+    plan = make_plan(options)
+    find(plan.recipe.model)
     check_place(options.runs, track_later=options.track_later)
-    name = f"find-lr-{options.name or recipe.name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
-    return Plan(recipe, dataset, _new_folder(options.runs / name))
+    folder = _new_folder(plan.folder.with_name(f"find-lr-{plan.folder.name}"))
+    return dataclasses.replace(plan, folder=folder)
 
 
 def _new_folder(first: Path) -> Path:

@@ -21,9 +21,8 @@ class Average:
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         self._model, self._every, self._updates = model, recipe.ema_steps, 0
         self._blend = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        self.module = (
-            copy.deepcopy(model) if recipe.ema_decay else model
-        )  # what is measured, kept and registered
+        # What is measured, kept and registered.
+        self.module = copy.deepcopy(model) if recipe.ema_decay else model
 
     @torch.no_grad()
     def update(self, step: int) -> None:
