@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+import numpy as np
 import torch
 
 from trainer.disk import sync_folder
@@ -230,7 +231,7 @@ class Checkpoints:
 
     def _become_snapshot(self, copy: _Copy) -> None:
         copy.arrived()
-        if not all(bool(tensor.isfinite().all()) for tensor in copy.memory.values()):
+        if not all(map(_finite, copy.memory.values())):
             raise CheckpointError(
                 f"the state at step {copy.step} is not saved: it holds numbers that are infinite or none"
             )
@@ -315,6 +316,19 @@ def _copied(states: Any, memory: Memory, name: str = "") -> Any:
     if isinstance(states, list | tuple):
         return [_copied(value, memory, f"{name}/{index}") for index, value in enumerate(states)]
     return states
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all its numbers are finite, asked of NumPy.
+
+    torch would ask in as many threads as the training step has, beside which it runs: that slowed a CPU's steps by
+    10 to 40 % where OpenMP's threads spin.
+    """
+    if not tensor.is_floating_point():
+        return True
+    if tensor.dtype not in (torch.float16, torch.float32, torch.float64):  # NumPy has no others
+        return bool(tensor.isfinite().all())
+    return bool(np.isfinite(tensor.numpy()).all())
 
 
 def _arrival(device: torch.device) -> Callable[[], None]:
