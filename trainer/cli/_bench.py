@@ -120,13 +120,13 @@ def _loop(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(figures))
         return 0
-    speed, cpu = figures["steps_per_second"], figures["cpu_seconds_per_step"]
+    speed, (low, high) = figures["steps_per_second"], figures["loop_to_bare_95"]
     show_table(
-        f"{figures['steps']:,} steps of {figures['batch']} images, medians of {figures['rounds']} rounds",
+        f"{figures['rounds']:,} rounds of {figures['steps']:,} steps of {figures['batch']} images each",
         {
-            "training": f"{speed['loop']:.2f} steps/s, {figures['loop_to_bare']:.3f} of the bare loop; "
-            f"{cpu['loop']:.3f} CPU seconds a step, {figures['loop_to_bare_per_cpu_second']:.3f} of it per CPU second",
-            "bare loop": f"{speed['bare']:.2f} steps/s; {cpu['bare']:.3f} CPU seconds a step",
+            "training": f"{speed['loop']:.2f} steps/s, {figures['loop_to_bare']:.3f} of the bare loop "
+            f"(with 95 %: {low:.3f} to {high:.3f})",
+            "bare loop": f"{speed['bare']:.2f} steps/s",
         },
     )
     return 0

@@ -346,7 +346,7 @@ def _bench(commands: Any, shared: _Shared) -> None:
         "trainer bench loop digits --device cpu",
         shared.recipe, shared.device, shared.json,
     )  # fmt: skip
-    for one, steps in ((train, 50), (loop, 400)):
+    for one, steps, rounds in ((train, 50, 3), (loop, 10, 60)):
         one.add_argument(
             "--data", type=Path, metavar="DIR",
             help="a prepared data set (default: generated photos of ImageNet's size)",
@@ -354,7 +354,9 @@ def _bench(commands: Any, shared: _Shared) -> None:
         one.add_argument(
             "--steps", type=_positive, default=steps, help=f"timed steps of each turn (default: {steps})"
         )
-        one.add_argument("--rounds", type=_positive, default=3, help="turns of each (default: 3)")
+        one.add_argument(
+            "--rounds", type=_positive, default=rounds, help=f"turns of each (default: {rounds})"
+        )
     loader = _add(
         kinds,
         "loader",

@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import os
 import platform
+import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from trainer.checkpoint import EVERY
 from trainer.config import Recipe
 from trainer.data import Batch, DecodeOn, TrainImages, ValImages
 from trainer.dataset import Dataset, Split
@@ -134,42 +136,45 @@ def bench_train(
 
 
 def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, rounds: int) -> dict[str, Any]:
-    """`train` with journal and snapshots against nothing but its batches and its step, in rotation.
+    """`train` with journal and snapshots against nothing but its batches and its step.
+
+    Both go on in this process and take turns of some seconds, so that both meet the machine in the same moods: at each
+    of its readings `train` waits while the bare loop takes as many steps. Nothing of the first turns is counted.
 
     Args:
-        recipe: what to train.
+        recipe: what to train; how many images at a time and how the network runs must be settled.
         dataset: on which images.
         world: one process and its device.
-        steps: of each turn; the first `log_every` of them are not timed.
-        rounds: turns of each.
+        steps: of each turn.
+        rounds: timed turns of each.
 
-    Returns: steps/s and the host's processor seconds a step of each turn, their medians, and two ratios, each the
-        median over rounds: of the speeds, and of the processor's time, which other guests of a rented machine
-        disturb less.
+    Returns: mean steps/s of both, their ratio, the interval in which it lies with 95 % (bootstrap over the rounds), and
+        the seconds of each turn.
     """
-    epoch = recipe.steps_per_epoch(len(dataset.train))
-    longer = Split(dataset.train.root, np.tile(dataset.train.rows, -(-steps // epoch)))
-    dataset = dataclasses.replace(dataset, train=longer)  # one epoch, so that no evaluation comes in between
+    total = steps * (rounds + 1)
+    needed = total * recipe.global_batch
+    images = np.tile(dataset.train.rows, -(-needed // len(dataset.train)))[:needed]
+    # One epoch, so that no evaluation comes in between.
+    dataset = dataclasses.replace(dataset, train=Split(dataset.train.root, images))
     recipe = dataclasses.replace(
-        recipe, epochs=1, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
+        recipe, epochs=1, log_every=steps, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
     )
-    total = recipe.steps_per_epoch(len(longer))
-    recipe = dataclasses.replace(recipe, log_every=max(1, min(recipe.log_every, total // 4)))
-    speeds: dict[str, list[float]] = {"loop": [], "bare": []}
-    processor: dict[str, list[float]] = {"loop": [], "bare": []}
-    for _, name in in_rotation(speeds, rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            measure = _loop if name == "loop" else _bare
-            speed, cpu = measure(recipe, dataset, world, total, Path(folder))
-        speeds[name].append(speed)
-        processor[name].append(cpu)
+    bare = Trials(recipe, world, len(dataset.classes))
+    batches = TrainImages(dataset.train, recipe, world).batches(first_step=0, last_step=total)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = _Alternating(Path(folder), lambda: bare.run(batches, steps=steps, warm_up=0))
+        facts = DatasetFacts(dataset.name, dataset.digest, str(dataset.root), {})
+        journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
+        # Half of the time goes to the bare loop, so one snapshot for as much of training as ever is every other minute.
+        train(recipe, dataset, Path(folder), world, journal, save_every=2 * EVERY)
+    seconds = {name: turns[1:] for name, turns in journal.seconds.items()}
+    pairs = list(zip(seconds["bare"], seconds["loop"], strict=True))
     return {
-        "steps_per_second": {name: median(measured) for name, measured in speeds.items()},
-        "cpu_seconds_per_step": {name: median(measured) for name, measured in processor.items()},
-        "loop_to_bare": ratio(speeds["loop"], speeds["bare"]),
-        "loop_to_bare_per_cpu_second": ratio(processor["bare"], processor["loop"]),
-        "turns": {"steps_per_second": speeds, "cpu_seconds_per_step": processor},
-        "steps": total,
+        "steps_per_second": {name: steps * rounds / sum(turns) for name, turns in seconds.items()},
+        "loop_to_bare": _of_sums(pairs),
+        "loop_to_bare_95": _interval(pairs),
+        "seconds": seconds,
+        "steps": steps,
         "rounds": rounds,
         "batch": recipe.global_batch,
         "train_size": recipe.images.train_size,
@@ -177,33 +182,37 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
     }
 
 
-class _Timed(Journal):
-    """A journal that notes when the loop comes to it."""
+def _of_sums(pairs: Sequence[tuple[float, float]]) -> float:
+    return sum(above for above, _ in pairs) / sum(below for _, below in pairs)
 
-    def __init__(self, folder: Path) -> None:
+
+def _interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where the ratio of sums lies with 95 %: rounds are drawn again and again from those there are."""
+    luck = random.Random(0)
+    drawn = sorted(_of_sums(luck.choices(pairs, k=len(pairs))) for _ in range(2000))
+    return drawn[50], drawn[-50]
+
+
+class _Alternating(Journal):
+    """A journal that at each reading gives way to the bare loop, and notes what either took.
+
+    Its own work counts as the loop's.
+    """
+
+    def __init__(self, folder: Path, bare: Callable[[], Trial]) -> None:
         super().__init__(folder)
-        self.seen: list[tuple[int, float, float]] = []  # step, time, processor time
+        self._bare = bare
+        self.seconds: dict[str, list[float]] = {"loop": [], "bare": []}
+        self._since = time.perf_counter()
 
     def log(self, step: int, values: Any) -> None:
         super().log(step, values)
         if "train/loss" in values:
-            self.seen.append((step, time.perf_counter(), time.process_time()))
-
-
-def _loop(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> tuple[float, float]:
-    journal = _Timed(folder)
-    facts = DatasetFacts(dataset.name, dataset.digest, str(dataset.root), {})
-    journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
-    train(recipe, dataset, folder, world, journal)
-    (first, begun, cpu), (last, ended, cpu_then) = journal.seen[0], journal.seen[-1]
-    return (last - first) / (ended - begun), (cpu_then - cpu) / (last - first)
-
-
-def _bare(recipe: Recipe, dataset: Dataset, world: World, total: int, folder: Path) -> tuple[float, float]:
-    trials = Trials(recipe, world, len(dataset.classes))
-    batches = TrainImages(dataset.train, recipe, world).batches(first_step=0, last_step=total)
-    bare = trials.run(batches, steps=total - recipe.log_every, warm_up=recipe.log_every)
-    return bare.images_per_second / recipe.global_batch, bare.cpu_seconds
+            begun = time.perf_counter()
+            self.seconds["loop"].append(begun - self._since)
+            self._bare()
+            self._since = time.perf_counter()
+            self.seconds["bare"].append(self._since - begun)
 
 
 class _Plain:

@@ -26,7 +26,6 @@ class Trial:
     images_per_second: float
     data_wait_share: float  # of the time in which the device had nothing to do for lack of images
     step_ms: dict[str, float]  # by phase, mean of a step
-    cpu_seconds: float  # the host's processor time for a step
     memory_gib: float | None  # the most that torch held; None on the CPU
     precision: str  # that it ran in
 
@@ -50,7 +49,7 @@ class Trials:
             self._step(batches, RATE, self._meter)
         if warm_up:
             self._meter.read(step=0, rate=RATE)
-        begun, cpu, done = time.perf_counter(), time.process_time(), 0
+        begun, done = time.perf_counter(), 0
         while done < steps and (done == 0 or time.perf_counter() - begun < seconds):
             self._step(batches, RATE, self._meter)
             self._meter.stepped()
@@ -64,7 +63,6 @@ class Trials:
             step_ms={
                 key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
             },
-            cpu_seconds=(time.process_time() - cpu) / done,
             memory_gib=values.get("speed/gpu_memory_gib"),
             precision=self._step.precision.name,
         )
