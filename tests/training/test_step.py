@@ -18,6 +18,7 @@ from trainer.training import Meter, Step, choose_precision, make_loss, make_opti
 from trainer.training._average import Average
 from trainer.training._skipped import SkippedSteps
 from trainer.training._step import start_rare
+from trainer.world import World
 
 
 class Small(torch.nn.Module):
@@ -38,11 +39,11 @@ def batches(count, size=8):
     return [Batch(torch.randn(size, 3, 8, 8), torch.randint(3, (size,))) for _ in range(count)]
 
 
-def trained(recipe, given, steps, rate=0.1):
+def trained(recipe, given, steps, rate=0.1, world=ALONE):
     torch.manual_seed(0)
     model = Small()
-    optimizer = make_optimizer(model, recipe, ALONE)
-    step, meter = Step(model, optimizer, recipe, ALONE), Meter(ALONE)
+    optimizer = make_optimizer(model, recipe, world)
+    step, meter = Step(model, optimizer, recipe, world), Meter(world)
     source = iter(given)
     for _ in range(steps):
         step(source, rate, meter)
@@ -320,6 +321,22 @@ def test_a_compiled_network_takes_the_same_steps(tiny):
     given = batches(5)
     eager, _ = trained(tiny, given, 5)
     compiled, _ = trained(replace(tiny, speed="compile"), given, 5)
+
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_network_that_exchanges_gradients_takes_the_same_steps(tiny):
+    """With a group of one, DistributedDataParallel does all that it does with more, and changes nothing."""
+    given = batches(5)
+    eager, _ = trained(tiny, given, 5)
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        of_two = replace(tiny, global_batch=2 * tiny.global_batch, speed="compile")
+        compiled, _ = trained(of_two, given, 5, world=World(0, 2, torch.device("cpu")))
+    finally:
+        torch.distributed.destroy_process_group()
 
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
 
