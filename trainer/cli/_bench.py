@@ -152,7 +152,7 @@ def _loader(options: argparse.Namespace) -> int:
             images=options.images,
             rounds=options.rounds,
             cold=options.cold,
-            max_side=options.max_side,
+            max_side=options.max_side or (),
             only=options.only or (),
         )
     if options.json:

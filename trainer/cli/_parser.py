@@ -373,8 +373,8 @@ def _bench(commands: Any, shared: _Shared) -> None:
     )
     loader.add_argument("--rounds", type=_positive, default=9, help="turns of each (default: 9)")
     loader.add_argument(
-        "--max-side", type=_positive, metavar="PX",
-        help="ours also on the photos as `prepare --max-side` stores them",
+        "--max-side", action="append", type=_positive, metavar="PX",
+        help="ours also on the photos as `prepare --max-side` stores them; several times for several sizes",
     )  # fmt: skip
     loader.add_argument(
         "--only", action="append", metavar="NAME",

@@ -7,7 +7,7 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -49,9 +49,9 @@ def _smaller(max_side: int) -> Contender:
     """Ours, on the same photos as `prepare --max-side` stores them."""
 
     def batches(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
-        root = scratch / "smaller"
+        root = scratch / f"smaller-{max_side}"
         if not root.exists():
-            links = scratch / "originals"
+            links = scratch / f"originals-{max_side}"
             for part, rows in (("train", split.rows), ("val", split.rows[:1])):
                 (links / part / "photos").mkdir(parents=True)
                 for index in range(len(rows)):
@@ -71,7 +71,7 @@ def bench_loader(
     images: int,
     rounds: int,
     cold: bool = False,
-    max_side: int | None = None,
+    max_side: Sequence[int] = (),
     only: Collection[str] = (),
 ) -> dict[str, Any]:
     """Make training batches and throw them away: ours, and each other contender.
@@ -87,7 +87,7 @@ def bench_loader(
         images: timed in each turn, after a few batches for warming up.
         rounds: turns of each contender.
         cold: let the system forget the files before each turn.
-        max_side: ours also takes part on the photos as `prepare --max-side` stores them.
+        max_side: ours also takes part on the photos as `prepare --max-side` stores them, for each of these.
         only: names of the others that take part; empty: all that can run here.
 
     Returns: images/s and images per second of processor time (this process and its children) of each
@@ -108,8 +108,7 @@ def bench_loader(
             f"--only {min(unknown)}: there is no such contender here; there are {', '.join(list(contenders)[1:])}"
         )
     contenders = {name: one for name, one in contenders.items() if not only or name in {OURS, *only}}
-    if max_side:
-        contenders["trainer_smaller"] = _smaller(max_side)
+    contenders |= {f"trainer_max_side_{side}": _smaller(side) for side in max_side}
     turns: dict[str, dict[str, list[float]]] = {
         name: {"images_per_second": [], "images_per_cpu_second": []} for name in contenders
     }
@@ -132,7 +131,6 @@ def bench_loader(
         "train_size": recipe.images.train_size,
         "cold": cold,
         "threads": CORES,
-        "max_side": max_side,
         "turns": turns,
         **{measure: {name: median(all_[measure]) for name, all_ in turns.items()} for measure in ours},
         "ours_to": {
