@@ -72,7 +72,7 @@ def test_mixing_and_averaging_make_the_host_wait_for_nothing(gpu, tiny):
     recipe = replace(tiny, mixup=0.2, cutmix=1.0, ema_decay=0.9, loss="binary_cross_entropy")
     model = make_model(recipe, 10, gpu)
     average, step, meter = (
-        Average(model, recipe), Step(model, make_optimizer(model, recipe, gpu), recipe, gpu), Meter(gpu)
+        Average(model, recipe), Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
     )  # fmt: skip
     images = torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
     batches = mixed(
@@ -104,7 +104,7 @@ def test_resnet_50_learns_in_half_precision(gpu, tiny, precision):
     torch.manual_seed(0)
     recipe = replace(tiny, precision=precision, global_batch=32, batch_per_gpu=32)
     model = build("resnet50", 10, zero_init_residual=True).to(gpu.device)
-    optimizer = make_optimizer(model, recipe, gpu)
+    optimizer = make_optimizer(model, recipe)
     step, meter = Step(model, optimizer, recipe, gpu), Meter(gpu)
     images = torch.randn(32, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
     batch = Batch(images, torch.arange(32, device=gpu.device) % 10)
@@ -123,7 +123,7 @@ def test_resnet_50_learns_in_half_precision(gpu, tiny, precision):
 def test_a_step_does_not_wait_for_the_gpu(gpu, tiny, precision):
     recipe = replace(tiny, precision=precision)
     model = build("resnet50", 10).to(gpu.device)
-    optimizer = make_optimizer(model, recipe, gpu)
+    optimizer = make_optimizer(model, recipe)
     step, meter = Step(model, optimizer, recipe, gpu), Meter(gpu)
     batch = Batch(
         torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last),
@@ -139,12 +139,26 @@ def test_a_step_does_not_wait_for_the_gpu(gpu, tiny, precision):
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_a_first_step_that_fp16_skips_leaves_no_momentum(gpu, tiny):
+    """Where memory that is not set holds what was there before."""
+    model = build("resnet50", 10).to(gpu.device)
+    optimizer = make_optimizer(model, tiny)
+    step = Step(model, optimizer, replace(tiny, precision="fp16"), gpu)
+    step.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**100)
+    images = torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
+    before = [weights.clone() for weights in model.parameters()]
+    step(iter([Batch(images, torch.arange(8, device=gpu.device))]), 0.1, Meter(gpu))
+
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)), "it was skipped"
+    assert not any(state["momentum_buffer"].any() for state in optimizer.state.values())
+
+
 def taken(recipe, gpu, steps, *, speed, size=64):
     """ResNet-50 after some steps on fixed batches, and the losses it had."""
     torch.manual_seed(0)
     model = build("resnet50", 10).to(gpu.device)
     step, meter = (
-        Step(model, make_optimizer(model, recipe, gpu), replace(recipe, speed=speed), gpu),
+        Step(model, make_optimizer(model, recipe), replace(recipe, speed=speed), gpu),
         Meter(gpu),
     )
     luck, losses = torch.Generator().manual_seed(1), []
@@ -170,7 +184,7 @@ def test_a_compiled_network_learns_as_the_eager_one(gpu, tiny, precision, speed)
 def test_memory_is_steady_over_two_hundred_steps(gpu, tiny, dataset):
     recipe = replace(tiny, precision="bf16")
     model = build("resnet50", 2).to(gpu.device)
-    step, meter = Step(model, make_optimizer(model, recipe, gpu), recipe, gpu), Meter(gpu)
+    step, meter = Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
     images = TrainImages(dataset.train, recipe, gpu).batches(first_step=0, last_step=220)
     for number in range(220):
         if number == 20:

@@ -37,7 +37,7 @@ class Trials:
         torch.manual_seed(recipe.seed)
         self._images, self._world, self._meter = recipe.global_batch, world, Meter(world)
         self._model = build(recipe.model, classes).to(world.device)
-        self._step = Step(self._model, make_optimizer(self._model, recipe, world), recipe, world)
+        self._step = Step(self._model, make_optimizer(self._model, recipe), recipe, world)
 
     def run(
         self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")

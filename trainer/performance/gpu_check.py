@@ -47,7 +47,8 @@ def main() -> int:
     missing = [name for name in NEEDED if not _installed(name)]
     if missing:
         print(
-            f"gpu-check: not installed here: {', '.join(missing)}; install or carry them here",
+            f"gpu-check: not installed here: {', '.join(missing)}; `./scripts/install --group test` brings them all, "
+            "or carry them here",
             file=sys.stderr,
         )
         return 2

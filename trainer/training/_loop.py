@@ -88,7 +88,7 @@ def train(
         )
         classes = len(dataset.classes)
         model = make_model(recipe, classes, world)
-        optimizer = make_optimizer(model, recipe, world)
+        optimizer = make_optimizer(model, recipe)
         step = Step(model, optimizer, recipe, world)
         step.warm_up(recipe.images, images.micro_batch)
         average = Average(model, recipe)

@@ -93,7 +93,7 @@ def range_test(
     images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
     classes = len(dataset.classes)
     model = make_model(recipe, classes, world)
-    step = Step(model, make_optimizer(model, recipe, world), recipe, world)
+    step = Step(model, make_optimizer(model, recipe), recipe, world)
     losses, smoothing = _Losses(world), _Smoothing()
 
     batches = mixed(

@@ -75,19 +75,24 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[
     ]
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe, world: World) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW as the recipe says; the learning rate is set at each step.
 
-    Fused on the GPU: one pass over the weights, and it alone takes GradScaler's verdict on the device,
-    where other forms make the host wait for it at every step.
+    Fused: one pass over the weights, and on a GPU it alone takes GradScaler's verdict on the device, where other forms
+    make the host wait for it at every step.
     """
-    settings, fused = recipe.optimizer, world.device.type == "cuda"
+    settings = recipe.optimizer
     groups = parameter_groups(model, settings)
     if settings.kind == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=fused)
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused
-    )
+        return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=True)
+    sgd = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    if settings.momentum:
+        # Else the fused one begins with whatever memory holds where GradScaler skips the first step, as in fp16 it
+        # usually does. Seen in torch 2.14; github.com/LibreYOLO/libreyolo, pull request 771, met it too.
+        for group in sgd.param_groups:
+            for weights in group["params"]:
+                sgd.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
+    return sgd
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
