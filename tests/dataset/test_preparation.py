@@ -122,7 +122,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, undisturbed):
 
 
 def test_too_small_a_disk_is_found_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match=r"need about 1,000,000,000\.0 GB more.*--max-side 400"):
+    with pytest.raises(DataError, match=r"need about 1,000,000,000\.0 GB more.*--max-side 352"):
         prepare(replace(many(), bytes=10**18), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.JPEG"))
 

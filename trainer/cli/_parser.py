@@ -69,7 +69,7 @@ class _Shared:
         self.smaller.add_argument(
             "--max-side", type=_positive, metavar="PX",
             help="store images whose shorter side is longer than this smaller "
-            "(suggested: 400; default: as they are)",
+            "(suggested: 352; default: as they are)",
         )  # fmt: skip
         self.smaller.add_argument(
             "--quality", type=_quality, default=90, help="of JPEGs made smaller (default: 90)"

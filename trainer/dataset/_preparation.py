@@ -195,7 +195,7 @@ def _check_room(source: Source, out: Path, notes: _Notes, reduction: Reduction |
     if needed > free:
         raise DataError(
             f"the images need about {needed / 1e9:,.1f} GB more, and the disk of {out} has {free / 1e9:,.1f} GB "
-            "free; free some, use another --out, or store the images smaller with --max-side 400"
+            "free; free some, use another --out, or store the images smaller with --max-side 352"
         )
 
 

@@ -81,7 +81,7 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             return (
                 f"the disk's throughput binds ({figures}); order more for the volume (gp3 has {GP3_MB:.0f} MB/s "
                 "unless told otherwise), read from the instance's own NVMe, or store images smaller with "
-                "`trainer prepare --max-side 400`"
+                "`trainer prepare --max-side 352`"
             )
         if busy >= BUSY:
             return (
@@ -90,7 +90,7 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             )
     if cpu >= BUSY:
         return (
-            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --max-side 400`, "
+            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --max-side 352`, "
             "or take an instance with more vCPUs for each GPU"
         )
     if on_gpu:
