@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +141,16 @@ def test_a_plain_mlflow_client_loads_it(runs: Path, monkeypatch: pytest.MonkeyPa
     uri = "models:/tiny@candidate"
     assert mlflow.pytorch.load_model(uri)(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     assert mlflow.pyfunc.load_model(uri).predict(np.zeros((5, 3, 16, 16), np.float32)).shape == (5, 3)
+
+
+def test_mlflow_tells_nobody_outside_that_it_is_used() -> None:
+    """It does unless told otherwise before it is imported; it also keeps quiet where it sees a CI."""
+    program = "import trainer.tracking, mlflow.telemetry.client as it; print(it.get_telemetry_client())"
+    told = subprocess.check_output(
+        [sys.executable, "-c", program], env={"PATH": os.environ["PATH"]}, text=True
+    )
+
+    assert told.strip() == "None"
 
 
 @pytest.mark.parametrize(

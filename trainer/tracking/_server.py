@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+# What the user set wins. No outside calls; no code run by loading a model; give up within seconds.
+# Now, for MLflow reads some of them as it is imported, and whoever imports it here has imported this before.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}.items():
+    os.environ.setdefault(_name, _value)
+
 PATIENCE = 10.0  # seconds that `check_reachable` tries
 MAKING_SECONDS = 120.0  # that another process may take to make an SQLite store
 
@@ -50,21 +63,10 @@ def connect(uri: str) -> MlflowClient:
 
     Raises: TrackingError if this installation cannot talk to such a place.
     """
-    # What the user set wins. No outside calls; no code run by loading a model; give up within seconds.
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_MODEL_CATALOG_URI": "",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }.items():
-        os.environ.setdefault(name, value)
     with quiet():
         from mlflow import MlflowClient
 
-        for logger in ("mlflow", "alembic"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
         if not uri.startswith("sqlite:"):
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
         database = Path(uri.removeprefix("sqlite:///"))
