@@ -32,6 +32,7 @@ from trainer.world import World
 KEEP = 3  # newest snapshots, and the best
 BEST = "best.pt"  # a link to the snapshot of the best evaluation so far
 EVERY = 60.0  # seconds
+PATIENCE = 10.0  # seconds that a GPU has to hand over a last copy when all else has failed
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
@@ -56,7 +57,7 @@ class _Copy:
     best: int
     content: dict[str, Any]
     memory: Memory  # what the tensors of `content` lie in
-    arrived: Callable[[], None]  # returns when the GPU has copied all of it
+    arrived: Callable[[], bool]  # whether the GPU has copied all of it
     before: Callable[[], None]
 
 
@@ -96,6 +97,7 @@ class Checkpoints:
         self._since = -math.inf
         self._waiting: _Copy | None = None  # not begun yet
         self._writing = self._closing = False
+        self._until = math.inf  # when to give up waiting for the GPU
         self._failed: Exception | None = None  # why the last copy did not become a snapshot
         self._free: list[Memory] = []
         self._change = threading.Condition()
@@ -107,9 +109,11 @@ class Checkpoints:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._change:
             self._closing = True
+            if kind is not None:  # the GPU may wait for a process that is no more
+                self._until = time.monotonic() + PATIENCE
             self._change.notify_all()
         self._thread.join()
 
@@ -230,7 +234,12 @@ class Checkpoints:
                 self._change.notify_all()
 
     def _become_snapshot(self, copy: _Copy) -> None:
-        copy.arrived()
+        while not copy.arrived():
+            if time.monotonic() > self._until:
+                raise CheckpointError(
+                    f"the state at step {copy.step} is not saved: the GPU does not hand it over"
+                )
+            time.sleep(0.005)
         if not all(map(_finite, copy.memory.values())):
             raise CheckpointError(
                 f"the state at step {copy.step} is not saved: it holds numbers that are infinite or none"
@@ -331,13 +340,13 @@ def _finite(tensor: torch.Tensor) -> bool:
     return bool(np.isfinite(tensor.numpy()).all())
 
 
-def _arrival(device: torch.device) -> Callable[[], None]:
-    """Waits for the copies that were asked of the GPU up to now."""
+def _arrival(device: torch.device) -> Callable[[], bool]:
+    """Tells whether the copies are there that were asked of the GPU up to now."""
     if device.type != "cuda":
-        return lambda: None
+        return lambda: True
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
-    return event.synchronize
+    return cast(Callable[[], bool], event.query)
 
 
 class _Hashed(io.RawIOBase):

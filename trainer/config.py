@@ -115,7 +115,7 @@ class Recipe:
     )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
-    sync_batch_norm: bool = False  # one set of statistics over all GPUs
+    sync_batch_norm: bool = False  # one set of statistics over all GPUs; the host waits at each layer
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: Fraction = 0.0
     mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn

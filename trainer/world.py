@@ -106,7 +106,7 @@ class World:
             if not _LATE.search(str(error)):
                 raise ProcessLost(
                     f"process {self.rank} cannot go on, for another one has ended; start again to go on "
-                    "from the last snapshot"
+                    f"from the last snapshot ({str(error).strip().partition(chr(10))[0][:200]})"
                 ) from error
             # Whoever still runs waits as well, and comes here at about the same time.
             self.store.set(f"waits/{self.rank}", "yes")
@@ -177,7 +177,6 @@ def join_world(choice: DeviceChoice, *, patience: float = PATIENCE) -> Iterator[
     else:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
         hosts = dist.group.WORLD
-    try:
-        yield World(rank, size, device, hosts, PrefixStore("roll-call", store))
-    finally:
-        dist.destroy_process_group()
+    yield World(rank, size, device, hosts, PrefixStore("roll-call", store))
+    # Only where all went well: NCCL waits here for what it was asked to do, which never ends if another process failed.
+    dist.destroy_process_group()

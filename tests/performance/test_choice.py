@@ -69,17 +69,30 @@ def test_what_the_recipe_settles_is_not_tried(tiny, dataset):
     assert measure(settled, dataset.train, ALONE, decode_on="cpu", tell=print) == Choice(4, "eager", "cpu")
 
 
-def test_a_batch_that_does_not_fit_is_halved(open_recipe, dataset, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA's"), RuntimeError("unable to find an engine")]
+)
+def test_a_batch_that_does_not_fit_is_halved(open_recipe, dataset, monkeypatch, error):
     run = Small.forward
 
     def forward(self, images):
         if len(images) > 2:
-            raise torch.OutOfMemoryError("as CUDA says it")
+            raise error
         return run(self, images)
 
     monkeypatch.setattr(Small, "forward", forward)
 
     assert measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print).batch_per_gpu == 2
+
+
+def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monkeypatch):
+    def forward(self, images):
+        raise RuntimeError("a layer is wrong")
+
+    monkeypatch.setattr(Small, "forward", forward)
+
+    with pytest.raises(RuntimeError, match="not even one image at a time can be trained: RuntimeError: a layer is wrong"):
+        measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print)
 
 
 def test_on_the_cpu_nothing_is_tried(open_recipe, dataset, tmp_path):
@@ -104,7 +117,8 @@ def test_on_a_gpu_the_choice_is_remembered_for_its_kind_and_for_what_was_asked(
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: named)
     told = []
 
-    def chosen(recipe):
+    def chosen(recipe, cores=4):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
         return choose(recipe, dataset.train, gpu, tmp_path, decode_on=None, tell=told.append)
 
     first = chosen(open_recipe)
@@ -113,6 +127,7 @@ def test_on_a_gpu_the_choice_is_remembered_for_its_kind_and_for_what_was_asked(
     assert "256 images at a time, compile, decoded on mixed; images/s tried: eager 1" in told[0]
 
     chosen(replace(open_recipe, speed="eager"))
+    chosen(open_recipe, cores=48)
     named = "Tesla T4"
     chosen(open_recipe)
-    assert len(measured) == 3
+    assert len(measured) == 4

@@ -17,7 +17,7 @@ from trainer.model import build
 from trainer.training import Meter, Step, choose_precision, make_loss, make_optimizer, parameter_groups
 from trainer.training._average import Average
 from trainer.training._skipped import SkippedSteps
-from trainer.training._step import start_rare
+from trainer.training._step import LossScaler, start_rare
 from trainer.world import World
 
 
@@ -265,6 +265,16 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum(tiny):
     without, _ = in_fp16(tiny, [two], init_scale=512.0)
 
     torch.testing.assert_close(weights[-1], without[-1])
+
+
+def test_a_run_without_scaling_goes_on_where_the_loss_is_scaled():
+    """From an A10G in bf16 to a T4 in fp16, and back."""
+    off, on = LossScaler("cpu", enabled=False), LossScaler("cpu", init_scale=8.0)
+    on.load_state_dict(off.state_dict())
+    assert on.get_scale() == 8.0
+
+    off.load_state_dict(on.state_dict())
+    assert off.get_scale() == 1.0
 
 
 def test_a_step_that_is_skipped_as_the_scale_grows_again_is_not_missed(tiny):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 
 from trainer.cli._parser import make_parser
 from trainer.errors import TrainerError
@@ -27,7 +28,24 @@ def main(arguments: list[str] | None = None) -> int:
         return int(command.run(options))
     except TrainerError as error:
         print(f"trainer: {error}", file=sys.stderr)
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    except Exception:
+        if not _among_others():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _among_others():
+        # Without tidying up: on a GPU that may wait for an exchange with a process that is no more, and for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _among_others() -> bool:
+    """Whether this process still belongs to a group, which it leaves when all goes well."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and bool(distributed.is_initialized())

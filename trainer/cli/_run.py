@@ -167,6 +167,8 @@ def _launch(plan: Plan, processes: int, options: argparse.Namespace) -> int:
 
 
 def _told(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "signal SIGKILL, which Linux sends where memory is short; in Compose TRAINER_MEMORY in .env gives more"
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
@@ -220,7 +222,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
         if shipper is None:
             return None
         with ending_noted(log):
-            _save_model(plan, model, accuracy, world.device, choice.decode_on)
+            _save_model(plan, model, accuracy, world, choice.decode_on)
         log.finish("finished")
         registered = _register(plan.folder)
         if not shipper.wait(SHIPPING_SECONDS):
@@ -330,18 +332,18 @@ def _register(folder: Path) -> Registered:
 
 
 def _save_model(
-    plan: Plan, model: torch.nn.Module, accuracy: Accuracy, device: torch.device, decode_on: DecodeOn
+    plan: Plan, model: torch.nn.Module, accuracy: Accuracy, world: World, decode_on: DecodeOn
 ) -> None:
     """Save the trained model after proving, on all validation images, that it is the one measured."""
     recipe, dataset = plan.recipe, plan.dataset
-    alone = World(0, 1, device)
-    assert isinstance(recipe.batch_per_gpu, int), "it was found out before the run"
-    batch = recipe.batch_per_gpu
+    alone = World(0, 1, world.device)
+    # As many at a time as when it was measured, for cuDNN rounds otherwise with others.
+    batch = recipe.global_batch // (world.size * recipe.accumulation(world.size))
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
         images = ValImages(dataset.val, recipe.images, alone, batch=batch, decode_on=decode_on)
         with full_precision():
-            again = evaluate(network.to(device), images, alone)
+            again = evaluate(network.to(world.device), images, alone)
         return again.top1, again.top5
 
     chosen = np.linspace(0, len(dataset.val) - 1, min(SAMPLES, len(dataset.val))).astype(int)

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -78,7 +79,13 @@ def choose(
         return unmeasured(recipe, decode_on)
     kept = folder / REMEMBERED
     device, known = world.from_first(lambda: (torch.cuda.get_device_name(world.device), _remembered(kept)))
-    asked = {"batch_per_gpu": recipe.batch_per_gpu, "speed": recipe.speed, "decode_on": decode_on}
+    asked = {
+        "batch_per_gpu": recipe.batch_per_gpu,
+        "speed": recipe.speed,
+        "decode_on": decode_on,
+        "processes": world.size,
+        "cpu_cores": len(os.sched_getaffinity(0)),
+    }
     if device in known and known[device].get("asked") == asked:
         return Choice(**known[device]["choice"])
     mine = measure(recipe, split, world, decode_on=decode_on, tell=tell if world.first else lambda _: None)
@@ -147,23 +154,30 @@ def measure(
             # Whatever a compiler or decoder raises: what does not run here is not chosen.
             except Exception as error:
                 tell(f"{name} does not run here ({_first_line(error)})")
-                failed = error.with_traceback(None)  # which would keep the trial's memory
-            _clear(world.device)
+                failed = RuntimeError(_first_line(error))  # its traceback would keep the trial's memory
         if not rates:
             raise failed or RuntimeError("nothing was tried")
         tried.update((str(name), number) for name, number in rates.items())
         return max(rates, key=lambda name: rates[name])
 
     def as_run(speed: Speed) -> float:
+        _clear(world.device)
         there = dataclasses.replace(small, speed=speed)
         batches = itertools.repeat(fixed_batch(there, alone))
         return Trials(there, alone).run(batches, steps=steps, seconds=SECONDS).images_per_second
 
-    def as_fed(decoding: DecodeOn) -> float:
-        images = TrainImages(split, small, alone, decode_on=decoding)
-        batches = images.batches(first_step=0, last_step=2**40)
-        classes = max(CLASSES, int(split.labels.max()) + 1)
-        return Trials(small, alone, classes).run(batches, steps=steps, seconds=SECONDS).images_per_second
+    def fastest_decoding() -> DecodeOn:
+        _clear(world.device)
+        # One network for all, compiled before the clock starts: that may take longer than all trials.
+        network = Trials(small, alone, max(CLASSES, int(split.labels.max()) + 1))
+        network.run(itertools.repeat(fixed_batch(small, alone)), steps=1, warm_up=1)
+
+        def as_fed(decoding: DecodeOn) -> float:
+            images = TrainImages(split, small, alone, decode_on=decoding)
+            batches = images.batches(first_step=0, last_step=2**40)
+            return network.run(batches, steps=steps, seconds=SECONDS).images_per_second
+
+        return fastest(DECODES, as_fed)
 
     recipe = recipe.at_full_size()
     if recipe.batch_per_gpu == "auto":
@@ -173,9 +187,14 @@ def measure(
     if recipe.speed == "auto":
         # CUDA graphs take neither accumulated gradients nor, untried by us, those that processes exchange.
         speeds = SPEEDS if parts == world.size == 1 else SPEEDS[:-1]
+        if recipe.sync_batch_norm and world.size > 1:
+            speeds = SPEEDS[
+                :1
+            ]  # a trial has no other processes, and each such layer would break a compiled network
         recipe = dataclasses.replace(recipe, speed=fastest(speeds, as_run))
         small = dataclasses.replace(small, speed=recipe.speed)
-    decode = decode_on or fastest(DECODES, as_fed)
+    decode = decode_on or fastest_decoding()
+    _clear(world.device)
     return dataclasses.replace(unmeasured(recipe, decode), tried=tried)
 
 
@@ -184,18 +203,20 @@ def largest_that_fits(recipe: Recipe, world: World) -> int:
     share = recipe.global_batch // world.size
     sizes = [share // parts for parts in range(1, share + 1) if share % parts == 0]
     alone = World(0, 1, world.device)
+    failed = ""
     for size in [size for size in sizes if size <= LARGEST]:
         there = dataclasses.replace(recipe, global_batch=size, batch_per_gpu=size, speed="eager")
         _clear(world.device)
-        fits = True
         try:
             Trials(there, alone).run(itertools.repeat(fixed_batch(there, alone)), steps=1, warm_up=1)
-        except torch.OutOfMemoryError:
-            fits = False
-        if fits and (world.device.type != "cuda" or _room_left(world.device)):
+        # OutOfMemoryError is one. cuDNN's has another: without memory it is "unable to find an engine".
+        except RuntimeError as error:
+            failed = _first_line(error)
+            continue
+        if size == 1 or world.device.type != "cuda" or _room_left(world.device):
             _clear(world.device)
             return size
-    return 1
+    raise RuntimeError(f"not even one image at a time can be trained: {failed}")
 
 
 def _clear(device: torch.device) -> None:

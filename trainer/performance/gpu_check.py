@@ -22,6 +22,7 @@ NEEDED = (
     "nvidia.dali",
     "pydantic",
     "pytest",
+    "pytest_timeout",
     "rich",
     "torch",
     "torchvision",

@@ -151,6 +151,8 @@ def train(
                 average.update(progress.step)
                 meter.stepped()
 
+                # First they agree: whoever reads what a stuck process should have sent, would wait out of reach.
+                stopping, due = world.agree(stop.made, checkpoints.due())
                 # Between evaluations and snapshots, the host waits for the device only here.
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, rate=rate)
@@ -158,14 +160,14 @@ def train(
                     skipped.look(progress.step, now)
                     if world.first and world.device.type == "cuda":  # a CPU that trains is the bottleneck
                         bottleneck.look(now["speed/data_wait_share"])
-                stopping, due = world.agree(stop.made, checkpoints.due())
                 if stopping:
                     raise Stopped("stopped on request")
                 if due and progress.step % epoch:  # else it comes with the evaluation
                     save()
             checkpoints.wait()
 
-            # What will be registered is measured as it will be used: in fp32.
+            # What will be registered is measured as it will be used: in fp32, with the memory that training needed.
+            step.let_go()
             measured = average.module.eval()
             with full_precision():
                 return measured, evaluate(measured, val_images, world, stop=asked_to_stop)

@@ -49,5 +49,6 @@ def mixed(
         way = ways[int(torch.randint(len(ways), ()))]
         images, targets = way(batch.images, batch.labels)
         luck.set_state(before)
-        yield Batch(images, batch.labels, targets)
+        # On a GPU, MixUp's `roll` answers in NCHW.
+        yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels, targets)
         number += 1

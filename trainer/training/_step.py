@@ -142,6 +142,15 @@ def accelerated(model: torch.nn.Module, speed: str) -> Callable[[torch.Tensor], 
     return compiled
 
 
+class LossScaler(torch.amp.GradScaler):
+    """GradScaler that a run may bring from a device on which it scaled nothing: from bf16 or the CPU to a T4's fp16."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state; of an empty one, which a scaler that is not enabled has, nothing."""
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+
 class Meter:
     """Sums of what happened since the last reading, kept on the device until then."""
 
@@ -235,7 +244,7 @@ class Step:
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, world: World
     ) -> None:
         self.precision = choose_precision(recipe.precision, world.device)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision.scaled)
+        self.scaler = LossScaler(world.device.type, enabled=self.precision.scaled)
         self._optimizer = optimizer
         self._loss = make_loss(recipe)
         self._longest = recipe.optimizer.clip_norm  # of a gradient
@@ -252,6 +261,7 @@ class Step:
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
         self._network = accelerated(self._parallel or model, recipe.speed)
+        self._compiled = self._network is not (self._parallel or model)
 
     def warm_up(self, images: Images, micro_batch: int) -> None:
         """Let the processes exchange gradients once, for nothing; weights and statistics stay as they are.
@@ -305,6 +315,12 @@ class Step:
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")
+
+    def let_go(self) -> None:
+        """Give back what compiled code and recorded graphs hold of the GPU's memory; a next step makes them anew."""
+        if self._compiled and next(self._model.parameters()).is_cuda:
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
 
     def _gradients_meet(self, *, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients once a step, in the last backward pass."""
