@@ -91,7 +91,9 @@ def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monk
 
     monkeypatch.setattr(Small, "forward", forward)
 
-    with pytest.raises(RuntimeError, match="not even one image at a time can be trained: RuntimeError: a layer is wrong"):
+    with pytest.raises(
+        RuntimeError, match="not even one image at a time can be trained: RuntimeError: a layer is wrong"
+    ):
         measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print)
 
 

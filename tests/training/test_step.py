@@ -44,6 +44,7 @@ def trained(recipe, given, steps, rate=0.1, world=ALONE):
     model = Small()
     optimizer = make_optimizer(model, recipe)
     step, meter = Step(model, optimizer, recipe, world), Meter(world)
+    step.warm_up([8], 8)
     source = iter(given)
     for _ in range(steps):
         step(source, rate, meter)
@@ -346,10 +347,11 @@ def test_graphs_and_accumulation_are_refused_together(tiny):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on the CPU")
-def test_a_compiled_network_takes_the_same_steps(tiny):
+@pytest.mark.parametrize("speed", ["compile", "graphs"])
+def test_a_compiled_network_takes_the_same_steps(tiny, speed):
     given = batches(5)
     eager, _ = trained(tiny, given, 5)
-    compiled, _ = trained(replace(tiny, speed="compile"), given, 5)
+    compiled, _ = trained(replace(tiny, speed=speed), given, 5)
 
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-4, atol=1e-5)
 

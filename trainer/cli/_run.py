@@ -49,6 +49,7 @@ from trainer.tracking import (
     tracking_uri,
 )
 from trainer.training import (
+    AT_A_TIME,
     Accuracy,
     SpotWatch,
     StopRequest,
@@ -338,7 +339,7 @@ def _save_model(
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, world.device)
     # As many at a time as when it was measured, for cuDNN rounds otherwise with others.
-    batch = recipe.global_batch // (world.size * recipe.accumulation(world.size))
+    batch = min(recipe.global_batch // (world.size * recipe.accumulation(world.size)), AT_A_TIME)
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
         images = ValImages(dataset.val, recipe.images, alone, batch=batch, decode_on=decode_on)

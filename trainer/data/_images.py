@@ -10,6 +10,7 @@ saving.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from trainer.world import World
 # "mixed" leaves the entropy decoding of images below a million pixels to the CPU, "mixed-huffman" does not.
 DecodeOn = Literal["cpu", "mixed", "mixed-huffman"]
 
+MOST_THREADS = 16  # for one GPU: each takes 16 MiB of its memory, and as much pinned, in each of two graphs
 READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
 FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for all readers
 READ_AHEAD = 4  # batches whose files are being read before DALI asks
@@ -104,6 +106,8 @@ class TrainImages:
                 **self._options(),
             )
             yield from _batches(graph, feed)
+            del graph
+            gc.collect()  # it refers to itself, and holds threads and a GPU's memory
 
     def _sizes(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, int]]:
         """Stretches of steps whose crops have the same size: that, the first step, and the one after the last."""
@@ -253,10 +257,10 @@ def normalised(images: Any, **crop_or_mirror: Any) -> Any:
 
 def _graph_options(batch: int, world: World) -> dict[str, Any]:
     on_gpu = world.device.type == "cuda"
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return {
         "batch_size": batch,
-        "num_threads": max(1, len(os.sched_getaffinity(0)) // local),
+        "num_threads": min(threads, MOST_THREADS) if on_gpu else threads,
         "device_id": world.device.index if on_gpu else None,
     }
 

@@ -27,7 +27,7 @@ from trainer.performance._estimate import IMAGENET, MEGABYTES_AT_224
 from trainer.performance._rounds import in_rotation, ratio
 from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
 from trainer.tracking import DatasetFacts, Journal
-from trainer.training import choose_precision, train
+from trainer.training import AT_A_TIME, choose_precision, train
 from trainer.world import World
 
 PROFILED = 5  # steps
@@ -92,7 +92,7 @@ def bench_train(
 
     # Forward passes are three times as fast as steps.
     validated = ValImages(
-        enough(3 * steps * recipe.global_batch), recipe.images, world, batch=len(fixed.labels), decode_on=decode_on
+        enough(3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), AT_A_TIME), decode_on=decode_on
     )  # fmt: skip
 
     def validation() -> float:

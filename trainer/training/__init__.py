@@ -1,7 +1,14 @@
 """The loop, the step, and what steers them."""
 
 from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
-from trainer.training._evaluation import Accuracy, ClassAccuracy, evaluate, full_precision, mirrored
+from trainer.training._evaluation import (
+    AT_A_TIME,
+    Accuracy,
+    ClassAccuracy,
+    evaluate,
+    full_precision,
+    mirrored,
+)
 from trainer.training._loop import Progress, train
 from trainer.training._lr_finder import Suggestion, Tried, growing_rates, range_test, suggest
 from trainer.training._mixing import mixed
@@ -18,6 +25,7 @@ from trainer.training._step import (
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
+    "AT_A_TIME",
     "GP3_MB",
     "GP3_READS",
     "Accuracy",

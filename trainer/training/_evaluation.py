@@ -14,6 +14,8 @@ from trainer.data import ValImages
 from trainer.errors import Stopped
 from trainer.world import World
 
+AT_A_TIME = 64  # images during a run: whole ones are decoded, beside what training holds of a GPU's memory
+
 
 @dataclass(frozen=True)
 class ClassAccuracy:

@@ -17,7 +17,7 @@ from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import RunLog
 from trainer.training._average import Average
 from trainer.training._bottleneck import Bottleneck
-from trainer.training._evaluation import Accuracy, evaluate, full_precision
+from trainer.training._evaluation import AT_A_TIME, Accuracy, evaluate, full_precision
 from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate
 from trainer.training._skipped import SkippedSteps
@@ -84,13 +84,13 @@ def train(
         # What flows: images -> model -> step.
         images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
         val_images = ValImages(
-            dataset.val, recipe.images, world, batch=images.micro_batch, decode_on=decode_on
+            dataset.val, recipe.images, world, batch=min(images.micro_batch, AT_A_TIME), decode_on=decode_on
         )
         classes = len(dataset.classes)
         model = make_model(recipe, classes, world)
         optimizer = make_optimizer(model, recipe)
         step = Step(model, optimizer, recipe, world)
-        step.warm_up(recipe.images, images.micro_batch)
+        step.warm_up(sorted({recipe.train_size(e) for e in range(recipe.epochs)}), images.micro_batch)
         average = Average(model, recipe)
 
         # What steers: pure functions of progress.step, so there is no schedule and no reader to save.

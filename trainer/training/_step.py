@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import Images, Optimizer, Recipe
+from trainer.config import Optimizer, Recipe
 from trainer.data import Batch
 from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
@@ -261,26 +262,34 @@ class Step:
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
         self._network = accelerated(self._parallel or model, recipe.speed)
-        self._compiled = self._network is not (self._parallel or model)
+        self._compiled, self._graphs = (
+            self._network is not (self._parallel or model),
+            recipe.speed == "graphs",
+        )
+        self._ahead: deque[torch.cuda.Event] = deque()
 
-    def warm_up(self, images: Images, micro_batch: int) -> None:
-        """Let the processes exchange gradients once, for nothing; weights and statistics stay as they are.
+    def warm_up(self, sizes: Iterable[int], micro_batch: int) -> None:
+        """Take passes for nothing, for each size of crops in pixels; weights and statistics stay as they are.
 
         After its first backward pass DistributedDataParallel sorts gradients into other buckets, and with
         three processes or more another bucket is another order of summation. A resumed run would take that
         step in the middle, an unbroken one at its start.
+
+        CUDA graphs are recorded by the second pass, and replayed by the third. While DALI works in its own threads,
+        what these ask of the GPU may spoil a recording (NVIDIA/DALI, pull request 6259).
         """
-        if self._parallel is None:
+        if self._parallel is None and not self._graphs:
             return
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        size, device = images.train_size, next(self._model.parameters()).device
-        nothing = torch.zeros(micro_batch, 3, size, size, device=device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            with self.precision.autocast():
-                self._model.train()
-                answer = self._network(nothing.contiguous(memory_format=torch.channels_last))
-            answer.sum().backward()  # type: ignore[no-untyped-call]
-        self._optimizer.zero_grad(set_to_none=True)
+        device = next(self._model.parameters()).device
+        for size in [size for size in sizes for _ in range(3 if self._graphs else 1)]:
+            nothing = torch.zeros(micro_batch, 3, size, size, device=device)
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                with self.precision.autocast():
+                    self._model.train()
+                    answer = self._network(nothing.contiguous(memory_format=torch.channels_last))
+                answer.sum().backward()  # type: ignore[no-untyped-call]
+            self._optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
@@ -315,6 +324,20 @@ class Step:
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")
+        if self._graphs and next(self._model.parameters()).is_cuda:
+            self._stay_near()
+
+    def _stay_near(self) -> None:
+        """Be two steps ahead of the GPU at most.
+
+        A step of other networks is hundreds of launches, of which CUDA takes about a thousand at a time. One of graphs
+        is a few, and DALI frees a batch only when the GPU has done all that was asked of it.
+        """
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        self._ahead.append(done)
+        if len(self._ahead) > 2:
+            self._ahead.popleft().synchronize()
 
     def let_go(self) -> None:
         """Give back what compiled code and recorded graphs hold of the GPU's memory; a next step makes them anew."""
