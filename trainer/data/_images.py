@@ -96,7 +96,9 @@ class TrainImages:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
-        for size, first, last in self._sizes(first_step, last_step):
+        for number, (size, first, last) in enumerate(self._sizes(first_step, last_step)):
+            if number:
+                gc.collect()  # the graph before this one refers to itself, and holds threads and a GPU's memory
             feed = self._feed(first, last, size)
             graph = Graph(
                 partial(self._decode, feed),
@@ -106,8 +108,7 @@ class TrainImages:
                 **self._options(),
             )
             yield from _batches(graph, feed)
-            del graph
-            gc.collect()  # it refers to itself, and holds threads and a GPU's memory
+            del graph, feed
 
     def _sizes(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, int]]:
         """Stretches of steps whose crops have the same size: that, the first step, and the one after the last."""
