@@ -157,6 +157,10 @@ class Recipe:
         fits = share if self.batch_per_gpu == "auto" else self.batch_per_gpu
         return next(parts for parts in range(-(-share // fits), share + 1) if share % parts == 0)
 
+    def micro_batch(self, processes: int) -> int:
+        """Images that each of `processes` processes trains at a time. Raises: as `accumulation`."""
+        return self.global_batch // (processes * self.accumulation(processes))
+
     def steps_per_epoch(self, images: int) -> int:
         """Optimizer steps in one pass over `images`; the last partial batch is left out.
 

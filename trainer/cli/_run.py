@@ -339,7 +339,7 @@ def _save_model(
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, world.device)
     # As many at a time as when it was measured, for cuDNN rounds otherwise with others.
-    batch = min(recipe.global_batch // (world.size * recipe.accumulation(world.size)), AT_A_TIME)
+    batch = min(recipe.micro_batch(world.size), AT_A_TIME)
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
         images = ValImages(dataset.val, recipe.images, alone, batch=batch, decode_on=decode_on)
@@ -437,7 +437,7 @@ def _show_plan(plan: Plan, processes: int) -> None:
             f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
             "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
             "batch": f"{processes} process(es) x {parts} micro-batch(es) "
-            f"of {recipe.global_batch // processes // parts} images",
+            f"of {recipe.micro_batch(processes)} images",
             "peak rate": f"{recipe.peak_lr:g}",
             "run": str(plan.folder),
         },

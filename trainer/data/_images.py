@@ -79,7 +79,7 @@ class TrainImages:
         self._augmentations = chosen_augmentations(recipe.images)
         self.steps_per_epoch = recipe.steps_per_epoch(len(split))
         self._accumulation = recipe.accumulation(world.size)
-        self.micro_batch = recipe.global_batch // (world.size * self._accumulation)  # images
+        self.micro_batch = recipe.micro_batch(world.size)
 
     def indices(self, step: int, part: int) -> npt.NDArray[np.int64]:
         """Positions in the split of micro-batch `part` of `step` on this process."""

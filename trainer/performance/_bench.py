@@ -67,11 +67,8 @@ def bench_train(
     }
     fed: list[Trial] = []
 
-    def enough(images: int) -> Split:
-        return Split(split.root, np.tile(split.rows, -(-images // len(split)))[:images])
-
     def batches(count: int) -> Iterator[Batch]:
-        source = TrainImages(enough(count * recipe.global_batch), recipe, world, decode_on=decode_on)
+        source = TrainImages(_enough(split, count * recipe.global_batch), recipe, world, decode_on=decode_on)
         return source.batches(first_step=0, last_step=count)
 
     def synthetic() -> float:
@@ -92,7 +89,7 @@ def bench_train(
 
     # Forward passes are three times as fast as steps.
     validated = ValImages(
-        enough(3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), AT_A_TIME), decode_on=decode_on
+        _enough(split, 3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), AT_A_TIME), decode_on=decode_on
     )  # fmt: skip
 
     def validation() -> float:
@@ -152,10 +149,8 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
         the seconds of each turn.
     """
     total = steps * (rounds + 1)
-    needed = total * recipe.global_batch
-    images = np.tile(dataset.train.rows, -(-needed // len(dataset.train)))[:needed]
     # One epoch, so that no evaluation comes in between.
-    dataset = dataclasses.replace(dataset, train=Split(dataset.train.root, images))
+    dataset = dataclasses.replace(dataset, train=_enough(dataset.train, total * recipe.global_batch))
     recipe = dataclasses.replace(
         recipe, epochs=1, log_every=steps, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
     )
@@ -180,6 +175,11 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
         "train_size": recipe.images.train_size,
         **where(world),
     }
+
+
+def _enough(split: Split, images: int) -> Split:
+    """So many images, by using those of `split` again and again."""
+    return Split(split.root, np.tile(split.rows, -(-images // len(split)))[:images])
 
 
 def _of_sums(pairs: Sequence[tuple[float, float]]) -> float:

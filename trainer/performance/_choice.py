@@ -136,7 +136,7 @@ def measure(
 ) -> Choice:
     """Try what the recipe leaves open, on one micro-batch a step; see `choose`.
 
-    Raises: DataError if the images cannot be read; whatever was raised if nothing runs at all.
+    Raises: DataError if the images cannot be read; RuntimeError with the last reason if nothing runs at all.
     """
     tried: dict[str, float] = {}
 
@@ -183,7 +183,7 @@ def measure(
     if recipe.batch_per_gpu == "auto":
         recipe = dataclasses.replace(recipe, batch_per_gpu=largest_that_fits(recipe, world))
     alone, parts = World(0, 1, world.device), recipe.accumulation(world.size)
-    small = dataclasses.replace(recipe, global_batch=recipe.global_batch // world.size // parts)
+    small = dataclasses.replace(recipe, global_batch=recipe.micro_batch(world.size))
     if recipe.speed == "auto":
         # CUDA graphs take neither accumulated gradients nor, untried by us, those that processes exchange.
         speeds = SPEEDS if parts == world.size == 1 else SPEEDS[:-1]

@@ -76,7 +76,7 @@ class Trials:
 
 def fixed_batch(recipe: Recipe, world: World) -> Batch:
     """A micro-batch that lies on the device: (N, 3, H, W) channels-last, and labels."""
-    images = recipe.global_batch // (world.size * recipe.accumulation(world.size))
+    images = recipe.micro_batch(world.size)
     size = recipe.images.train_size
     return Batch(
         torch.randn(images, 3, size, size, device=world.device).to(memory_format=torch.channels_last),

@@ -262,10 +262,8 @@ class Step:
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
         self._network = accelerated(self._parallel or model, recipe.speed)
-        self._compiled, self._graphs = (
-            self._network is not (self._parallel or model),
-            recipe.speed == "graphs",
-        )
+        self._graphs, self._on_gpu = recipe.speed == "graphs", world.device.type == "cuda"
+        self._compiled = recipe.speed in ("compile", "graphs")
         self._ahead: deque[torch.cuda.Event] = deque()
 
     def warm_up(self, sizes: Iterable[int], micro_batch: int) -> None:
@@ -324,7 +322,7 @@ class Step:
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")
-        if self._graphs and next(self._model.parameters()).is_cuda:
+        if self._graphs and self._on_gpu:
             self._stay_near()
 
     def _stay_near(self) -> None:
@@ -341,7 +339,7 @@ class Step:
 
     def let_go(self) -> None:
         """Give back what compiled code and recorded graphs hold of the GPU's memory; a next step makes them anew."""
-        if self._compiled and next(self._model.parameters()).is_cuda:
+        if self._compiled and self._on_gpu:
             torch.compiler.reset()
             torch.cuda.empty_cache()
 
