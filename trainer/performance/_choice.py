@@ -173,6 +173,7 @@ def measure(
         network.run(itertools.repeat(fixed_batch(small, alone)), steps=1, warm_up=1)
 
         def as_fed(decoding: DecodeOn) -> float:
+            gc.collect()  # the graph of the trial before refers to itself
             images = TrainImages(split, small, alone, decode_on=decoding)
             batches = images.batches(first_step=0, last_step=2**40)
             return network.run(batches, steps=steps, seconds=SECONDS).images_per_second
