@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import Images, Recipe, load_recipe
-from trainer.data import MEAN, STD
+from trainer.config import Preprocess, Recipe, load_recipe
+from trainer.dataloader import MEAN, STD
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.dataset import digits as handwritten
-from trainer.world import World
+from trainer.distributed import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -60,14 +60,14 @@ def write_odd_files(folder: Path) -> None:
     colours.save(folder / "rotated.JPEG", exif=exif, quality=95)
 
 
-def torchvisions_preprocessing(images: Images) -> Any:
+def torchvisions_preprocessing(preprocess: Preprocess) -> Any:
     """From a Pillow image to the network's input (3, H, W), as torchvision's references validate."""
     from torchvision.transforms import v2
 
     return v2.Compose(
         [
-            v2.Resize(images.val_resize),
-            v2.CenterCrop(images.val_size),
+            v2.Resize(preprocess.val_resize),
+            v2.CenterCrop(preprocess.val_size),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(MEAN, STD),
@@ -111,9 +111,9 @@ def tiny() -> Recipe:
     """Three epochs of two steps of 8 images; 32 pixels."""
     return load_recipe(
         "digits",
-        ["epochs=3", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
-         "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.crop_area=[0.3,1]",
-         "images.flip=true", "precision=fp32"],
+        ["epochs=3", "global_batch=8", "schedule.warmup_epochs=1", "log_every=1",
+         "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=36", "preprocess.crop_area=[0.3,1]",
+         "preprocess.flip=true", "precision=fp32"],
     )  # fmt: skip
 
 

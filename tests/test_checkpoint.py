@@ -1,4 +1,4 @@
-"""Snapshots: complete or absent, written while training goes on, and known when damaged."""
+"""Checkpoints: complete or absent, written while training goes on, and known when damaged."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.checkpoint import KEEP, Checkpoints, found, load_part
+from trainer.checkpoint import KEEP, Checkpoints, found, load_state
 from trainer.errors import CheckpointError
 
 
@@ -56,7 +56,7 @@ def steps(folder):
     return [int(path.name[5:13]) for path in found(folder)]
 
 
-def test_the_newest_snapshot_is_restored(checkpoints):
+def test_the_newest_checkpoint_is_restored(checkpoints):
     save(checkpoints, 1, 2)
 
     assert restored(checkpoints) == 2
@@ -93,14 +93,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_snapshot_is_passed_over_loudly(checkpoints, tmp_path, told, damage):
+def test_a_damaged_newest_checkpoint_is_passed_over_loudly(checkpoints, tmp_path, told, damage):
     save(checkpoints, 1, 2)
     newest = found(tmp_path)[0]
     DAMAGES[damage](newest)
 
     assert restored(checkpoints) == 1
     assert told == [
-        f"damaged snapshot passed over: {newest.name}; using {found(tmp_path)[1].name}",
+        f"damaged checkpoint passed over: {newest.name}; using {found(tmp_path)[1].name}",
     ]
 
 
@@ -126,7 +126,7 @@ def test_a_run_whose_snapshots_are_all_damaged_is_not_silently_begun_anew(checkp
     for path in found(tmp_path):
         path.write_bytes(b"")
 
-    with pytest.raises(CheckpointError, match=r"all snapshots .* are damaged"):
+    with pytest.raises(CheckpointError, match=r"all checkpoints .* are damaged"):
         restored(checkpoints)
 
 
@@ -146,7 +146,7 @@ def test_the_newest_snapshots_and_the_best_are_kept(checkpoints, tmp_path):
 
     assert steps(tmp_path) == [9, 8, 7, 2]
     assert len(steps(tmp_path)) == KEEP + 1
-    assert float(load_part(tmp_path / "best.pt", "part")["value"][0]) == 2
+    assert float(load_state(tmp_path / "best.pt", "part")["value"][0]) == 2
 
 
 def test_of_two_snapshots_of_a_step_the_newer_is_kept(checkpoints, tmp_path):
@@ -168,7 +168,7 @@ def test_damaged_snapshots_do_not_outlive_the_ones_made_after_going_back(checkpo
     assert restored(checkpoints) == 3
 
 
-def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(checkpoints):
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(checkpoints):
     begun, go_on = threading.Event(), threading.Event()
     part = Part(1)
 
@@ -182,7 +182,7 @@ def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(che
     assert restored(checkpoints) == 1
 
 
-def test_a_snapshot_is_due_at_once_and_then_by_the_clock(checkpoints, monkeypatch):
+def test_a_checkpoint_is_due_at_once_and_then_by_the_clock(checkpoints, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     assert checkpoints.due()
@@ -236,7 +236,7 @@ def test_a_volume_that_vanishes_is_told_and_nothing_is_written_where_it_was(tmp_
         assert restored(checkpoints) == 3
 
 
-def test_a_snapshot_does_not_count_before_the_journal_is_safe(checkpoints, tmp_path):
+def test_a_checkpoint_does_not_count_before_the_journal_is_safe(checkpoints, tmp_path):
     def journal_fails():
         raise OSError(5, "Input/output error")
 
@@ -264,7 +264,7 @@ def save_again_and_again(folder):
 
 
 @pytest.mark.slow
-def test_whenever_saving_is_killed_the_newest_snapshot_is_sound(processes, checkpoints, tmp_path, told):
+def test_whenever_saving_is_killed_the_newest_checkpoint_is_sound(processes, checkpoints, tmp_path, told):
     seed = time.time_ns()
     print(f"seed {seed}")
     which, last = random.Random(seed), 0

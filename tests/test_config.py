@@ -31,14 +31,14 @@ def test_the_baseline_scales_the_learning_rate_with_the_batch():
         ("digits", ["epochs=0"], "epochs = 0: must be greater than or equal to 1"),
         ("digits", ["precision=fp8"], "must be 'fp32', 'bf16' or 'fp16'"),
         ("digits", ["optimizer.momentum=.inf"], "must be a finite number"),
-        ("digits", ["images.val_size=300"], "val_size must not exceed val_resize"),
+        ("digits", ["preprocess.val_size=300"], "val_size must not exceed val_resize"),
         ("digits", ["schedule.warmup_epochs=99"], "must be less than epochs"),
-        ("digits", ["images.crop_area=[0.5]"], "images.crop_area"),
+        ("digits", ["preprocess.crop_area=[0.5]"], "images.crop_area"),
         ("digits", ["epochs=[1"], "not valid YAML"),
-        ("digits", ["images.first_size=64"], "first_size must not exceed train_size"),
-        ("digits", ["images.growth=[0.8,0.4]"], "growth must be two growing numbers"),
-        ("digits", ["images.randaugment_magnitude=31"], "must be less than or equal to 30"),
-        ("digits", ["images.color_jitter=[0,0,0,0.6]"], "must be less than or equal to 0.5"),
+        ("digits", ["preprocess.min_res=64"], "min_res must not exceed train_size"),
+        ("digits", ["preprocess.ramp=[0.8,0.4]"], "ramp must be two growing numbers"),
+        ("digits", ["preprocess.randaugment_magnitude=31"], "must be less than or equal to 30"),
+        ("digits", ["preprocess.color_jitter=[0,0,0,0.6]"], "must be less than or equal to 0.5"),
         ("digits", ["ema_decay=1"], "must be less than 1"),
         ("missing.yaml", [], "missing.yaml cannot be read: No such file"),
     ],
@@ -53,13 +53,13 @@ def test_a_wrong_setting_is_named_with_what_would_be_right(recipe, overrides, sa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("epochs: 3", "register_as is missing"),
-        ("register_as: x\nepoch: 3", "there is no setting epoch; did you mean epochs?"),
+        ("epochs: 3", "registered_model_name is missing"),
+        ("registered_model_name: x\nepoch: 3", "there is no setting epoch; did you mean epochs?"),
         (
-            "register_as: x\noptimizer: {momentun: 0.8}",
+            "registered_model_name: x\noptimizer: {momentun: 0.8}",
             "optimizer.momentun; did you mean optimizer.momentum?",
         ),
-        ("register_as: [", "is not YAML"),
+        ("registered_model_name: [", "is not YAML"),
         ("- a list", "KEY: VALUE"),
         ("", "KEY: VALUE"),
     ],
@@ -92,7 +92,7 @@ def test_a_batch_larger_than_the_data_set_is_refused():
 
 
 def test_a_run_goes_on_with_a_later_program():
-    """Its folder is found by this digest, and a snapshot of another one is refused."""
+    """Its folder is found by this digest, and a checkpoint of another one is refused."""
     expected = "ae22f7d247a1182573504f05c6f662e69ea737a8f796de9609da2fe2e252e786"
 
     assert load_recipe("rn50-baseline").digest() == expected
@@ -125,7 +125,7 @@ def test_the_short_recipes_have_the_sizes_and_settings_of_the_published_ones(
         0.1,
         1e-4,
     )
-    assert (recipe.images.val_size, round(256 * 256 / 224)) == (256, recipe.images.val_resize)
+    assert (recipe.preprocess.val_size, round(256 * 256 / 224)) == (256, recipe.preprocess.val_resize)
 
 
 def test_crops_that_do_not_grow_keep_their_size():
@@ -134,7 +134,7 @@ def test_crops_that_do_not_grow_keep_their_size():
 
 def test_crops_grow_in_small_steps_when_the_recipe_says_so():
     recipe = load_recipe(
-        "digits", ["epochs=10", "images.first_size=16", "images.growth=[0.2,0.6]", "images.size_step=4"]
+        "digits", ["epochs=10", "preprocess.min_res=16", "preprocess.ramp=[0.2,0.6]", "preprocess.res_step=4"]
     )
 
     assert [recipe.train_size(epoch) for epoch in range(10)] == [16, 16, 16, 20, 24, 28, 32, 32, 32, 32]
@@ -142,7 +142,9 @@ def test_crops_grow_in_small_steps_when_the_recipe_says_so():
 
 def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_path):
     path = tmp_path / "other-name.yaml"
-    path.write_text("register_as: resnet50-imagenet\nepochs: 90\nglobal_batch: 1024\nbatch_per_gpu: 128\n")
+    path.write_text(
+        "registered_model_name: resnet50-imagenet\nepochs: 90\nglobal_batch: 1024\nbatch_per_gpu: 128\n"
+    )
 
     assert load_recipe(str(path)).digest() == load_recipe("rn50-baseline").digest()
     assert load_recipe("rn50-baseline", ["seed=1"]).digest() != load_recipe("rn50-baseline").digest()

@@ -1,4 +1,4 @@
-"""Snapshots of a run that are complete or absent.
+"""Checkpoints of a run that are complete or absent.
 
 The state is copied to the host's memory while training waits, for some hundredths of a second. A
 thread writes the copy beside its final name, flushes it to the disk and renames it. The name carries
@@ -25,19 +25,19 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import torch
 
-from trainer.disk import sync_folder
+from trainer.distributed import World
 from trainer.errors import CheckpointError
-from trainer.world import World
+from trainer.files import sync_folder
 
-KEEP = 3  # newest snapshots, and the best
-BEST = "best.pt"  # a link to the snapshot of the best evaluation so far
-EVERY = 60.0  # seconds
-PATIENCE = 10.0  # seconds that a GPU has to hand over a last copy when all else has failed
+KEEP = 3  # newest checkpoints, and the best
+BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
+INTERVAL = 60.0  # seconds
+GPU_TIMEOUT = 10.0  # seconds that a GPU has to hand over a last copy when all else has failed
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
 class Stateful(Protocol):
-    """A part of a run that outlives the process."""
+    """State of a run that outlives the process."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain data and tensors; asked on all processes at the same step."""
@@ -50,7 +50,7 @@ Memory = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class _Copy:
+class _Staged:
     """The state at a step, in memory of its own."""
 
     step: int
@@ -58,16 +58,16 @@ class _Copy:
     content: dict[str, Any]
     memory: Memory  # what the tensors of `content` lie in
     arrived: Callable[[], bool]  # whether the GPU has copied all of it
-    before: Callable[[], None]
+    flush_first: Callable[[], None]
 
 
 class Checkpoints:
-    """The snapshots of one run in `folder`. All processes call it alike, the first reads and writes.
+    """The checkpoints of one run in `folder`. All processes call it alike, the first reads and writes.
 
         with Checkpoints(folder, world, identity=…, tell=print) as checkpoints:
-            checkpoints.restore_newest(parts)
+            checkpoints.restore_newest(states)
             …
-            checkpoints.save(step, parts)   # returns when the state is copied
+            checkpoints.save(step, states)   # returns when the state is copied
             checkpoints.wait()              # returns when it is durable
 
     Leaving the context finishes what is being written.
@@ -80,31 +80,31 @@ class Checkpoints:
         *,
         identity: str,
         tell: Callable[[str], None],
-        every: float = EVERY,
+        interval: float = INTERVAL,
     ) -> None:
-        """Take over the snapshots of a run.
+        """Take over the checkpoints of a run.
 
         Args:
             folder: where they are; made if missing.
             world: the processes that train together.
-            identity: of recipe and data set; a snapshot of another is refused.
-            tell: takes a sentence when a snapshot is damaged or cannot be written; the thread calls it too.
-            every: seconds after which another snapshot is due.
+            identity: of recipe and data set; a checkpoint of another is refused.
+            tell: takes a sentence when a checkpoint is damaged or cannot be written; the thread calls it too.
+            interval: seconds after which another checkpoint is due.
         """
         self._folder, self._world, self._identity = folder, world, identity
-        self._tell, self._every = tell, every
+        self._tell, self._interval = tell, interval
         # The first is due at once: it takes memory and proves the disk before hours rely on both.
         self._since = -math.inf
-        self._waiting: _Copy | None = None  # not begun yet
+        self._waiting: _Staged | None = None  # not begun yet
         self._writing = self._closing = False
         self._until = math.inf  # when to give up waiting for the GPU
-        self._failed: Exception | None = None  # why the last copy did not become a snapshot
+        self._failed: Exception | None = None  # why the last copy did not become a checkpoint
         self._free: list[Memory] = []
         self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="write-snapshots", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="write-checkpoints", daemon=True)
 
     def __enter__(self) -> Checkpoints:
-        if self._world.first:
+        if self._world.is_main:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
@@ -113,44 +113,44 @@ class Checkpoints:
         with self._change:
             self._closing = True
             if kind is not None:  # the GPU may wait for a process that is no more
-                self._until = time.monotonic() + PATIENCE
+                self._until = time.monotonic() + GPU_TIMEOUT
             self._change.notify_all()
         self._thread.join()
 
     def due(self) -> bool:
-        """Whether it is time for another snapshot and the disk has taken the last one; asked of the first."""
+        """Whether it is time for another checkpoint and the disk has taken the last one; asked of the first."""
         busy = self._waiting is not None or self._writing
-        return self._world.first and not busy and time.monotonic() - self._since >= self._every
+        return self._world.is_main and not busy and time.monotonic() - self._since >= self._interval
 
     def save(
         self,
         step: int,
-        parts: Mapping[str, Stateful],
+        states: Mapping[str, Stateful],
         *,
         best: int = 0,
-        before: Callable[[], None] = lambda: None,
+        flush_first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take a snapshot of `parts` after `step` steps; return when the state is copied.
+        """Take a checkpoint of `states` after `step` steps; return when the state is copied.
 
-        What the disk does not take is told, and tried again with the next snapshot; older ones stay.
+        What the disk does not take is told, and tried again with the next checkpoint; older ones stay.
 
         Args:
             step: optimizer steps done.
-            parts: what outlives the process, by name.
-            best: step of the best evaluation so far; its snapshot is kept.
-            before: called by the thread; the snapshot counts only if it returns.
+            states: what outlives the process, by name.
+            best: step of the best evaluation so far; its checkpoint is kept.
+            flush_first: called by the thread before it writes; the checkpoint counts only if it returns.
         """
-        states = {name: part.state_dict() for name, part in parts.items()}
-        if not self._world.first:
+        staged = {name: part.state_dict() for name, part in states.items()}
+        if not self._world.is_main:
             return
         with self._change:
             # Never more than two copies in memory: one that is written and one that waits.
             self._change.wait_for(lambda: self._waiting is None)
             memory = self._free.pop() if self._free else {}
-        content = {"identity": self._identity, "parts": _copied(states, memory)}
-        copy = _Copy(step, best, content, memory, _arrival(self._world.device), before)
+        content = {"identity": self._identity, "states": _copied(staged, memory)}
+        waiting = _Staged(step, best, content, memory, _arrival(self._world.device), flush_first)
         with self._change:
-            self._waiting, self._since = copy, time.monotonic()
+            self._waiting, self._since = waiting, time.monotonic()
             self._change.notify_all()
 
     def wait(self) -> None:
@@ -158,7 +158,7 @@ class Checkpoints:
 
         Raises: CheckpointError, on all processes alike, if the newest could not be written.
         """
-        self._world.from_first(self._wait)
+        self._world.broadcast_from_rank0(self._wait)
 
     def _wait(self) -> None:
         with self._change:
@@ -169,45 +169,45 @@ class Checkpoints:
             raise self._failed
 
     def newest(self) -> Path | None:
-        """The newest snapshot, when nothing is being written any more; None if there is none."""
-        return self._world.from_first(self._newest_written)
+        """The newest checkpoint, when nothing is being written any more; None if there is none."""
+        return self._world.broadcast_from_rank0(self._newest_written)
 
     def _newest_written(self) -> Path | None:
         with self._change:
             self._change.wait_for(lambda: self._waiting is None and not self._writing)
-        return next(iter(found(self._folder)), None)
+        return next(iter(list_checkpoints(self._folder)), None)
 
-    def restore_newest(self, parts: Mapping[str, Stateful]) -> bool:
-        """Load the newest sound snapshot into `parts`; return whether there was one.
+    def restore_newest(self, states: Mapping[str, Stateful]) -> bool:
+        """Load the newest sound checkpoint into `states`; return whether there was one.
 
-        Raises: CheckpointError, on all processes alike, if there are snapshots and none can be used.
+        Raises: CheckpointError, on all processes alike, if there are checkpoints and none can be used.
         """
-        newest = self._world.from_first(self._newest)
+        newest = self._world.broadcast_from_rank0(self._newest)
         if newest is None:
             return False
-        name, data = newest
+        file, data = newest
         saved = _load(data)
         if saved["identity"] != self._identity:
             raise CheckpointError(
-                f"{self._folder / name} belongs to another recipe or data set; start a new run with another --name"
+                f"{self._folder / file} belongs to another recipe or data set; start a new run with another --name"
             )
-        for part_name, part in parts.items():
-            part.load_state_dict(saved["parts"][part_name])
+        for name, part in states.items():
+            part.load_state_dict(saved["states"][name])
         return True
 
     def _newest(self) -> tuple[str, bytes] | None:
         damaged = []
-        for path in found(self._folder):
-            data = _sound(path)
+        for path in list_checkpoints(self._folder):
+            data = read_verified(path)
             if data is None:
                 damaged.append(path.name)
                 continue
             if damaged:
-                self._tell(f"damaged snapshot passed over: {', '.join(damaged)}; using {path.name}")
+                self._tell(f"damaged checkpoint passed over: {', '.join(damaged)}; using {path.name}")
             return path.name, data
         if damaged:
             raise CheckpointError(
-                f"all snapshots in {self._folder} are damaged ({', '.join(damaged)}); "
+                f"all checkpoints in {self._folder} are damaged ({', '.join(damaged)}); "
                 "restore one from a backup, or delete the folder to start the run again"
             )
         return None
@@ -218,11 +218,11 @@ class Checkpoints:
                 self._change.wait_for(lambda: self._waiting is not None or self._closing)
                 if self._waiting is None:
                     return
-                copy, self._waiting, self._writing = self._waiting, None, True
+                staged, self._waiting, self._writing = self._waiting, None, True
                 self._change.notify_all()
             failed: Exception | None = None
             try:
-                self._become_snapshot(copy)
+                self._write_checkpoint(staged)
             except CheckpointError as error:
                 self._tell(f"{error}; it is tried again with the next one, and training goes on")
                 failed = error
@@ -230,57 +230,57 @@ class Checkpoints:
                 failed = error
             with self._change:
                 self._failed, self._writing = failed, False
-                self._free.append(copy.memory)
+                self._free.append(staged.memory)
                 self._change.notify_all()
 
-    def _become_snapshot(self, copy: _Copy) -> None:
-        while not copy.arrived():
+    def _write_checkpoint(self, staged: _Staged) -> None:
+        while not staged.arrived():
             if time.monotonic() > self._until:
                 raise CheckpointError(
-                    f"the state at step {copy.step} is not saved: the GPU does not hand it over"
+                    f"the state at step {staged.step} is not saved: the GPU does not hand it over"
                 )
             time.sleep(0.005)
-        if not all(map(_finite, copy.memory.values())):
+        if not all(map(_finite, staged.memory.values())):
             raise CheckpointError(
-                f"the state at step {copy.step} is not saved: it holds numbers that are infinite or none"
+                f"the state at step {staged.step} is not saved: it holds numbers that are infinite or none"
             )
         partial = self._folder / ".partial.pt"
         try:
-            copy.before()
+            staged.flush_first()
             # Not its parents: where a volume was, there is now a folder of another disk.
             self._folder.mkdir(exist_ok=True)
             with partial.open("wb") as file:
-                digest = _write(copy.content, file)
+                digest = _write(staged.content, file)
                 file.flush()
                 os.fsync(file.fileno())
-            final = self._folder / f"step-{copy.step:08d}-{digest}.pt"
+            final = self._folder / f"step-{staged.step:08d}-{digest}.pt"
             os.replace(partial, final)
             sync_folder(self._folder)
-            self._tidy(copy.best, keep=final)
+            self._tidy(staged.best, keep=final)
         except OSError as error:
             with suppress(OSError):  # of a disk that takes nothing the first error says enough
                 partial.unlink(missing_ok=True)
             raise CheckpointError(
-                f"the snapshot of step {copy.step} cannot be written to {self._folder}: {error.strerror}"
+                f"the checkpoint of step {staged.step} cannot be written to {self._folder}: {error.strerror}"
             ) from None
 
     def _tidy(self, best: int, *, keep: Path) -> None:
-        """Point to the best snapshot; delete what is neither new nor best, nor of `keep`'s step and older."""
-        snapshots = found(self._folder)
-        newest = [keep, *(path for path in snapshots if _step(path) < _step(keep))][:KEEP]
-        bests = [path for path in snapshots if _step(path) == best]
+        """Point to the best checkpoint; delete what is neither new nor best, nor of `keep`'s step and older."""
+        checkpoints = list_checkpoints(self._folder)
+        newest = [keep, *(path for path in checkpoints if _step(path) < _step(keep))][:KEEP]
+        bests = [path for path in checkpoints if _step(path) == best]
         link = self._folder / BEST
         if bests and (not link.is_symlink() or os.readlink(link) != bests[0].name):
             beside = self._folder / ".best"
             beside.unlink(missing_ok=True)
             beside.symlink_to(bests[0].name)
             os.replace(beside, link)
-        for old in {*snapshots} - {*newest, *bests[:1]}:
+        for old in {*checkpoints} - {*newest, *bests[:1]}:
             old.unlink(missing_ok=True)
 
 
-def found(folder: Path) -> list[Path]:
-    """Snapshots in `folder`, newest first; whether they are sound is not known yet."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, newest first; whether they are sound is not known yet."""
     there = []
     for path in folder.glob("step-*.pt"):
         if _NAME.fullmatch(path.name):
@@ -289,23 +289,23 @@ def found(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(there, reverse=True)]
 
 
-def load_part(path: Path, name: str) -> dict[str, Any]:
-    """One part's state from a snapshot file, on the CPU.
+def load_state(path: Path, name: str) -> dict[str, Any]:
+    """The state saved under `name` in a checkpoint file, on the CPU.
 
-    Raises: CheckpointError if the file is missing, damaged or no snapshot.
+    Raises: CheckpointError if the file is missing, damaged or no checkpoint.
     """
     path = path.resolve()  # best.pt is a link
     if not _NAME.fullmatch(path.name):
         raise CheckpointError(
-            f"{path} is no snapshot of this program; its name must be step-NUMBER-DIGEST.pt"
+            f"{path} is no checkpoint of this program; its name must be step-NUMBER-DIGEST.pt"
         )
-    data = _sound(path)
+    data = read_verified(path)
     if data is None:
         raise CheckpointError(
-            f"the snapshot {path} is missing or damaged; use another one from the same folder"
+            f"the checkpoint {path} is missing or damaged; use another one from the same folder"
         )
-    part: dict[str, Any] = _load(data)["parts"][name]
-    return part
+    state: dict[str, Any] = _load(data)["states"][name]
+    return state
 
 
 def _step(path: Path) -> int:
@@ -380,8 +380,8 @@ def _write(content: dict[str, Any], file: BinaryIO) -> str:
     return hashed.sha256.hexdigest()[:16]
 
 
-def _sound(path: Path) -> bytes | None:
-    """The content of a snapshot that is what it was when it was written, or None."""
+def read_verified(path: Path) -> bytes | None:
+    """The content of a checkpoint that is what it was when it was written, or None."""
     named = _NAME.fullmatch(path.name)
     try:
         data = path.read_bytes()
@@ -397,7 +397,7 @@ def _load(data: bytes) -> dict[str, Any]:
         saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            "a snapshot holds more than numbers and text, so this program did not write it; it was not run: "
+            "a checkpoint holds more than numbers and text, so this program did not write it; it was not run: "
             "delete it if you do not know where it is from"
         ) from None
     return saved

@@ -23,9 +23,11 @@ from trainer.errors import ConfigError
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-OF_THE_MACHINE = ("name", "batch_per_gpu", "speed")
-
-Speed = Literal["eager", "compile", "graphs"]  # torch.compile; graphs: and CUDA graphs
+# torch.compile's modes: off, "default", and "reduce-overhead", which replays CUDA graphs
+CompileMode = Literal["off", "default", "cudagraphs"]
+# Where JPEGs are decoded: "mixed" leaves the entropy decoding of images below a million pixels to the CPU,
+# "mixed-huffman" does not.
+Decoder = Literal["cpu", "mixed", "mixed-huffman"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,13 +36,13 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
-class Images:
+class Preprocess:
     """How a JPEG becomes the network's input."""
 
     train_size: Count = 224  # pixels; side of a training crop after resizing …
-    first_size: Count | None = None  # … and at the start of the run, if it is smaller there
-    growth: tuple[Share, Share] = (0.4, 0.8)  # shares of the run between which it grows …
-    size_step: Count = 32  # … by multiples of so many pixels
+    min_res: Count | None = None  # … and at the start of the run, for progressive resizing
+    ramp: tuple[Share, Share] = (0.4, 0.8)  # shares of the run between which the crops grow …
+    res_step: Count = 32  # … in multiples of so many pixels
     val_resize: Count = 256  # pixels; shorter side before the centre crop
     val_size: Count = 224  # pixels; side of the centre crop
     crop_area: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image a crop covers
@@ -58,10 +60,10 @@ class Images:
     erasing: Share = 0.0  # of the training images get a random rectangle erased
 
     def __post_init__(self) -> None:
-        if self.first_size and self.first_size > self.train_size:
-            raise ValueError("first_size must not exceed train_size, the size at the end of the run")
-        if not self.growth[0] <= self.growth[1]:
-            raise ValueError("growth must be two growing numbers")
+        if self.min_res and self.min_res > self.train_size:
+            raise ValueError("min_res must not exceed train_size, the size at the end of the run")
+        if not self.ramp[0] <= self.ramp[1]:
+            raise ValueError("ramp must be two growing numbers")
         if not self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError("crop_area must be two growing numbers up to 1")
         if not self.crop_ratio[0] <= self.crop_ratio[1]:
@@ -72,30 +74,32 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Optimizer:
-    """SGD with momentum or AdamW, the rate scaled linearly with the batch (Goyal et al. 2017)."""
+    """SGD with momentum or AdamW, the learning rate scaled linearly with the batch (Goyal et al. 2017)."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
-    lr_per_256: Positive = 0.1  # peak learning rate for a global batch of 256
+    name: Literal["sgd", "adamw"] = "sgd"
+    base_lr: Positive = 0.1  # peak learning rate for a global batch of 256; scaled linearly for others
     momentum: Fraction = 0.9  # adamw: the first of its two betas
     nesterov: bool = False  # sgd
     weight_decay: NotNegative = 1e-4  # adamw: decoupled, times the learning rate
     decay_norm_and_bias: bool = False  # BatchNorm parameters and biases are left alone by default
-    clip_norm: NotNegative = 0.0  # longest gradient, all weights together; 0: any
+    clip_norm: NotNegative = 0.0  # largest norm of the gradient of all weights together; 0: no clipping
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Schedule:
     """The learning rate over the run, after a linear warm-up; `onecycle` has its own way up."""
 
-    shape: Literal["cosine", "linear", "step", "onecycle"] = "cosine"
+    name: Literal["cosine", "linear", "step", "onecycle"] = "cosine"
     warmup_epochs: NotNegative = 5  # not for onecycle
-    parts: Count = 3  # step: the run is cut into this many equal parts …
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1  # … and the rate is multiplied at each cut
-    pct_start: Annotated[float, Field(gt=0, lt=1)] = (
-        0.3  # onecycle: share of the run in which the rate grows …
-    )
+    milestones: tuple[Share, ...] = (1 / 3, 2 / 3)  # step: shares of the run at which …
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1  # … the learning rate is multiplied by this
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3  # onecycle: share of the run in which it grows …
     div_factor: Annotated[float, Field(ge=1)] = 25.0  # … from the peak divided by this …
     final_div_factor: Annotated[float, Field(ge=1)] = 1e4  # … and then falls to that divided by this
+
+    def __post_init__(self) -> None:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("schedule.milestones must be growing shares of the run, e.g. [0.333, 0.667]")
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -103,16 +107,13 @@ class Recipe:
     """One way to train one model. The same recipe runs on 1 GPU or 8."""
 
     name: str = "unnamed"  # the file's name; not a key of the file
-    register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # experiment and registered model
+    registered_model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in MLflow's model registry
+    experiment_name: str | None = None  # in MLflow; None: the registered model's name
     model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = (
         "resnet50"  # torchvision's, also with _blurpool behind it, or package.module:Name
     )
     epochs: Count = 90
     global_batch: Count = 1024  # images per optimizer step, all processes together
-    batch_per_gpu: Count | Literal["auto"] = "auto"  # images that fit; the rest is gradient accumulation
-    speed: Literal["auto", "eager", "compile", "graphs"] = (
-        "auto"  # how the network runs; auto: measured at the start
-    )
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
     sync_batch_norm: bool = False  # one set of statistics over all GPUs; the host waits at each layer
@@ -126,12 +127,12 @@ class Recipe:
     ema_steps: Count = 1  # optimizer steps between its updates
     seed: int = 0
     log_every: Count = 50  # steps; the host waits for the GPU only this often
-    images: Images = Images()
+    preprocess: Preprocess = Preprocess()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 
     def __post_init__(self) -> None:
-        if self.schedule.shape != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
+        if self.schedule.name != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
             )
@@ -139,27 +140,34 @@ class Recipe:
     @property
     def peak_lr(self) -> float:
         """Highest learning rate of the run: linear scaling rule, arXiv:1706.02677 section 2.1."""
-        return self.optimizer.lr_per_256 * self.global_batch / 256
+        return self.optimizer.base_lr * self.global_batch / 256
 
-    def accumulation(self, processes: int) -> int:
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment that runs of this recipe belong to."""
+        return self.experiment_name or self.registered_model_name
+
+    def accumulation_steps(self, processes: int, batch_per_gpu: int | None) -> int:
         """Micro-batches per optimizer step on each of `processes` processes: the fewest that fit.
 
-        As long as `batch_per_gpu` is to be found out, all is taken to fit.
+        Args:
+            processes: that share the global batch.
+            batch_per_gpu: images that fit at a time; None: as many as there are.
 
         Raises: ConfigError if the global batch cannot be shared evenly.
         """
         if self.global_batch % processes:
             raise ConfigError(
-                f"global_batch={self.global_batch} cannot be shared evenly by {processes} processes; "
-                f"use --set global_batch={-(-self.global_batch // processes) * processes} or another --processes"
+                f"global_batch={self.global_batch} cannot be shared evenly by {processes} processes; use "
+                f"--set global_batch={-(-self.global_batch // processes) * processes} or another --nproc-per-node"
             )
         share = self.global_batch // processes
-        fits = share if self.batch_per_gpu == "auto" else self.batch_per_gpu
-        return next(parts for parts in range(-(-share // fits), share + 1) if share % parts == 0)
+        fewest = -(-share // (batch_per_gpu or share))
+        return next(steps for steps in range(fewest, share + 1) if share % steps == 0)
 
-    def micro_batch(self, processes: int) -> int:
-        """Images that each of `processes` processes trains at a time. Raises: as `accumulation`."""
-        return self.global_batch // (processes * self.accumulation(processes))
+    def micro_batch(self, processes: int, batch_per_gpu: int | None) -> int:
+        """Images that each of `processes` processes trains at a time; see `accumulation_steps`."""
+        return self.global_batch // (processes * self.accumulation_steps(processes, batch_per_gpu))
 
     def steps_per_epoch(self, images: int) -> int:
         """Optimizer steps in one pass over `images`; the last partial batch is left out.
@@ -178,19 +186,19 @@ class Recipe:
 
         Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_resolution`; Howard 2018 (DAWNBench).
         """
-        images = self.images
-        first, last = images.first_size or images.train_size, images.train_size
-        begin, end = (share * self.epochs for share in images.growth)
+        crops = self.preprocess
+        first, last = crops.min_res or crops.train_size, crops.train_size
+        begin, end = (share * self.epochs for share in crops.ramp)
         if epoch <= begin:
             return first
         if epoch >= end:
             return last
         between = first + (last - first) * (epoch - begin) / (end - begin)
-        return min(last, max(first, round(between / images.size_step) * images.size_step))
+        return min(last, max(first, round(between / crops.res_step) * crops.res_step))
 
-    def at_full_size(self) -> Recipe:
+    def at_full_res(self) -> Recipe:
         """The recipe with crops of the final size from the start: what is measured must hold to the end."""
-        return dataclasses.replace(self, images=dataclasses.replace(self.images, first_size=None))
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, min_res=None))
 
     def as_dict(self) -> dict[str, Any]:
         """All settings as plain nested data, as in the recipe file."""
@@ -201,19 +209,40 @@ class Recipe:
         return dict(_flatten(self.as_dict()))
 
     def digest(self) -> str:
-        """SHA-256 of all settings that decide what is learned: equal settings, equal digest.
+        """SHA-256 of all settings that differ from the defaults; a run's folder is named by its first digits.
 
-        How many images a GPU takes at a time and how it runs are matters of the machine: a run may go on with
-        others. Only what differs from the defaults counts, so that it also goes on with a later program that has
-        more settings.
+        A later program with more settings finds the same folder. Whether what it finds there is the same run,
+        `differences` says.
         """
-        defaults = Recipe(register_as="unnamed").flat()
+        defaults = Recipe(registered_model_name="unnamed").flat()
         settings = {
-            key: value
-            for key, value in self.flat().items()
-            if key not in OF_THE_MACHINE and value != defaults[key]
+            key: value for key, value in self.flat().items() if key != "name" and value != defaults[key]
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Settings that are not as in `stored`, another recipe's `as_dict()`: by dotted key, its value and ours.
+
+        A setting that an earlier program did not know counts as its default then and now. The name does not count.
+        """
+        defaults = Recipe(registered_model_name="unnamed").flat()
+        ours, theirs = _plain(self.flat()), _plain(defaults | dict(_flatten(stored)))
+        keys = sorted((ours.keys() | theirs.keys()) - {"name"})
+        return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Execution:
+    """How one machine runs a recipe. Not part of a run's identity: a run may go on with another."""
+
+    batch_per_gpu: Count | None = None  # images that fit at a time; the rest of a GPU's share is accumulated
+    compile: CompileMode = "off"
+    decoder: Decoder | None = None  # None: the GPU where there is one
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: tuples are lists."""
+    return dict(json.loads(json.dumps(settings)))
 
 
 def shipped_recipes() -> list[str]:

@@ -4,7 +4,7 @@
     ├── ConfigError         a recipe, a setting, or settings that do not fit together
     ├── DataError           a data set that is missing, empty or inconsistent
     ├── DeviceError         the asked-for device or number of processes is not there
-    ├── CheckpointError     snapshots that are damaged or belong to another run
+    ├── CheckpointError     checkpoints that are damaged or belong to another run
     ├── TrackingError       the MLflow server, a run or a registered model
     │   └── TrackingDown    the server does not answer now
     ├── ExportError         a bundle that cannot be written or differs from its model
@@ -39,7 +39,7 @@ class DeviceError(TrainerError):
 
 
 class CheckpointError(TrainerError):
-    """A snapshot is damaged or belongs to another run."""
+    """A checkpoint is damaged or belongs to another run."""
 
 
 class TrackingError(TrainerError):
@@ -61,12 +61,16 @@ class TrainingDiverged(TrainerError):
         self._facts = {"step": step, "loss": loss, "learning_rate": learning_rate}
         super().__init__(
             f"the training loss became {loss} by step {step} (learning rate {learning_rate:.4g}); {saved}"
-            "train again with a lower optimizer.lr_per_256 (--set) or a longer schedule.warmup_epochs"
+            "train again with a lower optimizer.base_lr (--set) or a longer schedule.warmup_epochs"
         )
 
-    def after(self, snapshot: Path | None) -> TrainingDiverged:
-        """The same, with the name of the newest snapshot; what is no number is never saved."""
-        saved = f"the last good snapshot is {snapshot}" if snapshot else "there is no snapshot from before"
+    def after(self, checkpoint: Path | None) -> TrainingDiverged:
+        """The same, with the name of the newest checkpoint; what is no number is never saved."""
+        saved = (
+            f"the last good checkpoint is {checkpoint}"
+            if checkpoint
+            else "there is no checkpoint from before"
+        )
         return TrainingDiverged(**self._facts, saved=f"{saved}; ")  # type: ignore[arg-type]
 
 

@@ -53,7 +53,10 @@ def test_train_and_val_with_different_classes(folder, capsys):
         (["digits", "--set", "optimiser.momentum=0.8"], "did you mean optimizer.momentum?"),
         (["digits", "--set", "epochs=soon"], "must be a valid integer"),
         (["digits", "--set", "global_batch=1000"], "larger than the 20 training images"),
-        (["digits", "--set", "global_batch=9", "--processes", "2"], "cannot be shared evenly by 2 processes"),
+        (
+            ["digits", "--set", "global_batch=9", "--nproc-per-node", "2"],
+            "cannot be shared evenly by 2 processes",
+        ),
     ],
 )
 def test_a_recipe_or_setting_that_is_wrong(folder, photos, capsys, arguments, says):
@@ -89,7 +92,7 @@ def test_a_registered_model_that_does_not_exist(folder, photos, capsys, command)
 def test_a_run_folder_that_is_none(folder, photos, capsys):
     (folder / "empty").mkdir()
 
-    assert "neither a run with snapshots nor a bundle" in refused(
+    assert "neither a run with checkpoints nor a bundle" in refused(
         capsys, "evaluate", "empty", "--data", photos
     )
 

@@ -10,8 +10,8 @@ import pytest
 from tests.cli.conftest import until
 from tests.conftest import ALONE
 from trainer.cli import main
-from trainer.performance._bench import limits
 from trainer.performance._bench_loader import cpu_seconds
+from trainer.performance._bench_train import limits
 from trainer.performance._peers import peers
 
 SMALL = ["--batch", "4", "--images", "8", "--rounds", "2"]
@@ -19,7 +19,7 @@ CONTENDERS = {"trainer", "trainer_again", "trainer_decoding", *peers()}
 
 
 def test_bench_loader_compares_with_one_other_and_with_smaller_photos(photos, capsys):
-    sizes = ["--max-side", "32", "--max-side", "24"]
+    sizes = ["--shorter-side", "32", "--shorter-side", "24"]
     assert main(["bench", "loader", str(photos), *SMALL, "--only", "torchvision", *sizes, "--json"]) == 0
 
     figures = json.loads(capsys.readouterr().out)
@@ -67,7 +67,7 @@ def test_bench_train_tells_five_rates_where_a_step_goes_and_what_the_device_coul
 
 def test_the_counted_arithmetic_of_resnet_50_is_the_published_one(tiny):
     """4.089 GMAC forward (torchvision's metadata); three times that, but for the gradient of the pixels."""
-    recipe = replace(tiny, images=replace(tiny.images, train_size=224, val_size=224, val_resize=256))
+    recipe = replace(tiny, images=replace(tiny.preprocess, train_size=224, val_size=224, val_resize=256))
 
     assert limits(recipe, ALONE, 1.0)["gflop_per_image"] == pytest.approx(2 * (3 * 4.089 - 0.118), rel=0.005)
 

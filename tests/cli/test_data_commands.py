@@ -52,11 +52,11 @@ def test_a_data_set_is_prepared_checked_and_listed_as_published_or_not(tmp_path,
 
 def test_making_images_smaller_is_part_of_what_is_there(tmp_path, capsys):
     arguments = ["prepare", "kaggle", published.kaggle_tar(tmp_path), "--out", tmp_path / "out"]
-    said(capsys, *arguments, "--max-side", "40")
+    said(capsys, *arguments, "--shorter-side", "40")
     arguments[2].unlink()
 
-    assert "already complete" in said(capsys, *arguments, "--max-side", "40").out
-    assert "already holds the data set imagenet (max_side 40, quality 90)" in sentence(capsys, *arguments)
+    assert "already complete" in said(capsys, *arguments, "--shorter-side", "40").out
+    assert "already holds the data set imagenet (shorter_side 40, quality 90)" in sentence(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_making_images_smaller_is_part_of_what_is_there(tmp_path, capsys):
         (["kaggle", "nowhere.zip", "--out", "x"], "there is no archive nowhere.zip"),
         (["imagenet", "nowhere.tar", "nowhere.tar", "--out", "x"], "there is no archive nowhere.tar"),
         (["folder", "nowhere"], "there is no folder nowhere"),
-        (["folder", ".", "--max-side", "400"], "say with --out where the smaller ones go"),
+        (["folder", ".", "--shorter-side", "400"], "say with --out where the smaller ones go"),
         (["kaggle", "http://127.0.0.1:1/x.zip", "--out", "."], "is not empty"),
     ],
 )
@@ -114,9 +114,9 @@ def test_the_stopped_training_says_how_to_go_on(root, capsys, tmp_path, monkeypa
         "global_batch=8",
         "batch_per_gpu=8",
         "schedule.warmup_epochs=1",
-        "images.train_size=32",
+        "preprocess.train_size=32",
     ]
-    settings += ["images.val_size=32", "images.val_resize=32"]
+    settings += ["preprocess.val_size=32", "preprocess.val_resize=32"]
     arguments = ["train", "digits", *[word for one in settings for word in ("--set", one)], "--data", root]
     val = root / "val" / "cat" / "004.JPEG"
     good = val.read_bytes()

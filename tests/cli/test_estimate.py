@@ -50,16 +50,16 @@ def test_images_that_fit_into_memory_are_read_once(capsys):
 
 def test_half_the_pixels_take_half_the_time_of_the_gpu(capsys):
     whole = figures(capsys, "rn50-baseline", "--instance", "g4dn.xlarge")["g4dn.xlarge"]
-    half = figures(capsys, "rn50-baseline", "--instance", "g4dn.xlarge", "--set", "images.train_size=158")[
-        "g4dn.xlarge"
-    ]
+    half = figures(
+        capsys, "rn50-baseline", "--instance", "g4dn.xlarge", "--set", "preprocess.train_size=158"
+    )["g4dn.xlarge"]
 
     assert half["limits"]["GPU"] / whole["limits"]["GPU"] == pytest.approx((224 / 158) ** 2)
 
 
 def test_crops_that_grow_count_by_their_pixels_epoch_for_epoch(capsys):
     short = figures(capsys, "rn50-65", "--instance", "g5.12xlarge")["g5.12xlarge"]
-    whole = figures(capsys, "rn50-65", "--instance", "g5.12xlarge", "--set", "images.first_size=192")[
+    whole = figures(capsys, "rn50-65", "--instance", "g5.12xlarge", "--set", "preprocess.min_res=192")[
         "g5.12xlarge"
     ]
     seconds = (12 * 160**2 + 4 * 192**2) / (16 * 192**2)

@@ -17,13 +17,22 @@ from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
 from tests.stack.conftest import free_port
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
 from tests.training.test_stop import NOTICE, Metadata
-from trainer.checkpoint import found
+from trainer.checkpoint import list_checkpoints
 from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
 
 # Five steps an epoch, and none comes to its end.
-LONG = ["--set", "epochs=100000", "--set", "global_batch=4", "--set", "batch_per_gpu=4", "--save-every", "1"]
+LONG = [
+    "--set",
+    "epochs=100000",
+    "--set",
+    "global_batch=4",
+    "--set",
+    "batch_per_gpu=4",
+    "--checkpoint-interval",
+    "1",
+]
 
 
 def training(photos: Path, folder: Path, *more: object, **environment: str) -> subprocess.Popen[str]:
@@ -79,18 +88,18 @@ def steps(run: Path, key: str) -> list[int]:
 def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by_itself(
     photos: Path, folder: Path
 ) -> None:
-    process = training(photos, folder, "--processes", 2, "--patience", 4)
+    process = training(photos, folder, "--nproc-per-node", 2, "--timeout", 4)
     until(lambda: begun(folder), process)
 
     os.kill(process_of(1, process), signal.SIGSTOP)
     says(process, "trainer: process 1 of 0 to 1 is stuck")
-    says(process, "all are started again from the last snapshot")
-    says(process, "going on from the snapshot at step")
+    says(process, "all are started again from the last checkpoint")
+    says(process, "going on from the checkpoint at step")
     says(process, "epoch")
 
     os.kill(process_of(1, process), signal.SIGKILL)
-    says(process, "all are started again from the last snapshot")
-    says(process, "going on from the snapshot at step")
+    says(process, "all are started again from the last checkpoint")
+    says(process, "going on from the checkpoint at step")
     says(process, "epoch")
 
     process.send_signal(signal.SIGTERM)
@@ -112,8 +121,8 @@ class Machine:
         arguments = [
             "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=r", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
             f"--max-restarts={restarts}", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS, *SMALL,
-            "--data", photos, "--runs", runs, "--device", "cpu", "--patience", 20,
-            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--save-every", 1,
+            "--data", photos, "--runs", runs, "--device", "cpu", "--timeout", 20,
+            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--checkpoint-interval", 1,
         ]  # fmt: skip
         self.process = command(
             *arguments,
@@ -136,7 +145,7 @@ def test_two_machines_train_one_run_and_go_on_when_a_process_is_killed(photos: P
     ended = [machine.end() for machine in machines]
 
     assert [code for code, _ in ended] == [0, 0], ended
-    assert "going on from the snapshot at step" in "".join(said for _, said in ended)
+    assert "going on from the checkpoint at step" in "".join(said for _, said in ended)
     assert steps(run_of(folder), "train/loss") == list(range(1, 5 * EPOCHS + 1))
     assert steps(run_of(folder), "val/top1") == list(range(5, 5 * EPOCHS + 1, 5))
 
@@ -170,10 +179,10 @@ def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos:
         _, err = process.communicate(timeout=60)
 
         assert process.returncode == 75, err
-        assert time.monotonic() - noticed < 5 + 10 + 10  # a poll, the snapshot, the last words to MLflow
+        assert time.monotonic() - noticed < 5 + 10 + 10  # a poll, the checkpoint, the last words to MLflow
         assert "because EC2 will terminate this spot instance at 2026-11-21T17:18:00Z" in err
         assert read_journal(run_of(folder)).status == "interrupted"
-        newest = found(run_of(folder) / "checkpoints")[0]
+        newest = list_checkpoints(run_of(folder) / "checkpoints")[0]
 
         again = training(photos, folder, **here)
         says(again, "nothing is started")
@@ -183,11 +192,11 @@ def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos:
         _, err = again.communicate(timeout=30)
         assert again.returncode == 75
         assert "nothing was started" in err
-        assert found(run_of(folder) / "checkpoints")[0] == newest
+        assert list_checkpoints(run_of(folder) / "checkpoints")[0] == newest
 
 
 def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos: Path, folder: Path) -> None:
-    process = training(photos, folder, "--processes", 2)
+    process = training(photos, folder, "--nproc-per-node", 2)
     until(lambda: begun(folder), process)
     process.send_signal(signal.SIGUSR1)
     asked = time.monotonic()
@@ -196,7 +205,7 @@ def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos
     assert process.returncode == 75, err
     assert time.monotonic() - asked < 25
     assert read_journal(run_of(folder)).status == "interrupted"
-    newest = int(found(run_of(folder) / "checkpoints")[0].name[5:13])
+    newest = int(list_checkpoints(run_of(folder) / "checkpoints")[0].name[5:13])
     assert max(steps(run_of(folder), "train/loss")) == newest
 
 
@@ -212,7 +221,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     refused = command(*arguments, folder=tmp_path, **nowhere)
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 2
-    assert "--track-later starts without it" in err
+    assert "--offline starts without it" in err
     assert not list((tmp_path / "runs").iterdir())
 
     impatient = (
@@ -220,7 +229,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", impatient, *arguments, "--track-later"],
+        [sys.executable, "-c", impatient, *arguments, "--offline"],
         cwd=tmp_path, env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     run = run_of(tmp_path)
@@ -241,4 +250,4 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
         assert [p.step for p in client.get_metric_history(version.run_id, key)] == steps(run, key)
     kept = {Path(one.path).name for one in client.list_artifacts(version.run_id, "checkpoints")}
     local = run / "checkpoints"
-    assert kept == {found(local)[0].name, (local / "best.pt").resolve().name}
+    assert kept == {list_checkpoints(local)[0].name, (local / "best.pt").resolve().name}

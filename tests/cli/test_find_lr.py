@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(folder, digits):
-    arguments = find_lr(digits, "--lowest", "1e-4", "--highest", "1", "--steps", STEPS, "--json")
+    arguments = find_lr(digits, "--min-lr", "1e-4", "--max-lr", "1", "--steps", STEPS, "--json")
     process = command(*arguments, folder=folder)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -47,8 +47,8 @@ def outcome(folder, digits):
 @pytest.mark.slow
 def test_the_suggestions_lie_among_the_rates_that_were_tried(outcome):
     assert 1e-4 < outcome["steepest"] < 1
-    assert 1e-4 < outcome["tenth"] <= 0.1
-    assert outcome["lr_per_256"] == pytest.approx(outcome["steepest"] * 256 / BATCH)
+    assert 1e-4 < outcome["min_div_10"] <= 0.1
+    assert outcome["base_lr"] == pytest.approx(outcome["steepest"] * 256 / BATCH)
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
 @pytest.mark.slow
 def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, digits, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    paste = f"optimizer.lr_per_256={outcome['lr_per_256']:.3g}"
+    paste = f"optimizer.base_lr={outcome['base_lr']:.3g}"
 
     assert main(["train", "digits", *TINY, "--set", paste, "--data", str(digits), "--dry-run"]) == 0
     assert f"peak rate  {float(paste.partition('=')[2]) * BATCH / 256:g}" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folde
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--lowest", "1", "--highest", "0.1"], "must be above 0 and below the highest, 0.1"),
+        (["--min-lr", "1", "--max-lr", "0.1"], "must be above 0 and below the highest, 0.1"),
         (["--steps", "9"], "--steps 9 is not between 10 and"),
         (["--set", "global_batch=2000"], "larger than the 1437 training images"),
         (["--set", "model=resnet5"], "resnet5"),
@@ -145,10 +145,10 @@ def test_bad_input_is_refused_with_one_sentence(tmp_path, digits, monkeypatch, c
 @pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "fast"])
 def test_a_rate_that_is_none_is_refused_by_the_parser(rate, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["find-lr", "digits", "--data", "x", "--highest", rate])
+        main(["find-lr", "digits", "--data", "x", "--max-lr", rate])
 
     assert stopped.value.code == 2
-    assert "--highest" in capsys.readouterr().err
+    assert "--max-lr" in capsys.readouterr().err
 
 
 def test_several_processes_are_refused(photos, tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def test_ones_own_network_is_trained_averaged_registered_evaluated_and_exported(
 
     evaluate = command("evaluate", outcome["run"], "--data", photos, "--json", folder=tmp_path)
     said, err = evaluate.communicate(timeout=200)
-    assert json.loads(said)["top1"] == outcome["top1"], err  # of the snapshot: the average is in it
+    assert json.loads(said)["top1"] == outcome["top1"], err  # of the checkpoint: the average is in it
 
     export = command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", folder=tmp_path)
     _, err = export.communicate(timeout=200)

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from trainer.cli import _terminal, main
 from trainer.cli._spending import Spending
-from trainer.tracking import Silent
+from trainer.tracking import NullLog
 
 
 class Clock:
@@ -61,7 +61,7 @@ def test_the_log_and_the_bar_show_it(monkeypatch, capsys, terminal):
     console = Console(stderr=True, force_terminal=terminal, width=160, soft_wrap=True, highlight=False)
     monkeypatch.setattr(_terminal, "console", console)
     clock = Clock()
-    shown = _terminal.Shown(Silent(), total=1000, steps_per_epoch=100, spending=spending(clock, price=0.5))
+    shown = _terminal.Shown(NullLog(), total=1000, steps_per_epoch=100, spending=spending(clock, price=0.5))
     with shown:
         clock.now += 60
         for step in (90, 100):

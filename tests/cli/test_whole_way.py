@@ -94,15 +94,15 @@ def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):
     assert again == {**run, "again": True}
 
 
-@pytest.mark.parametrize("form", ["alias", "version", "run", "folder", "snapshot", "bundle"])
+@pytest.mark.parametrize("form", ["alias", "version", "run", "folder", "checkpoint", "bundle"])
 def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, photos, form):
-    snapshot = max((folder / run["run"] / "checkpoints").glob("step-*.pt"))
+    checkpoint = max((folder / run["run"] / "checkpoints").glob("step-*.pt"))
     forms = {
         "alias": "models:/cats-and-dogs@candidate",
         "version": run["model"],
         "run": f"runs:/{run['run_id']}/model",
         "folder": run["run"],
-        "snapshot": snapshot,
+        "checkpoint": checkpoint,
         "bundle": bundle,
     }
     arguments = ["evaluate", forms[form], "--data", photos, "--device", "cpu", "--per-class", "--json"]
@@ -117,7 +117,7 @@ def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, phot
 
 def test_two_processes_share_the_images_of_an_evaluation(folder, run, photos):
     arguments = ["evaluate", run["model"], "--data", photos, "--device", "cpu", "--per-class", "--json"]
-    process = command(*arguments, "--processes", "2", folder=folder)
+    process = command(*arguments, "--nproc-per-node", "2", folder=folder)
     shared, err = process.communicate(timeout=120)
     alone = trainer(*arguments, folder=folder)
 
@@ -126,7 +126,7 @@ def test_two_processes_share_the_images_of_an_evaluation(folder, run, photos):
 
 
 def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder, photos):
-    process = command("evaluate", "nothing.pt", "--data", photos, "--processes", "2", folder=folder)
+    process = command("evaluate", "nothing.pt", "--data", photos, "--nproc-per-node", "2", folder=folder)
     _, err = process.communicate(timeout=120)
 
     assert process.returncode == 2
@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder,
 
 
 def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, run, bundle, photos):
-    arguments = ["--data", photos, "--device", "cpu", "--flip"]
+    arguments = ["--data", photos, "--device", "cpu", "--tta"]
     plain = trainer("evaluate", run["run"], *arguments[:-1], "--json", folder=folder)
     here, there = (
         trainer("evaluate", form, *arguments, "--json", folder=folder) for form in (run["run"], bundle)
@@ -201,7 +201,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
 
 def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
     two = trained(
-        "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--processes", "2", "--name", "two",
+        "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--nproc-per-node", "2", "--name", "two",
         "--json", folder=folder,
     )  # fmt: skip
     of_one, of_two = read_journal(folder / run["run"]), read_journal(folder / two["run"])
@@ -219,7 +219,7 @@ def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder, photos):
     """torchrun answers 1 and a traceback to everything; the launcher must not."""
     process = command(
         "train", "digits", *SETTINGS, "--set", "global_batch=7", "--data", photos, "--device", "cpu",
-        "--processes", "2", folder=folder,
+        "--nproc-per-node", "2", folder=folder,
     )  # fmt: skip
     _, err = process.communicate(timeout=120)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.dataset import published
 from tests.dataset.published import jpeg
-from trainer.dataset import Picture, Reduction, Source, fastai, imagenet, open_dataset, prepare
+from trainer.dataset import Resize, Source, SourceImage, fastai, imagenet, open_dataset, prepare
 from trainer.errors import DataError
 
 COUNT = 400
@@ -38,7 +38,7 @@ def many(out_of=COUNT, *, slow=0.0, broken_at=None):
                 time.sleep(slow)
                 return data
 
-            yield Picture(part, group, f"{part}/{group}/{index:04d}.JPEG", len(data), read)
+            yield SourceImage(part, group, f"{part}/{group}/{index:04d}.JPEG", len(data), read)
 
     return Source(name="many", pictures=pictures, bytes=COUNT * 1500)
 
@@ -60,7 +60,7 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, undisturbed):
 
 def test_what_was_written_before_a_break_is_not_written_again(tmp_path, undisturbed):
     with pytest.raises(DataError, match="damaged here"):
-        prepare(many(broken_at=300), tmp_path / "out", writers=1)
+        prepare(many(broken_at=300), tmp_path / "out", workers=1)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.JPEG")}
     assert written
 
@@ -95,7 +95,7 @@ def test_other_options_do_not_go_on_with_a_begun_preparation(tmp_path):
         prepare(many(broken_at=300), tmp_path / "out")
 
     with pytest.raises(DataError, match=r"was begun in .* and has not ended"):
-        prepare(many(), tmp_path / "out", reduction=Reduction(32))
+        prepare(many(), tmp_path / "out", reduction=Resize(32))
 
 
 def test_another_data_set_is_not_written_over(tmp_path):
@@ -104,9 +104,9 @@ def test_another_data_set_is_not_written_over(tmp_path):
     with pytest.raises(DataError, match="already holds the data set many"):
         prepare(replace(many(), name="more"), tmp_path / "out")
     with pytest.raises(
-        DataError, match=r"already holds the data set many \(as it is\), not many \(max_side 32"
+        DataError, match=r"already holds the data set many \(as it is\), not many \(shorter_side 32"
     ):
-        prepare(many(), tmp_path / "out", reduction=Reduction(32))
+        prepare(many(), tmp_path / "out", reduction=Resize(32))
 
 
 def test_two_at_once_do_not_disturb_each_other(tmp_path, undisturbed):
@@ -122,7 +122,7 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path, undisturbed):
 
 
 def test_too_small_a_disk_is_found_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match=r"need about 1,000,000,000\.0 GB more.*--max-side 352"):
+    with pytest.raises(DataError, match=r"need about 1,000,000,000\.0 GB more.*--shorter-side 352"):
         prepare(replace(many(), bytes=10**18), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.JPEG"))
 
@@ -143,7 +143,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_loses_nothing(small_disk, undisturbed):
     source = replace(many(), bytes=0)  # so that it begins
     with pytest.raises(DataError, match="is full; nothing is lost"):
-        prepare(source, small_disk / "out", writers=1)
+        prepare(source, small_disk / "out", workers=1)
     assert 100 < sum(1 for _ in small_disk.rglob("*.JPEG")) < COUNT
 
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
@@ -166,7 +166,7 @@ def test_what_was_written_is_noted_even_on_a_disk_without_a_byte_left(small_disk
 
     monkeypatch.setattr(_preparation._Notes, "add", add_late)
     with pytest.raises(DataError, match="is full; nothing is lost"):
-        prepare(replace(many(), bytes=0), small_disk / "out", writers=1)
+        prepare(replace(many(), bytes=0), small_disk / "out", workers=1)
     monkeypatch.undo()
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
 
@@ -185,9 +185,9 @@ def test_larger_images_are_stored_smaller_and_the_others_untouched(tmp_path):
         for part in ("train", "val"):
             for seed, (name, (width, height)) in enumerate(shapes.items()):
                 data = jpeg(seed, width=width, height=height)
-                yield Picture(part, "a", f"{part}/a/{name}.JPEG", len(data), lambda data=data: data)
+                yield SourceImage(part, "a", f"{part}/a/{name}.JPEG", len(data), lambda data=data: data)
 
-    made = prepare(Source("photos", pictures, 0), tmp_path / "out", reduction=Reduction(200, quality=90))
+    made = prepare(Source("photos", pictures, 0), tmp_path / "out", reduction=Resize(200, quality=90))
 
     dataset = open_dataset(tmp_path / "out")
     sizes = {dataset.train.path(i).stem: tuple(dataset.train.sizes[i]) for i in range(4)}
@@ -197,14 +197,14 @@ def test_larger_images_are_stored_smaller_and_the_others_untouched(tmp_path):
         with Image.open(path) as image:
             assert image.size == sizes[path.stem]
     assert (tmp_path / "out/train/a/small.JPEG").read_bytes() == jpeg(2, width=190, height=300)
-    assert made.about["options"] == {"max_side": 200, "quality": 90}
+    assert made.about["options"] == {"shorter_side": 200, "quality": 90}
     smaller = pixels((tmp_path / "out/train/a/wide.JPEG").read_bytes())
     assert np.abs(smaller - pixels(jpeg(0, width=600, height=300))).mean() < 2
 
 
 def test_twenty_kills_at_random_moments_end_in_the_manifest_of_an_undisturbed_preparation(tmp_path):
     train, val = published.imagenet(tmp_path, each=1500)
-    arguments = ["prepare", "imagenet", str(train), str(val), "--no-md5", "--writers", "2", "--json"]
+    arguments = ["prepare", "imagenet", str(train), str(val), "--no-md5", "--workers", "2", "--json"]
 
     def start(out):
         return subprocess.Popen(

@@ -120,7 +120,7 @@ def test_the_second_project_has_the_same_runs_metrics_and_versions(stack, restor
     from mlflow import MlflowClient
 
     first, second = MlflowClient(stack.uri), MlflowClient(restored.uri)
-    name = load_recipe("digits").register_as
+    name = load_recipe("digits").registered_model_name
     (run,) = first.search_runs([first.get_experiment_by_name(name).experiment_id])
     again = second.get_run(run.info.run_id)
 

@@ -24,8 +24,8 @@ pytestmark = MARKS
 
 # ResNet-50 at 32 pixels with a batch of 8: some steps a second on 2 cores, for longer than all tests here take.
 COMMAND = (
-    "train digits --data /data --runs /runs --device cpu --save-every 15 --set epochs=200 --set log_every=1 "
-    "--set global_batch=8 --set batch_per_gpu=8 --set images.train_size=32 --set images.crop_area=[0.5,1]"
+    "train digits --data /data --runs /runs --device cpu --checkpoint-interval 15 --set epochs=200 --set log_every=1 "
+    "--set global_batch=8 --set batch_per_gpu=8 --set preprocess.train_size=32 --set preprocess.crop_area=[0.5,1]"
 )
 OUTAGE = 60.0  # seconds
 SLOW = 20.0  # seconds that no step takes here, whatever else this machine does
@@ -225,12 +225,12 @@ def test_a_server_that_is_gone_for_good_costs_nothing_and_another_gets_it_all(ru
 
     from mlflow import MlflowClient
 
-    from trainer.tracking import read_place, sync
+    from trainer.tracking import read_run_ref, sync
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         sync(run.folder, follow=False)  # into a file beside the run
-    place = read_place(run.folder)
+    place = read_run_ref(run.folder)
     stored = MlflowClient(place.tracking_uri).get_metric_history(place.run_id, "train/loss")
     assert [point.step for point in stored] == [step for step, _ in run.losses()]
 

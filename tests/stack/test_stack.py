@@ -33,7 +33,7 @@ def client(stack: Stack):
 
 @pytest.fixture(scope="module")
 def run(client):
-    experiment = client.get_experiment_by_name(RECIPE.register_as)
+    experiment = client.get_experiment_by_name(RECIPE.registered_model_name)
     (only,) = client.search_runs([experiment.experiment_id])
     return only
 
@@ -86,36 +86,36 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     import mlflow
     import torch
 
-    from trainer.data import ValImages
+    from trainer.dataloader import ValLoader
+    from trainer.distributed import World
     from trainer.training import evaluate
-    from trainer.world import World
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.uri)
     alone = World(0, 1, torch.device("cpu"))
     network = mlflow.pytorch.load_model(MODEL)
-    measured = evaluate(network, ValImages(open_dataset(digits).val, RECIPE.images, alone, batch=64), alone)
+    measured = evaluate(network, ValLoader(open_dataset(digits).val, RECIPE.images, alone, batch=64), alone)
 
     assert measured.images == 360
     assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
 
 
-def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_snapshots(client, run):
+def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(client, run):
     files = {one.path for one in client.list_artifacts(run.info.run_id)}
-    snapshots = [one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")]
+    checkpoints = [one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")]
 
     assert files == {"recipe.json", "model.txt", "journal.jsonl", "checkpoints"}
-    assert len(snapshots) in (1, 2)  # the newest may be the best
+    assert len(checkpoints) in (1, 2)  # the newest may be the best
     steps = RECIPE.epochs * (1437 // RECIPE.global_batch)
-    assert max(snapshots).startswith(f"checkpoints/step-{steps:08d}-")
+    assert max(checkpoints).startswith(f"checkpoints/step-{steps:08d}-")
 
 
 def test_the_version_is_the_candidate_of_this_run(client, run):
-    version = client.get_model_version_by_alias(RECIPE.register_as, "candidate")
+    version = client.get_model_version_by_alias(RECIPE.registered_model_name, "candidate")
 
     assert version.run_id == run.info.run_id
-    assert [one.version for one in client.search_model_versions(f"name='{RECIPE.register_as}'")] == [
-        version.version
-    ]
+    assert [
+        one.version for one in client.search_model_versions(f"name='{RECIPE.registered_model_name}'")
+    ] == [version.version]
 
 
 def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stack):
@@ -137,7 +137,7 @@ def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stac
 
 def test_the_same_command_finds_its_run_finished_and_trains_nothing(stack, client):
     stack.compose("up", "trainer")
-    experiment = client.get_experiment_by_name(RECIPE.register_as)
+    experiment = client.get_experiment_by_name(RECIPE.registered_model_name)
 
     assert stack.containers()["trainer"]["State"]["ExitCode"] == 0
     assert len(client.search_runs([experiment.experiment_id])) == 1

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import TrackingError
-from trainer.tracking import DatasetFacts, Journal, RunLog, Silent, read_journal
+from trainer.tracking import DatasetInfo, Journal, NullLog, RunLog, read_journal
 from trainer.tracking._journal import JOURNAL, Tail
 
-DATASET = DatasetFacts("photos", "d" * 64, "/data", {"train": 20, "val": 9})
+DATASET = DatasetInfo("photos", "d" * 64, "/data", {"train": 20, "val": 9})
 
 
 def start(journal: RunLog, **tags: str) -> None:
@@ -90,7 +90,7 @@ def test_the_time_of_all_starts_adds_up_whichever_way_they_ended(
     after(3600)
     second = Journal(tmp_path)
     start(second)
-    second.cut(1)  # steps 2 and 3 were paid for all the same
+    second.truncate_after(1)  # steps 2 and 3 were paid for all the same
     after(10)
     second.log(2, {"loss": 2})  # 45 s; killed
     after(3600)
@@ -98,7 +98,7 @@ def test_the_time_of_all_starts_adds_up_whichever_way_they_ended(
     after(3600)
     third = Journal(tmp_path)
     start(third)
-    third.cut(1)
+    third.truncate_after(1)
     after(1)
     third.finish("finished")
 
@@ -114,7 +114,7 @@ def test_cut_forgets_what_was_measured_after_the_step_and_nothing_else(tmp_path:
     for step in (1, 2, 3, 4):
         journal.log(step, {"loss": step})
 
-    journal.cut(2)
+    journal.truncate_after(2)
     journal.log(3, {"loss": 30})
 
     assert steps(tmp_path) == [1, 2, 3]
@@ -128,7 +128,7 @@ def test_a_reader_follows_past_a_cut(tmp_path: Path) -> None:
     journal.log(2, {"loss": 2})
     assert len(tail.read().points) == 2
 
-    journal.cut(1)
+    journal.truncate_after(1)
     journal.log(2, {"loss": 20})
 
     assert [point.value for point in tail.read().points] == [1, 20]
@@ -142,7 +142,7 @@ def test_what_a_kill_left_of_a_cut_is_harmless(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).with_suffix(".cut").write_text('{"kind": "sta')
 
     assert steps(tmp_path) == [1]
-    journal.cut(0)
+    journal.truncate_after(0)
     assert steps(tmp_path) == []
 
 
@@ -188,7 +188,7 @@ def test_a_killed_writer_loses_nothing_that_it_had_noted(tmp_path: Path) -> None
     code = (
         "import sys; from pathlib import Path; from trainer.tracking import *\n"
         "journal = Journal(Path(sys.argv[1])); step = 0\n"
-        "journal.start(name='n', experiment='e', params={}, tags={}, dataset=DatasetFacts('d', '', ''))\n"
+        "journal.start(name='n', experiment='e', params={}, tags={}, dataset=DatasetInfo('d', '', ''))\n"
         "while True: step += 1; journal.log(step, {'loss': step}); print(step, flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as writer:
@@ -213,7 +213,7 @@ def test_on_a_full_disk_records_wait_in_memory_and_none_is_torn_or_lost(tmp_path
         "limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
         "for full in range(1000, 1100, 9):\n"
         "    journal = Journal(Path(sys.argv[1], str(full)))\n"
-        "    journal.start(name='n', experiment='e', params={}, tags={}, dataset=DatasetFacts('d', '', ''))\n"
+        "    journal.start(name='n', experiment='e', params={}, tags={}, dataset=DatasetInfo('d', '', ''))\n"
         "    limit(full)\n"
         "    for step in range(40): journal.log(step, {'loss': step})\n"
         "    try: journal.flush()\n"
@@ -234,13 +234,13 @@ def test_on_a_full_disk_records_wait_in_memory_and_none_is_torn_or_lost(tmp_path
 
 
 def test_what_was_noted_for_the_newest_step_is_not_noted_again(tmp_path: Path) -> None:
-    """A run killed between an evaluation and its snapshot evaluates again."""
+    """A run killed between an evaluation and its checkpoint evaluates again."""
     journal = Journal(tmp_path)
     start(journal)
     journal.log(1, {"loss": 1.0})
     journal.log(1, {"top1": 0.5})
     again = Journal(tmp_path)
-    again.cut(1)
+    again.truncate_after(1)
     again.log(1, {"top1": 0.6, "top5": 0.9})
     again.log(2, {"loss": 2.0})
 
@@ -267,4 +267,4 @@ def test_the_silent_log_takes_the_same_calls(method: str) -> None:
     wanted = inspect.signature(getattr(RunLog, method)).parameters
 
     assert inspect.signature(getattr(Journal, method)).parameters == wanted
-    assert inspect.signature(getattr(Silent, method)).parameters == wanted
+    assert inspect.signature(getattr(NullLog, method)).parameters == wanted

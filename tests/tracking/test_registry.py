@@ -16,9 +16,9 @@ import torch
 
 from trainer.errors import TrackingError
 from trainer.tracking import (
-    DatasetFacts,
+    DatasetInfo,
     Journal,
-    ModelFacts,
+    ModelInfo,
     Registered,
     Sample,
     load,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.tracking.conftest import Server
 
 IMAGES = {"val_resize": 18, "val_size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     "tiny", ("cat", "dog", "eel"), IMAGES, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64
 )
 SAMPLES = [Sample("a.JPEG", b"one", 0), Sample("b.JPEG", b"two", 2)]
@@ -58,7 +58,7 @@ def finished_run(folder: Path) -> Path:
         experiment="photos",
         params={"epochs": 3},
         tags={},
-        dataset=DatasetFacts("p", "d", "/d"),
+        dataset=DatasetInfo("p", "d", "/d"),
     )
     journal.finish("finished")
     return folder

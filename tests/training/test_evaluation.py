@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.data import Batch
-from trainer.training import evaluate, mirrored
-from trainer.world import World
+from trainer.dataloader import Batch
+from trainer.distributed import World
+from trainer.training import evaluate, flip_tta
 
 CLASSES = 12
 
@@ -49,12 +49,12 @@ def by_hand(answers):
 
 
 def counts(accuracy):
-    return [[one.images, one.top1_images, one.top5_images] for one in accuracy.of_classes]
+    return [[one.images, one.top1_images, one.top5_images] for one in accuracy.per_class]
 
 
 def test_each_class_is_counted_as_by_hand_and_together_they_are_all(answers):
     accuracy = evaluate(lambda logits: logits, share(answers, batch=10), ALONE, classes=CLASSES)
-    of = accuracy.of_classes
+    of = accuracy.per_class
 
     assert counts(accuracy) == by_hand(answers)
     assert sum(one.images for one in of) == accuracy.images == 40
@@ -65,7 +65,7 @@ def test_each_class_is_counted_as_by_hand_and_together_they_are_all(answers):
 
 
 def test_classes_are_not_counted_unless_they_are_asked_for(answers):
-    assert evaluate(lambda logits: logits, share(answers, batch=10), ALONE).of_classes == ()
+    assert evaluate(lambda logits: logits, share(answers, batch=10), ALONE).per_class == ()
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ def test_a_mirrored_network_answers_the_mean_for_an_image_and_its_mirror_image()
     images[0, 1, :, -1] = 3.0  # on the right
 
     assert leftmost(images).tolist() == [[2, 0, 0]]
-    assert mirrored(leftmost)(images).tolist() == [[1, 3, 0]]
+    assert flip_tta(leftmost)(images).tolist() == [[1, 3, 0]]

@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import write_photo
 from tests.training.trainee import IMAGES, RECIPE, Phase, train_here
-from trainer.checkpoint import found
+from trainer.checkpoint import list_checkpoints
 from trainer.dataset import folder as class_folders
 from trainer.dataset import prepare
 from trainer.tracking import read_journal
@@ -89,7 +89,7 @@ class Training:
         return codes
 
     def end_after_a_death(self) -> list[int]:
-        """As `end`, after torchrun's way with the others: SIGTERM, and some patience."""
+        """As `end`, after torchrun's way with the others: SIGTERM, and some timeout."""
         for one in self.ranks:
             one.terminate()
         return self.end(20)
@@ -108,7 +108,7 @@ def unbroken(processes: Any, data: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def last_state(run: Path) -> Any:
-    return torch.load(found(run / "checkpoints")[0], weights_only=True)["parts"]
+    return torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)["states"]
 
 
 def metrics(run: Path) -> list[tuple[str, int, float]]:

@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import ALONE
 from tests.nets import Small
-from trainer.checkpoint import found, load_part
+from trainer.checkpoint import list_checkpoints, load_state
 from trainer.config import Optimizer
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.training import train
@@ -32,7 +32,7 @@ class Notes:
         if step == self.stop_at and "train/loss" in values:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def cut(self, step):
+    def truncate_after(self, step):
         self.points = [point for point in self.points if point[0] <= step]
 
     def note(self, text):
@@ -63,7 +63,7 @@ def test_every_evaluation_says_how_long_it_took(tiny, dataset, tmp_path):
     assert [step for step, seconds in notes.of("speed/evaluation_seconds") if 0 < seconds < 60] == [2, 4, 6]
 
 
-def test_a_run_that_diverges_names_its_last_good_snapshot(tiny, dataset, tmp_path, monkeypatch):
+def test_a_run_that_diverges_names_its_last_good_checkpoint(tiny, dataset, tmp_path, monkeypatch):
     class Diverging(Small):
         def forward(self, images):
             Diverging.calls += self.training
@@ -72,14 +72,14 @@ def test_a_run_that_diverges_names_its_last_good_snapshot(tiny, dataset, tmp_pat
     Diverging.calls = 0
     monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Diverging(classes))
     with pytest.raises(
-        TrainingDiverged, match=r"became nan by step 5 .* last good snapshot is (\S+); train"
+        TrainingDiverged, match=r"became nan by step 5 .* last good checkpoint is (\S+); train"
     ) as error:
-        train(tiny, dataset, tmp_path, ALONE, Notes(), save_every=0.0001)
+        train(tiny, dataset, tmp_path, ALONE, Notes(), checkpoint_interval=0.0001)
 
-    named = Path(str(error.value).partition("snapshot is ")[2].partition(";")[0])
-    assert named == found(tmp_path / "checkpoints")[0]
+    named = Path(str(error.value).partition("checkpoint is ")[2].partition(";")[0])
+    assert named == list_checkpoints(tmp_path / "checkpoints")[0]
     assert named.name.startswith("step-00000004-"), "the end of an epoch is saved however busy the disk is"
-    assert all(bool(tensor.isfinite().all()) for tensor in load_part(named, "model").values())
+    assert all(bool(tensor.isfinite().all()) for tensor in load_state(named, "model").values())
 
 
 def test_a_run_that_diverges_at_once_says_that_nothing_was_saved(tiny, dataset, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_run_that_diverges_at_once_says_that_nothing_was_saved(tiny, dataset, 
 
     monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Nothing(classes))
     with pytest.raises(
-        TrainingDiverged, match=r"by step 1 .*; there is no snapshot from before; train again"
+        TrainingDiverged, match=r"by step 1 .*; there is no checkpoint from before; train again"
     ):
         train(tiny, dataset, tmp_path, ALONE, Notes())
 
@@ -120,9 +120,9 @@ def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_on
         cutmix=1.0,
         ema_decay=0.9,
         ema_steps=2,
-        optimizer=Optimizer(kind="adamw", lr_per_256=0.5, clip_norm=1.0),
+        optimizer=Optimizer(kind="adamw", base_lr=0.5, clip_norm=1.0),
         images=replace(
-            tiny.images, first_size=24, size_step=4, augment="trivialaugment", color_jitter=(0.4, 0.4, 0.4, 0.1),
+            tiny.preprocess, min_res=24, res_step=4, augment="trivialaugment", color_jitter=(0.4, 0.4, 0.4, 0.1),
             erasing=0.3,
         ),
     )  # fmt: skip
@@ -135,8 +135,8 @@ def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_on
 
     torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
     assert again == accuracy
-    (newest, *_) = found(tmp_path / "stopped" / "checkpoints")
-    average, last = load_part(newest, "average")["weights"], load_part(newest, "model")
+    (newest, *_) = list_checkpoints(tmp_path / "stopped" / "checkpoints")
+    average, last = load_state(newest, "ema")["weights"], load_state(newest, "model")
     assert torch.equal(average["layers.8.weight"], expected.layers[8].weight), "what is kept is the average"
     assert not torch.equal(average["layers.8.weight"], last["layers.8.weight"])
 

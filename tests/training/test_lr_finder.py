@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.data import TrainImages
+from trainer.dataloader import TrainLoader
 from trainer.errors import ConfigError, Stopped
-from trainer.training import Tried, growing_rates, range_test, suggest
+from trainer.training import LrPoint, lr_grid, range_test, suggest
 
 
 class Line(torch.nn.Module):
@@ -43,18 +43,19 @@ def steps_of(recipe, dataset, rates, **options):
 
 def valley(*, steepest, lowest, highest=10.0, steps=600):
     """A smoothed loss that falls in one smooth step around `steepest` and rises after `lowest`."""
-    rates = growing_rates(1e-5, highest, steps)
+    rates = lr_grid(1e-5, highest, steps)
     losses = [
         2.3 / (1 + (rate / steepest) ** 3) + (math.log(rate / lowest) if rate > lowest else 0)
         for rate in rates
     ]
     return [
-        Tried(step, rate, loss, loss) for step, (rate, loss) in enumerate(zip(rates, losses, strict=True), 1)
+        LrPoint(step, rate, loss, loss)
+        for step, (rate, loss) in enumerate(zip(rates, losses, strict=True), 1)
     ]
 
 
 def test_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest():
-    rates = growing_rates(1e-4, 1, 41)
+    rates = lr_grid(1e-4, 1, 41)
 
     assert (rates[0], rates[-1]) == pytest.approx((1e-4, 1))
     assert np.divide(rates[1:], rates[:-1]) == pytest.approx(10 ** (1 / 10))
@@ -64,7 +65,7 @@ def test_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest():
     ("lowest", "highest", "steps", "says"),
     [
         (1, 1, 100, "must be above 0 and below the highest"),
-        (2, 1, 100, "change --lowest or --highest"),
+        (2, 1, 100, "change --min-lr or --max-lr"),
         (0, 1, 100, "must be above 0"),
         (1e-5, math.inf, 100, "below the highest, inf"),
         (math.nan, 1, 100, "the lowest rate, nan"),
@@ -74,14 +75,14 @@ def test_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest():
 )
 def test_rates_that_do_not_grow_are_refused(lowest, highest, steps, says):
     with pytest.raises(ConfigError, match=says):
-        growing_rates(lowest, highest, steps)
+        lr_grid(lowest, highest, steps)
 
 
 def test_the_steepest_point_and_a_tenth_of_the_lowest_are_suggested():
     suggestion = suggest(valley(steepest=0.02, lowest=0.5))
 
     assert suggestion.steepest == pytest.approx(0.02, rel=0.03)
-    assert suggestion.tenth == pytest.approx(0.05, rel=0.03)
+    assert suggestion.min_div_10 == pytest.approx(0.05, rel=0.03)
 
 
 def test_the_first_steps_do_not_count_however_steep():
@@ -109,10 +110,10 @@ def test_a_loss_that_never_falls_suggests_nothing():
 def test_a_loss_that_falls_by_chance_only_suggests_nothing(seed):
     luck, smoothed = np.random.default_rng(seed), 2.3
     level = []
-    for step, rate in enumerate(growing_rates(1e-5, 10, 200), start=1):
+    for step, rate in enumerate(lr_grid(1e-5, 10, 200), start=1):
         loss = 2.3 + 0.1 * luck.standard_normal()
         smoothed = 0.95 * smoothed + 0.05 * loss
-        level.append(Tried(step, rate, loss, smoothed))
+        level.append(LrPoint(step, rate, loss, smoothed))
 
     with pytest.raises(ConfigError, match=r"hardly more than by chance|too near the lowest"):
         suggest(level)
@@ -125,7 +126,7 @@ def test_too_few_steps_suggest_nothing(count):
 
 
 def test_each_step_is_one_of_a_plain_loop_at_its_own_rate(tiny, dataset, made):
-    rates = growing_rates(1e-3, 0.5, 25)
+    rates = lr_grid(1e-3, 0.5, 25)
     tried = steps_of(tiny, dataset, rates)
 
     torch.manual_seed(tiny.seed)
@@ -136,7 +137,7 @@ def test_each_step_is_one_of_a_plain_loop_at_its_own_rate(tiny, dataset, made):
     )
     losses = []
     for rate, (images, labels, _) in zip(
-        rates, TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=25), strict=True
+        rates, TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=25), strict=True
     ):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -155,7 +156,7 @@ def test_each_step_is_one_of_a_plain_loop_at_its_own_rate(tiny, dataset, made):
 
 
 def test_micro_batches_make_one_step(tiny, dataset):
-    rates = growing_rates(1e-3, 0.5, 12)
+    rates = lr_grid(1e-3, 0.5, 12)
     whole = steps_of(tiny, dataset, rates)
     parts = steps_of(replace(tiny, batch_per_gpu=2), dataset, rates)
 
@@ -163,7 +164,7 @@ def test_micro_batches_make_one_step(tiny, dataset):
 
 
 def test_each_test_begins_with_a_fresh_model_and_leaves_the_one_before_alone(tiny, dataset, made):
-    rates = growing_rates(1e-3, 0.5, 12)
+    rates = lr_grid(1e-3, 0.5, 12)
     first = steps_of(tiny, dataset, rates)
     kept = {name: tensor.clone() for name, tensor in made[0].state_dict().items()}
 
@@ -172,7 +173,7 @@ def test_each_test_begins_with_a_fresh_model_and_leaves_the_one_before_alone(tin
 
 
 def test_it_ends_with_the_first_smoothed_loss_above_four_times_the_best(tiny, dataset):
-    tried = steps_of(tiny, dataset, growing_rates(1e-3, 1e6, 60))
+    tried = steps_of(tiny, dataset, lr_grid(1e-3, 1e6, 60))
     smoothed = [one.smoothed for one in tried]
 
     assert 10 < len(tried) < 60
@@ -190,14 +191,14 @@ def test_it_ends_before_the_first_loss_that_is_no_number(tiny, dataset, made, mo
 
     monkeypatch.setattr("trainer.training._step.build", lambda name, classes, **_: Breaking(classes))
 
-    tried = steps_of(tiny, dataset, growing_rates(1e-4, 1e-3, 40))
+    tried = steps_of(tiny, dataset, lr_grid(1e-4, 1e-3, 40))
     assert [one.step for one in tried] == list(range(1, 14))
     assert Breaking.calls == 20, "no step is taken after the reading that shows it"
 
 
 def test_a_stop_ends_it_at_the_next_step(tiny, dataset):
     asked = iter([False] * 13 + [True])
-    blocks = range_test(tiny, dataset, ALONE, growing_rates(1e-4, 1e-3, 40), stop=lambda: next(asked))
+    blocks = range_test(tiny, dataset, ALONE, lr_grid(1e-4, 1e-3, 40), stop=lambda: next(asked))
 
     assert len(next(blocks)) == 10
     with pytest.raises(Stopped, match="begins the test anew"):

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import ALONE
-from trainer.data import Batch
+from trainer.dataloader import Batch
+from trainer.distributed import World
 from trainer.training import make_loss, mixed
-from trainer.world import World
 
 CLASSES = 5
 

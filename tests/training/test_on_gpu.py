@@ -11,16 +11,16 @@ from PIL import Image
 from tests.conftest import ALONE, write_odd_files
 from tests.training.test_loop import Notes
 from trainer.checkpoint import Checkpoints
-from trainer.data import MEAN, STD, Batch, TrainImages, ValImages
+from trainer.dataloader import MEAN, STD, Batch, TrainLoader, ValLoader
 from trainer.dataset import folder, open_dataset, prepare
+from trainer.distributed import World
 from trainer.errors import Stopped
 from trainer.model import build
 from trainer.performance import measure
 from trainer.training import Meter, Step, make_optimizer, mixed, train
-from trainer.training._average import Average
+from trainer.training._ema import EMA
 from trainer.training._evaluation import full_precision
 from trainer.training._step import make_model
-from trainer.world import World
 
 # A GPU's libraries warn of much that is not ours, and torch of its own mode that finds host waits.
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -38,9 +38,9 @@ def gpu():
 
 
 def test_mixed_decoding_equals_the_cpu_path(gpu, dataset, tiny):
-    for images in (tiny.images, replace(tiny.images, val_resize=256, val_size=224)):
+    for images in (tiny.preprocess, replace(tiny.preprocess, val_resize=256, val_size=224)):
         decoded = [
-            torch.cat([b.images for b in ValImages(dataset.val, images, gpu, batch=4, decode_on=where)])
+            torch.cat([b.images for b in ValLoader(dataset.val, images, gpu, batch=4, decoder=where)])
             for where in ("mixed", "cpu")
         ]
         assert decoded[0].device.type == "cuda"
@@ -49,7 +49,7 @@ def test_mixed_decoding_equals_the_cpu_path(gpu, dataset, tiny):
 
 def test_mixed_training_crops_equal_the_cpu_path(gpu, dataset, tiny):
     on_both, on_cpu = (
-        next(TrainImages(dataset.train, tiny, gpu, decode_on=where).batches(first_step=0, last_step=1))
+        next(TrainLoader(dataset.train, tiny, gpu, decoder=where).batches(first_step=0, last_step=1))
         for where in ("mixed", "cpu")
     )
 
@@ -60,10 +60,10 @@ def test_mixed_training_crops_equal_the_cpu_path(gpu, dataset, tiny):
 @pytest.mark.parametrize("augment", ["none", "randaugment", "trivialaugment"])
 def test_augmented_images_are_those_of_the_cpu(gpu, dataset, tiny, augment):
     """Resized by DALI here and by torch there, with the same draws."""
-    images = replace(tiny.images, augment=augment, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)
+    images = replace(tiny.preprocess, augment=augment, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)
     recipe = replace(tiny, images=images)
     ours, theirs = (
-        next(TrainImages(dataset.train, recipe, world, decode_on="cpu").batches(first_step=0, last_step=1))
+        next(TrainLoader(dataset.train, recipe, world, decoder="cpu").batches(first_step=0, last_step=1))
         for world in (gpu, ALONE)
     )
 
@@ -74,7 +74,7 @@ def test_mixing_and_averaging_make_the_host_wait_for_nothing(gpu, tiny):
     recipe = replace(tiny, mixup=0.2, cutmix=1.0, ema_decay=0.9, loss="binary_cross_entropy")
     model = make_model(recipe, 10, gpu)
     average, step, meter = (
-        Average(model, recipe), Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
+        EMA(model, recipe), Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
     )  # fmt: skip
     images = torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
     batches = mixed(
@@ -94,7 +94,7 @@ def test_mixing_and_averaging_make_the_host_wait_for_nothing(gpu, tiny):
 
 
 def test_batches_are_channels_last_on_the_gpu_without_a_copy(gpu, dataset, tiny):
-    batch = next(TrainImages(dataset.train, tiny, gpu).batches(first_step=0, last_step=1))
+    batch = next(TrainLoader(dataset.train, tiny, gpu).batches(first_step=0, last_step=1))
 
     assert batch.images.is_cuda
     assert batch.labels.is_cuda
@@ -189,7 +189,7 @@ def test_memory_is_steady_over_two_hundred_steps(gpu, tiny, dataset):
     recipe = replace(tiny, precision="bf16")
     model = build("resnet50", 2).to(gpu.device)
     step, meter = Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
-    images = TrainImages(dataset.train, recipe, gpu).batches(first_step=0, last_step=220)
+    images = TrainLoader(dataset.train, recipe, gpu).batches(first_step=0, last_step=220)
     for number in range(220):
         if number == 20:
             before = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[0]
@@ -201,14 +201,14 @@ def test_memory_is_steady_over_two_hundred_steps(gpu, tiny, dataset):
     assert torch.cuda.mem_get_info()[0] >= before[1] - 64 * 2**20  # DALI's own memory is in this one
 
 
-@pytest.mark.parametrize("decode_on", ["mixed", "mixed-huffman", "cpu"])
-def test_unusual_files_decode_as_pillow_decodes_them(gpu, tiny, tmp_path, decode_on):
+@pytest.mark.parametrize("decoder", ["mixed", "mixed-huffman", "cpu"])
+def test_unusual_files_decode_as_pillow_decodes_them(gpu, tiny, tmp_path, decoder):
     write_odd_files(tmp_path / "odd" / "train" / "kind")
     write_odd_files(tmp_path / "odd" / "val" / "kind")
     prepare(folder(tmp_path / "odd", out=tmp_path / "odd"), tmp_path / "odd")
     split = open_dataset(tmp_path / "odd").val
-    whole = replace(tiny.images, val_resize=48, val_size=48)
-    (batch,) = ValImages(split, whole, gpu, batch=len(split), decode_on=decode_on)
+    whole = replace(tiny.preprocess, val_resize=48, val_size=48)
+    (batch,) = ValLoader(split, whole, gpu, batch=len(split), decoder=decoder)
 
     for index, image in enumerate(batch.images.cpu()):
         with Image.open(split.path(index)) as photo:
@@ -238,14 +238,14 @@ def test_a_run_that_goes_on_has_the_losses_of_an_unbroken_one(gpu, tiny, dataset
 def test_the_trials_choose_something_that_runs(gpu, tiny, dataset):
     recipe = replace(tiny, precision="bf16", batch_per_gpu="auto", speed="auto")
     told = []
-    choice = measure(recipe, dataset.train, gpu, decode_on=None, tell=told.append, steps=2, patience=600)
+    choice = measure(recipe, dataset.train, gpu, decoder=None, tell=told.append, steps=2, timeout=600)
 
     assert "eager" in choice.tried, told
     assert choice.tried.keys() >= {"mixed", "cpu"}, told
     assert choice.batch_per_gpu == 8
 
 
-def test_a_snapshot_holds_what_was_there_when_it_was_taken(gpu, tmp_path):
+def test_a_checkpoint_holds_what_was_there_when_it_was_taken(gpu, tmp_path):
     class Part:
         value = torch.zeros(50_000_000, device=gpu.device)
 

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from tests.conftest import ALONE
 from trainer.config import Optimizer
-from trainer.data import Batch
+from trainer.dataloader import Batch
+from trainer.distributed import World
 from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
 from trainer.training import Meter, Step, choose_precision, make_loss, make_optimizer, parameter_groups
-from trainer.training._average import Average
-from trainer.training._skipped import SkippedSteps
-from trainer.training._step import LossScaler, start_rare
-from trainer.world import World
+from trainer.training._ema import EMA
+from trainer.training._loss_scale import LossScaleMonitor
+from trainer.training._step import LossScaler, init_classifier_prior
 
 
 class Small(torch.nn.Module):
@@ -112,7 +112,7 @@ def test_binary_cross_entropy_asks_for_each_class_whether_it_is_there(tiny, smoo
 def test_the_average_follows_the_weights_by_its_decay(tiny):
     torch.manual_seed(0)
     model = Small()
-    average = Average(model, replace(tiny, ema_decay=0.75, ema_steps=2))
+    average = EMA(model, replace(tiny, ema_decay=0.75, ema_steps=2))
     seen = []
     for step in range(1, 7):
         with torch.no_grad():
@@ -124,12 +124,12 @@ def test_the_average_follows_the_weights_by_its_decay(tiny):
         second, fourth, sixth = (seen[at][which] for at in (1, 3, 5))
         torch.testing.assert_close(averaged, 0.75 * (0.75 * second + 0.25 * fourth) + 0.25 * sixth)
 
-    assert Average(model, tiny).module is model
+    assert EMA(model, tiny).module is model
 
 
 def test_a_classifier_can_start_with_the_odds_of_one_in_as_many_as_there_are():
     model = build("resnet18", 1000)
-    start_rare(model)
+    init_classifier_prior(model)
 
     assert model.fc.bias.sigmoid().mean().item() == pytest.approx(1 / 1001, rel=1e-4)
 
@@ -306,7 +306,7 @@ def test_without_a_scaled_loss_nothing_is_said_of_it(tiny):
 def looked(*readings, every=50):
     """What is told about readings with so many skipped steps each."""
     told = []
-    watch = SkippedSteps(told.append)
+    watch = LossScaleMonitor(told.append)
     for number, skipped in enumerate(readings, start=1):
         watch.look(number * every, {"train/skipped_steps": skipped, "train/loss_scale": 0.5})
     return told
@@ -325,7 +325,7 @@ def test_when_most_steps_are_skipped_it_is_said_once_with_what_to_do(readings, e
 
     assert "steps were skipped" in said
     assert "(loss scale 0.5)" in said
-    assert "lower optimizer.lr_per_256 (--set), or with precision=bf16" in said
+    assert "lower optimizer.base_lr (--set), or with precision=bf16" in said
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,18 @@ import torch
 from tests.nets import Small
 from trainer.checkpoint import Checkpoints
 from trainer.config import load_recipe
-from trainer.data import Batch
+from trainer.dataloader import Batch
 from trainer.dataset import open_dataset
-from trainer.tracking import DatasetFacts, Journal, Silent
+from trainer.distributed import join_world
+from trainer.tracking import DatasetInfo, Journal, NullLog
 from trainer.training import _loop, _step
 from trainer.training._step import Step
-from trainer.world import join_world
 
 IMAGES = 24  # each of a class of its own, so that a label says which image it was
 RECIPE = load_recipe(
     "digits",
     ["epochs=60", "global_batch=8", "batch_per_gpu=2", "schedule.warmup_epochs=1", "log_every=2",
-     "images.train_size=32", "images.val_size=32", "images.val_resize=36", "images.flip=true", "precision=fp32", "ema_decay=0.5"],
+     "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=36", "preprocess.flip=true", "precision=fp32", "ema_decay=0.5"],
 )  # fmt: skip
 
 
@@ -81,27 +81,27 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
             super().__call__(noted(), rate, meter)
             Recorded.number += 1
 
-    class Log(Silent):
+    class Log(NullLog):
         """Nothing, but the step where training goes on."""
 
-        def cut(self, step: int) -> None:
+        def truncate_after(self, step: int) -> None:
             Recorded.number = step
 
     class Book(Journal):
         """The journal, which tells that step as well."""
 
-        def cut(self, step: int) -> None:
-            super().cut(step)
+        def truncate_after(self, step: int) -> None:
+            super().truncate_after(step)
             Recorded.number = step
 
     _step.build = lambda name, classes, **_: Small(classes)  # type: ignore[assignment]
     _loop.Step = Recorded  # type: ignore[misc]
     _loop.evaluate = phase.during("validation", _loop.evaluate, "epoch end")  # type: ignore[assignment]
-    Checkpoints._become_snapshot = phase.during("save", Checkpoints._become_snapshot, "step")  # type: ignore[method-assign]
+    Checkpoints._become_checkpoint = phase.during("save", Checkpoints._become_checkpoint, "step")  # type: ignore[method-assign]
 
     dataset = open_dataset(data)
     log = Book(folder) if rank == 0 else Log()
-    log.start(name="r", experiment="e", params={}, tags={}, dataset=DatasetFacts("d", "", ""))
-    with join_world("cpu", patience=60) as world:
-        _loop.train(replace(RECIPE, epochs=epochs), dataset, folder, world, log, save_every=0.0001)
+    log.start(name="r", experiment="e", params={}, tags={}, dataset=DatasetInfo("d", "", ""))
+    with join_world("cpu", timeout=60) as world:
+        _loop.train(replace(RECIPE, epochs=epochs), dataset, folder, world, log, checkpoint_interval=0.0001)
     log.finish("finished")

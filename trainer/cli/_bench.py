@@ -12,6 +12,7 @@ from statistics import median
 from trainer.cli._terminal import console, show_table
 from trainer.config import load_recipe
 from trainer.dataset import Dataset, open_dataset
+from trainer.distributed import join_world
 from trainer.performance import (
     bench_check,
     bench_loader,
@@ -19,11 +20,10 @@ from trainer.performance import (
     bench_open,
     bench_prepare,
     bench_train,
+    defaults,
     make_sample,
     measure,
-    unmeasured,
 )
-from trainer.world import join_world
 
 PHOTOS = 512  # made where no data set is given
 
@@ -71,16 +71,16 @@ def _train(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
         dataset = _photos(options, Path(folder))
         if world.device.type == "cuda":
-            choice = measure(recipe, dataset.train, world, decode_on=options.decode, tell=console.print)
+            choice = measure(recipe, dataset.train, world, decoder=options.decoder, tell=console.print)
         else:
-            choice = unmeasured(recipe, options.decode)
+            choice = defaults(recipe, options.decoder)
         figures = bench_train(
             choice.of(recipe),
             dataset.train,
             world,
             steps=options.steps,
             rounds=options.rounds,
-            decode_on=choice.decode_on,
+            decoder=choice.decoder,
             profile=options.profile,
         )
     if options.json:
@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     show_table(
         f"{figures['device']}, {figures['precision']}, {figures['micro_batch']} images of {figures['train_size']} px "
-        f"at a time, {figures['speed']}, decoded on {figures['decode_on']}, medians of {figures['rounds']} rounds",
+        f"at a time, {figures['speed']}, decoded on {figures['decoder']}, medians of {figures['rounds']} rounds",
         {
             "synthetic": f"{speed['synthetic']:,.1f} images/s, {figures['synthetic_to_plain']:.2f} of the plain loop",
             "real JPEGs": f"{speed['real']:,.1f} images/s, {figures['real_to_synthetic']:.3f} of synthetic, "
@@ -115,7 +115,7 @@ def _loop(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set).at_full_size()
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
         dataset = _photos(options, Path(folder))
-        recipe = unmeasured(recipe, None).of(recipe)
+        recipe = defaults(recipe, None).of(recipe)
         figures = bench_loop(recipe, dataset, world, steps=options.steps, rounds=options.rounds)
     if options.json:
         print(json.dumps(figures))
@@ -138,7 +138,9 @@ def _photos(options: argparse.Namespace, folder: Path) -> Dataset:
 
 
 def _loader(options: argparse.Namespace) -> int:
-    recipe = load_recipe("rn50-baseline", [f"global_batch={options.batch}", f"batch_per_gpu={options.batch}"])
+    recipe = load_recipe(
+        "rn50-baseline", [f"global_batch={options.batch_size}", f"batch_per_gpu={options.batch_size}"]
+    )
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder, join_world(options.device) as world:
         dataset = (
             open_dataset(options.data) if options.data else make_sample(Path(folder), images=options.sample)
@@ -152,7 +154,7 @@ def _loader(options: argparse.Namespace) -> int:
             images=options.images,
             rounds=options.rounds,
             cold=options.cold,
-            max_side=options.max_side or (),
+            shorter_side=options.shorter_side or (),
             only=options.only or (),
         )
     if options.json:

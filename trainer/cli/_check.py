@@ -39,7 +39,7 @@ def _findings(dataset: Dataset, options: argparse.Namespace) -> list[Finding]:
         bar = bars.add_task("looking at files", total=total)
         findings = list(check_files(dataset, progress=lambda count: bars.update(bar, advance=count)))
         if options.decode:
-            from trainer.data import check_decoding
+            from trainer.dataloader import check_decoding
 
             missing = {finding.path for finding in findings if finding.kind == "bad"}
             bar = bars.add_task("decoding", total=total)

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from trainer.checkpoint import found, load_part
+from trainer.checkpoint import list_checkpoints, load_state
 from trainer.cli._processes import run_in_processes
 from trainer.cli._terminal import show_table
 from trainer.config import Images, Recipe
-from trainer.data import ValImages
+from trainer.dataloader import ValLoader
 from trainer.dataset import Dataset, open_dataset
-from trainer.delivery import is_bundle, load_bundle
+from trainer.distributed import choose_device, choose_nproc, join_world
 from trainer.errors import ConfigError, DataError
+from trainer.export import is_bundle, load_bundle
 from trainer.model import build
 from trainer.tracking import load
-from trainer.training import Accuracy, evaluate, full_precision, mirrored
-from trainer.world import choose_device, choose_processes, join_world
+from trainer.training import Accuracy, evaluate, flip_tta, full_precision
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,7 +31,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 def run(options: argparse.Namespace) -> int:
     """Measure the model on all validation images, in fp32, and print the result."""
     dataset = open_dataset(options.data)
-    processes = choose_processes(choose_device(options.device), options.processes)
+    processes = choose_nproc(choose_device(options.device), options.nproc_per_node)
     if processes > 1 and "RANK" not in os.environ:
         # What is wrong with the model is said once, not by each process.
         _model(options, dataset, torch.device("cpu"))
@@ -40,12 +40,12 @@ def run(options: argparse.Namespace) -> int:
         network, images = _model(options, dataset, world.device)
         with full_precision():
             accuracy = evaluate(
-                mirrored(network) if options.flip else network,
-                ValImages(dataset.val, images, world, batch=options.batch),
+                flip_tta(network) if options.tta else network,
+                ValLoader(dataset.val, images, world, batch=options.batch_size),
                 world,
                 classes=len(dataset.classes) if options.per_class else 0,
             )
-        if world.first:
+        if world.is_main:
             _show(options, dataset, accuracy)
     return 0
 
@@ -54,10 +54,10 @@ def _show(options: argparse.Namespace, dataset: Dataset, accuracy: Accuracy) -> 
     classes = _from_worst_to_best(dataset, accuracy)
     if options.json:
         print(json.dumps({"model": options.model, "top1": accuracy.top1, "top5": accuracy.top5,
-                          "loss": accuracy.loss, "images": accuracy.images, "flip": options.flip,
+                          "loss": accuracy.loss, "images": accuracy.images, "flip": options.tta,
                           **({"classes": classes} if options.per_class else {})}))  # fmt: skip
         return
-    how = ", averaged over each image and its mirror" if options.flip else ""
+    how = ", averaged over each image and its mirror" if options.tta else ""
     show_table(
         options.model,
         {
@@ -79,7 +79,7 @@ def _show(options: argparse.Namespace, dataset: Dataset, accuracy: Accuracy) -> 
 
 def _from_worst_to_best(dataset: Dataset, accuracy: Accuracy) -> list[dict[str, Any]]:
     """Each class with its share of right answers, as plain data; those without images last."""
-    rows = zip(dataset.classes, dataset.class_names, accuracy.of_classes, strict=False)
+    rows = zip(dataset.classes, dataset.class_names, accuracy.per_class, strict=False)
     found = [
         {
             "class": folder,
@@ -123,18 +123,18 @@ def _network(
         bundle = load_bundle(path)
         return lambda images: bundle(images.cpu()).log().to(device), bundle.classes, _images(bundle.images)
     if path.is_dir():
-        snapshots = found(path / "checkpoints")
-        if not snapshots:
+        checkpoints = list_checkpoints(path / "checkpoints")
+        if not checkpoints:
             raise ConfigError(
-                f"{path} is neither a run with snapshots nor a bundle; give a run folder below --runs, "
+                f"{path} is neither a run with checkpoints nor a bundle; give a run folder below --runs, "
                 "a folder made by `trainer export`, or models:/NAME@candidate"
             )
-        path = snapshots[0]
+        path = checkpoints[0]
     recipe = _recipe(path)
     model = build(recipe.model, classes)
     try:
         model.load_state_dict(
-            load_part(path, "average")["weights"] if recipe.ema_decay else load_part(path, "model")
+            load_state(path, "average")["weights"] if recipe.ema_decay else load_state(path, "model")
         )
     except RuntimeError:
         raise DataError(
@@ -150,12 +150,12 @@ def _images(facts: dict[str, object]) -> Images:
     )
 
 
-def _recipe(snapshot: Path) -> Recipe:
-    """The recipe of the run that wrote `snapshot`."""
-    path = snapshot.resolve().parent.parent / "recipe.json"  # best.pt is a link
+def _recipe(checkpoint: Path) -> Recipe:
+    """The recipe of the run that wrote `checkpoint`."""
+    path = checkpoint.resolve().parent.parent / "recipe.json"  # best.pt is a link
     try:
         return TypeAdapter(Recipe).validate_json(path.read_bytes())
     except (OSError, ValueError):
         raise ConfigError(
-            f"{snapshot} has no readable recipe at {path}; keep snapshots in their run's folder"
+            f"{checkpoint} has no readable recipe at {path}; keep checkpoints in their run's folder"
         ) from None

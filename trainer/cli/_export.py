@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from trainer.delivery import export
+from trainer.export import export
 
 
 def run(options: argparse.Namespace) -> int:

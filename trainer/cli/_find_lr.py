@@ -26,35 +26,35 @@ from trainer.cli._run import (
     tags_of,
 )
 from trainer.cli._terminal import console, show_table
-from trainer.data import DecodeOn
-from trainer.disk import write_json
+from trainer.dataloader import Decoder
+from trainer.distributed import World, choose_device, join_world
 from trainer.errors import ConfigError
+from trainer.files import write_json
 from trainer.model import find
 from trainer.performance import choose
-from trainer.tracking import RunLog, Shipper, read_place, tracking_uri
-from trainer.training import StopRequest, Suggestion, Tried, growing_rates, range_test, suggest
-from trainer.world import World, choose_device, join_world
+from trainer.tracking import BackgroundSync, RunLog, read_run_ref, tracking_uri
+from trainer.training import LrPoint, StopRequest, Suggestion, lr_grid, range_test, suggest
 
 CURVE, TABLE = "learning-rates.png", "learning-rates.csv"
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the test, track it, print what it suggests."""
-    rates = growing_rates(options.lowest, options.highest, options.steps)
+    rates = lr_grid(options.min_lr, options.max_lr, options.steps)
     plan = _plan(options)
     outcome = _work(plan, rates, options)
     if options.json:
         print(json.dumps(outcome))
         return 0
-    paste = f"{outcome['lr_per_256']:.3g}"
+    paste = f"{outcome['base_lr']:.3g}"
     show_table(
         f"{plan.recipe.name} on {plan.dataset.name}, {outcome['device']}: {outcome['steps']} of {len(rates)} steps"
         + (", then the loss was lost" if outcome["steps"] < len(rates) else ""),
         {
             "steepest descent": f"{outcome['steepest']:.3g}, with {plan.recipe.global_batch:,} images a step",
-            "minimum / 10": f"{outcome['tenth']:.3g}",
-            "in the recipe": f"optimizer: {{lr_per_256: {paste}}}",
-            "or to train": f"--set optimizer.lr_per_256={paste}",
+            "minimum / 10": f"{outcome['min_div_10']:.3g}",
+            "in the recipe": f"optimizer: {{base_lr: {paste}}}",
+            "or to train": f"--set optimizer.base_lr={paste}",
             "curve": outcome["curve"],
             "table": outcome["table"],
         },
@@ -71,7 +71,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     choose_device(options.device)
     plan = make_plan(options)
     find(plan.recipe.model)
-    check_place(options.runs, track_later=options.track_later)
+    check_place(options.runs, offline=options.offline)
     folder = _new_folder(plan.folder.with_name(f"find-lr-{plan.folder.name}"))
     return dataclasses.replace(plan, folder=folder)
 
@@ -99,9 +99,7 @@ def _work(plan: Plan, rates: Sequence[float], options: argparse.Namespace) -> di
         journal = stack.enter_context(folder_of_ours(folder))
         write_json(folder / "recipe.json", recipe.as_dict())
         with ending_noted(journal), join_world(options.device) as world:
-            choice = choose(
-                recipe, dataset.train, world, folder, decode_on=options.decode, tell=console.print
-            )
+            choice = choose(recipe, dataset.train, world, folder, decoder=options.decoder, tell=console.print)
             plan = dataclasses.replace(plan, recipe=choice.of(recipe))
             asked = {"lowest": rates[0], "highest": rates[-1], "steps": len(rates)}
             journal.start(
@@ -111,8 +109,8 @@ def _work(plan: Plan, rates: Sequence[float], options: argparse.Namespace) -> di
                 tags={"kind": "find-lr", **tags_of(plan, world), **driven(choice)},
                 dataset=dataset_facts(dataset),
             )
-            shipper = stack.enter_context(Shipper(folder))
-            tried = _tried(plan, rates, world, journal, choice.decode_on)
+            shipper = stack.enter_context(BackgroundSync(folder))
+            tried = _tried(plan, rates, world, journal, choice.decoder)
             suggestion = _judged(plan, tried, device_name(world.device))
             journal.log(
                 tried[-1].step, {f"find_lr/{key}": rate for key, rate in suggestion._asdict().items()}
@@ -120,13 +118,13 @@ def _work(plan: Plan, rates: Sequence[float], options: argparse.Namespace) -> di
         journal.finish("finished")
         if not shipper.wait(SHIPPING_SECONDS):
             console.print(f"MLflow does not have all of it yet; bring it there with: trainer sync {folder}")
-    place = read_place(folder)
+    place = read_run_ref(folder)
     return {
         "run": str(folder),
         "run_id": place and place.run_id,
         "tracking_uri": tracking_uri(options.runs),
         **suggestion._asdict(),
-        "lr_per_256": suggestion.steepest * 256 / recipe.global_batch,
+        "base_lr": suggestion.steepest * 256 / recipe.global_batch,
         "steps": len(tried),
         "table": str(folder / TABLE),
         "curve": str(folder / CURVE),
@@ -134,12 +132,12 @@ def _work(plan: Plan, rates: Sequence[float], options: argparse.Namespace) -> di
     }
 
 
-def _tried(plan: Plan, rates: Sequence[float], world: World, log: RunLog, decode_on: DecodeOn) -> list[Tried]:
+def _tried(plan: Plan, rates: Sequence[float], world: World, log: RunLog, decoder: Decoder) -> list[LrPoint]:
     """The steps of the test, noted and shown some at a time."""
-    tried: list[Tried] = []
+    tried: list[LrPoint] = []
     with StopRequest() as stop:
         for block in range_test(
-            plan.recipe, plan.dataset, world, rates, decode_on=decode_on, stop=lambda: stop.made
+            plan.recipe, plan.dataset, world, rates, decoder=decoder, stop=lambda: stop.made
         ):
             for one in block:
                 names = "find_lr/learning_rate", "find_lr/loss", "find_lr/smoothed_loss"
@@ -153,7 +151,7 @@ def _tried(plan: Plan, rates: Sequence[float], world: World, log: RunLog, decode
     return tried
 
 
-def _judged(plan: Plan, tried: Sequence[Tried], device: str) -> Suggestion:
+def _judged(plan: Plan, tried: Sequence[LrPoint], device: str) -> Suggestion:
     """What the steps suggest; table and curve are kept in any case.
 
     Raises: ConfigError if they suggest nothing.
@@ -165,7 +163,7 @@ def _judged(plan: Plan, tried: Sequence[Tried], device: str) -> Suggestion:
         raise ConfigError(f"{error}; the steps are in {plan.folder / TABLE}") from None
     finally:
         with (plan.folder / TABLE).open("w", newline="") as file:
-            csv.writer(file).writerows([Tried._fields, *tried])
+            csv.writer(file).writerows([LrPoint._fields, *tried])
         draw_curve(
             plan.folder / CURVE, tried, suggestion,
             title=f"Learning rates for {plan.recipe.name} on {plan.dataset.name}, {device}",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.training import Suggestion, Tried
+from trainer.training import LrPoint, Suggestion
 
 LOSS, STEEPEST, TENTH = "#3b6fb6", "#d1495b", "#2a9d6f"
 
 
-def draw_curve(path: Path, tried: Sequence[Tried], suggestion: Suggestion | None, *, title: str) -> None:
+def draw_curve(path: Path, tried: Sequence[LrPoint], suggestion: Suggestion | None, *, title: str) -> None:
     """Write a PNG of the loss over the rate, with what is suggested marked on it."""
     from matplotlib.figure import Figure  # takes a second, which other commands need not wait
 
@@ -25,7 +25,7 @@ def draw_curve(path: Path, tried: Sequence[Tried], suggestion: Suggestion | None
     if suggestion:
         for rate, name, colour in (
             (suggestion.steepest, "steepest descent", STEEPEST),
-            (suggestion.tenth, "minimum / 10", TENTH),
+            (suggestion.min_div_10, "minimum / 10", TENTH),
         ):
             height = np.interp(np.log(rate), np.log(rates), smoothed)
             axes.axvline(rate, color=colour, linewidth=1, linestyle=(0, (4, 3)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cli._terminal import console, show_table
-from trainer.disk import write_json
+from trainer.files import write_json
 
 RESULT = "result.json"
 

@@ -49,25 +49,25 @@ class _Shared:
         )  # fmt: skip
         self.processes = _parent()
         self.processes.add_argument(
-            "--processes", type=_positive, metavar="N", help="default: one for each GPU, one on the CPU"
+            "--nproc-per-node", type=_positive, metavar="N", help="default: one for each GPU, one on the CPU"
         )
         self.decode = _parent()
         self.decode.add_argument(
-            "--decode", choices=("cpu", "mixed", "mixed-huffman"),
+            "--decoder", choices=("cpu", "mixed", "mixed-huffman"),
             help="where JPEGs are decoded (default: what is fastest here)",
         )  # fmt: skip
-        self.track_later = _parent()
-        self.track_later.add_argument(
-            "--track-later", action="store_true",
+        self.offline = _parent()
+        self.offline.add_argument(
+            "--offline", action="store_true",
             help="start although MLflow does not answer; what there is to tell follows when it does",
         )  # fmt: skip
         self.writers = _parent()
         self.writers.add_argument(
-            "--writers", type=_positive, metavar="N", help="threads that write (default: one a core)"
+            "--workers", type=_positive, metavar="N", help="threads that write (default: one a core)"
         )
         self.smaller = _parent()
         self.smaller.add_argument(
-            "--max-side", type=_positive, metavar="PX",
+            "--shorter-side", type=_positive, metavar="PX",
             help="store images whose shorter side is longer than this smaller "
             "(suggested: 352; default: as they are)",
         )  # fmt: skip
@@ -189,19 +189,19 @@ def _train(commands: Any, shared: _Shared) -> None:
         "train a recipe and register the model; the same command again goes on where it was",
         "trainer train rn50-baseline --data /data/imagenet --set epochs=30",
         shared.recipe, shared.data, shared.runs, shared.device, shared.processes, shared.decode,
-        shared.track_later, shared.json,
+        shared.offline, shared.json,
     )  # fmt: skip
     train.add_argument("--name", help="name of the run (default: the recipe's)")
     train.add_argument(
-        "--save-every", type=_above_zero, default=60.0, metavar="SECONDS",
-        help="of training between two snapshots (default: 60); there is one after each epoch as well",
+        "--checkpoint-interval", type=_above_zero, default=60.0, metavar="SECONDS",
+        help="of training between two checkpoints (default: 60); there is one after each epoch as well",
     )  # fmt: skip
     train.add_argument(
-        "--restarts", type=_not_negative, default=3, metavar="N",
+        "--max-restarts", type=_not_negative, default=3, metavar="N",
         help="how often the processes are started again after a crash without progress (default: 3)",
     )  # fmt: skip
     train.add_argument(
-        "--patience", type=_above_zero, default=600.0, metavar="SECONDS",
+        "--timeout", type=_above_zero, default=600.0, metavar="SECONDS",
         help="how long the processes wait for one that is stuck (default: 600)",
     )  # fmt: skip
     train.add_argument(
@@ -219,15 +219,15 @@ def _find_lr(commands: Any, shared: _Shared) -> None:
         "find-lr",
         "find the peak learning rate of a recipe: train some steps with a growing rate, in one process",
         "trainer find-lr flowers.yaml --data /data/flowers --set global_batch=256",
-        shared.recipe, shared.data, shared.runs, shared.device, shared.decode, shared.track_later, shared.json,
+        shared.recipe, shared.data, shared.runs, shared.device, shared.decode, shared.offline, shared.json,
     )  # fmt: skip
     find_lr.add_argument("--name", help="what to call it, after find-lr- (default: as the recipe)")
     find_lr.add_argument(
-        "--lowest", type=_above_zero, default=1e-5, metavar="RATE",
+        "--min-lr", type=_above_zero, default=1e-5, metavar="RATE",
         help="of the optimizer, at the recipe's global batch, in the first step (default: 1e-5)",
     )  # fmt: skip
     find_lr.add_argument(
-        "--highest", type=_above_zero, default=10.0, metavar="RATE", help="in the last step (default: 10)"
+        "--max-lr", type=_above_zero, default=10.0, metavar="RATE", help="in the last step (default: 10)"
     )
     find_lr.add_argument(
         "--steps", type=_positive, default=200, metavar="N",
@@ -245,16 +245,16 @@ def _evaluate(commands: Any, shared: _Shared) -> None:
     )  # fmt: skip
     evaluate.add_argument(
         "model", metavar="MODEL",
-        help="models:/NAME@alias, runs:/ID/…, a run folder, a snapshot file or a bundle",
+        help="models:/NAME@alias, runs:/ID/…, a run folder, a checkpoint file or a bundle",
     )  # fmt: skip
     evaluate.add_argument(
-        "--batch", type=_positive, default=64, help="images at a time in each process (default: 64)"
+        "--batch-size", type=_positive, default=64, help="images at a time in each process (default: 64)"
     )
     evaluate.add_argument(
         "--per-class", action="store_true", help="show each class as well, from the worst to the best"
     )
     evaluate.add_argument(
-        "--flip", action="store_true", help="average the logits of each image and of its mirror image"
+        "--tta", action="store_true", help="average the logits of each image and of its mirror image"
     )
 
 
@@ -342,7 +342,7 @@ def _bench(commands: Any, shared: _Shared) -> None:
     loop = _add(
         kinds,
         "loop",
-        "`trainer train` with journal and snapshots, against nothing but its steps",
+        "`trainer train` with journal and checkpoints, against nothing but its steps",
         "trainer bench loop digits --device cpu",
         shared.recipe, shared.device, shared.json,
     )  # fmt: skip
@@ -367,14 +367,14 @@ def _bench(commands: Any, shared: _Shared) -> None:
     what = loader.add_mutually_exclusive_group(required=True)
     what.add_argument("data", type=Path, nargs="?", metavar="DIR", help="a prepared data set")
     what.add_argument("--sample", type=_positive, metavar="N", help="generated photos of ImageNet's size")
-    loader.add_argument("--batch", type=_positive, default=128, help="images at a time (default: 128)")
+    loader.add_argument("--batch-size", type=_positive, default=128, help="images at a time (default: 128)")
     loader.add_argument(
         "--images", type=_positive, default=4096, help="timed in each turn, at least (default: 4,096)"
     )
     loader.add_argument("--rounds", type=_positive, default=9, help="turns of each (default: 9)")
     loader.add_argument(
-        "--max-side", action="append", type=_positive, metavar="PX",
-        help="ours also on the photos as `prepare --max-side` stores them; several times for several sizes",
+        "--shorter-side", action="append", type=_positive, metavar="PX",
+        help="ours also on the photos as `prepare --shorter-side` stores them; several times for several sizes",
     )  # fmt: skip
     loader.add_argument(
         "--only", action="append", metavar="NAME",

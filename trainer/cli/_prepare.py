@@ -23,7 +23,7 @@ from trainer.dataset import (
     FASTAI,
     TINY_IMAGENET_ZIP,
     Prepared,
-    Reduction,
+    Resize,
     Source,
     check_new,
     digits,
@@ -44,10 +44,12 @@ SHOWN = 10  # files that were left out
 def run(options: argparse.Namespace) -> int:
     """Prepare the data set that `options` name and show what came out."""
     out = options.out or options.folder
-    side = getattr(options, "max_side", None)
+    side = getattr(options, "shorter_side", None)
     if side and options.form == "folder" and options.out is None:
-        raise ConfigError("--max-side would change your own images; say with --out where the smaller ones go")
-    reduction = Reduction(side, options.quality) if side else None
+        raise ConfigError(
+            "--shorter-side would change your own images; say with --out where the smaller ones go"
+        )
+    reduction = Resize(side, options.quality) if side else None
     if (made := _made_before(options, out, reduction)) is not None:
         _show(made, out, options)
         return 0
@@ -58,14 +60,14 @@ def run(options: argparse.Namespace) -> int:
             source,
             out,
             reduction=reduction,
-            writers=options.writers,
+            workers=options.workers,
             progress=lambda size: bars.update(bar, advance=size),
         )
     _show(made, out, options)
     return 0
 
 
-def _made_before(options: argparse.Namespace, out: Path, reduction: Reduction | None) -> Prepared | None:
+def _made_before(options: argparse.Namespace, out: Path, reduction: Resize | None) -> Prepared | None:
     """The data set if it is complete already: then its archives are neither needed nor downloaded again."""
     if options.form in ("digits", "folder"):
         return None

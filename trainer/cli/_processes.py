@@ -10,14 +10,14 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from trainer.distributed import TIMEOUT
 from trainer.errors import Stopped, TrainerError
-from trainer.world import PATIENCE
 
 SHUTDOWN_SECONDS = 90  # how long a process has to stop when it is asked to
 KILLED = 128 + signal.SIGTERM  # asked to stop, or had to be killed: what a shell says of that
 
 
-def run_in_processes(processes: int, patience: float = PATIENCE) -> int:
+def run_in_processes(processes: int, timeout: float = TIMEOUT) -> int:
     """Run this very command in `processes` processes under torchrun.
 
     torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
@@ -28,7 +28,7 @@ def run_in_processes(processes: int, patience: float = PATIENCE) -> int:
     # torchrun would say at length that it sets this to 1.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
-    shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(patience)))}"
+    shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(timeout)))}"
     signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     arguments = ["--standalone", f"--nproc-per-node={processes}", shutdown, signals]
     try:

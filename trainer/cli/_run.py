@@ -18,38 +18,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import __version__
-from trainer.checkpoint import found
+from trainer import __version__, metrics
+from trainer.checkpoint import list_checkpoints
 from trainer.cli._outcome import keep, outcome_of, show
 from trainer.cli._plan import Plan
 from trainer.cli._processes import KILLED, run_in_processes
 from trainer.cli._spending import Spending
 from trainer.cli._terminal import Shown, console, show_table
 from trainer.config import Recipe
-from trainer.data import DecodeOn, ValImages, preprocessing
+from trainer.dataloader import Decoder, ValLoader, preprocessing
 from trainer.dataset import Dataset
-from trainer.disk import alone, write_json, write_text
+from trainer.distributed import World, choose_device, choose_nproc, join_world
 from trainer.errors import CheckpointError, ConfigError, Stopped, TrackingDown, TrackingError, TrainerError
+from trainer.files import file_lock, write_json, write_text
 from trainer.model import Summary, find, summary_of
 from trainer.performance import Choice, choose
 from trainer.tracking import (
-    DatasetFacts,
+    BackgroundSync,
+    DatasetInfo,
     Journal,
-    ModelFacts,
+    ModelInfo,
+    NullLog,
     Registered,
     RunLog,
     Sample,
-    Shipper,
-    Silent,
     check_reachable,
     read_journal,
-    read_place,
+    read_run_ref,
     register,
     save_model,
     tracking_uri,
 )
 from trainer.training import (
-    AT_A_TIME,
+    VAL_BATCH,
     Accuracy,
     SpotWatch,
     StopRequest,
@@ -59,7 +60,6 @@ from trainer.training import (
     metadata_service,
     train,
 )
-from trainer.world import World, choose_device, choose_processes, join_world
 
 MODEL_TABLE = "model.txt"
 NOT_SUMMARIZED = "its layers cannot be counted here, see `trainer summary`"
@@ -78,7 +78,7 @@ def start(plan: Plan, options: argparse.Namespace) -> int:
     processes = _processes(plan.recipe, options)
     if int(os.environ.get("RANK", "0")) == 0:
         # A run that was in MLflow before has the right address. A new one may have a wrong one.
-        check_place(options.runs, track_later=options.track_later or bool(read_place(plan.folder)))
+        check_place(options.runs, offline=options.offline or bool(read_run_ref(plan.folder)))
     if options.dry_run:
         _show_plan(plan, processes)
         return 0
@@ -101,7 +101,7 @@ def _processes(recipe: Recipe, options: argparse.Namespace) -> int:
     Raises: ConfigError, DeviceError.
     """
     device = choose_device(options.device)
-    processes = int(os.environ.get("WORLD_SIZE", "0")) or choose_processes(device, options.processes)
+    processes = int(os.environ.get("WORLD_SIZE", "0")) or choose_nproc(device, options.nproc_per_node)
     recipe.accumulation(processes)
     if recipe.sync_batch_norm and processes > 1 and device == "cpu":
         raise ConfigError("sync_batch_norm needs GPUs; leave it out here with --set sync_batch_norm=false")
@@ -109,8 +109,8 @@ def _processes(recipe: Recipe, options: argparse.Namespace) -> int:
     return processes
 
 
-def check_place(runs: Path, *, track_later: bool) -> None:
-    """See that a run can be kept below `runs` and told to MLflow, or with `track_later` say that it cannot.
+def check_place(runs: Path, *, offline: bool) -> None:
+    """See that a run can be kept below `runs` and told to MLflow, or with `offline` say that it cannot.
 
     Raises: ConfigError, TrackingError.
     """
@@ -121,8 +121,8 @@ def check_place(runs: Path, *, track_later: bool) -> None:
     try:
         check_reachable(tracking_uri(runs))
     except TrackingError as error:
-        if not track_later:
-            raise TrackingError(f"{error}; --track-later starts without it") from None
+        if not offline:
+            raise TrackingError(f"{error}; --offline starts without it") from None
         if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
             console.print(f"trainer: {error}\ntraining does not wait for it: what it tells follows later")
 
@@ -148,22 +148,22 @@ def _launch(plan: Plan, processes: int, options: argparse.Namespace) -> int:
 
     torchrun's --max-restarts would start on the same wrong input again.
     """
-    left = restarts = options.restarts
+    left = restarts = options.max_restarts
     while True:
-        before = found(plan.folder / "checkpoints")[:1]
-        code = run_in_processes(processes, options.patience)
+        before = list_checkpoints(plan.folder / "checkpoints")[:1]
+        code = run_in_processes(processes, options.timeout)
         if code == KILLED and read_journal(plan.folder, empty=True).status == "interrupted":
             return Stopped.exit_code
         if code in (0, TrainerError.exit_code, Stopped.exit_code, KILLED):
             return code
-        if found(plan.folder / "checkpoints")[:1] != before:
+        if list_checkpoints(plan.folder / "checkpoints")[:1] != before:
             left = restarts
         if left == 0:
             console.print("trainer: the processes ended too often without progress; giving up")
             return code
         left -= 1
         console.print(
-            f"trainer: a process ended ({_told(code)}); all are started again from the last snapshot"
+            f"trainer: a process ended ({_told(code)}); all are started again from the last checkpoint"
         )
 
 
@@ -180,7 +180,7 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
     total = recipe.epochs * steps_per_epoch
     first = int(os.environ.get("RANK", "0")) == 0
     with ExitStack() as stack:
-        log: RunLog = Silent()
+        log: RunLog = NullLog()
         made_of: dict[str, str] = {}
         if first:
             journal = stack.enter_context(folder_of_ours(plan.folder))
@@ -199,12 +199,12 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
             console.print(f"{recipe.model}: {network.line() if network else NOT_SUMMARIZED}")
             made_of = {"parameters": str(network.parameters)} if network else {}
             write_text(plan.folder / MODEL_TABLE, network.table() if network else f"{NOT_SUMMARIZED}\n")
-        with ending_noted(log), join_world(options.device, patience=options.patience) as world:
+        with ending_noted(log), join_world(options.device, timeout=options.timeout) as world:
             if done := _finished_before(plan.folder, world):
                 return done if first else None
-            with world.losing_nobody():
+            with world.detect_lost_ranks():
                 choice = choose(
-                    recipe, dataset.train, world, plan.folder, decode_on=options.decode, tell=console.print
+                    recipe, dataset.train, world, plan.folder, decoder=options.decoder, tell=console.print
                 )
             plan = dataclasses.replace(plan, recipe=choice.of(recipe))
             log.start(
@@ -214,16 +214,16 @@ def _work(plan: Plan, options: argparse.Namespace) -> dict[str, Any] | None:
                 tags={**tags_of(plan, world), **driven(choice), **made_of},
                 dataset=dataset_facts(dataset),
             )
-            shipper = stack.enter_context(Shipper(plan.folder)) if first else None
+            shipper = stack.enter_context(BackgroundSync(plan.folder)) if first else None
             model, accuracy = train(
                 plan.recipe, dataset, plan.folder, world, log,
-                decode_on=choice.decode_on, save_every=options.save_every,
+                decoder=choice.decoder, checkpoint_interval=options.checkpoint_interval,
             )  # fmt: skip
             log.log(total, {"final/top1": accuracy.top1, "final/top5": accuracy.top5})
         if shipper is None:
             return None
         with ending_noted(log):
-            _save_model(plan, model, accuracy, world, choice.decode_on)
+            _save_model(plan, model, accuracy, world, choice.decoder)
         log.finish("finished")
         registered = _register(plan.folder)
         if not shipper.wait(SHIPPING_SECONDS):
@@ -252,11 +252,11 @@ def _finished_before(folder: Path, world: World) -> dict[str, Any] | None:
 
     Raises: CheckpointError if the run was begun, but the first process cannot see it.
     """
-    done = world.from_first(lambda: outcome_of(folder))
-    begun = bool(found(folder / "checkpoints"))
-    if not done and not world.from_first(lambda: begun) and world.agree(begun)[0]:
+    done = world.broadcast_from_rank0(lambda: outcome_of(folder))
+    begun = bool(list_checkpoints(folder / "checkpoints"))
+    if not done and not world.broadcast_from_rank0(lambda: begun) and world.any(begun)[0]:
         raise CheckpointError(
-            f"{folder} has snapshots on another machine than the first process's, so that the run would begin anew; "
+            f"{folder} has checkpoints on another machine than the first process's, so that the run would begin anew; "
             "put --runs on storage that all machines share, or copy the folder"
         )
     return done
@@ -274,7 +274,7 @@ def folder_of_ours(folder: Path) -> Iterator[Journal]:
             f"{folder} is being trained by another process; wait for it, or start another run with --name"
         )
         # A predecessor that was told to end may still be at it.
-        with alone(folder / "train.lock", patience=LOCK_SECONDS, otherwise=taken):
+        with file_lock(folder / "train.lock", timeout=LOCK_SECONDS, otherwise=taken):
             yield Journal(folder)
     except OSError as error:
         if error.errno not in OF_A_DISK:
@@ -308,10 +308,10 @@ def _summary(plan: Plan) -> Summary | None:
         return None
 
 
-def dataset_facts(dataset: Dataset) -> DatasetFacts:
+def dataset_facts(dataset: Dataset) -> DatasetInfo:
     """What MLflow is told of the data."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
-    return DatasetFacts(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
+    return DatasetInfo(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
 
 
 def _register(folder: Path) -> Registered:
@@ -333,16 +333,16 @@ def _register(folder: Path) -> Registered:
 
 
 def _save_model(
-    plan: Plan, model: torch.nn.Module, accuracy: Accuracy, world: World, decode_on: DecodeOn
+    plan: Plan, model: torch.nn.Module, accuracy: Accuracy, world: World, decoder: Decoder
 ) -> None:
     """Save the trained model after proving, on all validation images, that it is the one measured."""
     recipe, dataset = plan.recipe, plan.dataset
     alone = World(0, 1, world.device)
     # As many at a time as when it was measured, for cuDNN rounds otherwise with others.
-    batch = min(recipe.micro_batch(world.size), AT_A_TIME)
+    batch = min(recipe.micro_batch(world.size), VAL_BATCH)
 
     def measure(network: torch.nn.Module) -> tuple[float, float]:
-        images = ValImages(dataset.val, recipe.images, alone, batch=batch, decode_on=decode_on)
+        images = ValLoader(dataset.val, recipe.images, alone, batch=batch, decoder=decoder)
         with full_precision():
             again = evaluate(network.to(world.device), images, alone)
         return again.top1, again.top5
@@ -351,7 +351,7 @@ def _save_model(
     save_model(
         plan.folder,
         model,
-        ModelFacts(
+        ModelInfo(
             architecture=recipe.model,
             classes=dataset.class_names,
             images=preprocessing(recipe.images),
@@ -395,7 +395,7 @@ def driven(choice: Choice) -> dict[str, str]:
     return {
         "batch_per_gpu": str(choice.batch_per_gpu),
         "speed": choice.speed,
-        "decode_on": choice.decode_on,
+        "decoder": choice.decoder,
     }
 
 
@@ -421,7 +421,7 @@ def _git_commit() -> str:
 
 def _typical_speed(folder: Path) -> float:
     """Median of the logged images/s: the first reading holds the start-up."""
-    speeds = [p.value for p in read_journal(folder).points if p.key == "speed/images_per_second"]
+    speeds = [p.value for p in read_journal(folder).points if p.key == metrics.THROUGHPUT]
     return float(np.median(speeds)) if speeds else 0.0
 
 

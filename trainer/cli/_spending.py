@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from statistics import median
 
+from trainer import metrics
+
 READINGS = 200  # the newest, whose median is the typical speed
 MORE = 2  # evaluations after the last epoch: in fp32, and of the model that was saved
 
@@ -43,12 +45,12 @@ class Spending:
 
     def look(self, step: int, values: Mapping[str, float]) -> None:
         """Take note of what was measured after `step` steps."""
-        if "speed/images_per_second" in values:
+        if metrics.THROUGHPUT in values:
             if not self._starting:
-                self._speeds.append(values["speed/images_per_second"])
+                self._speeds.append(values[metrics.THROUGHPUT])
             self._starting = False
-        if "speed/evaluation_seconds" in values:
-            self._evaluations.append(values["speed/evaluation_seconds"])
+        if metrics.EVALUATION_SECONDS in values:
+            self._evaluations.append(values[metrics.EVALUATION_SECONDS])
         if self._speeds:
             left = self._steps - step
             evaluations = self._epochs * left / self._steps + MORE

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from trainer import metrics
 from trainer.cli._spending import Spending
 from trainer.tracking import RunLog
 
@@ -66,31 +67,31 @@ class Shown:
         console.print(f"trainer: {text}", style="bold")
         self._log.note(text)
 
-    def cut(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Pass on; tell where a run goes on."""
-        self._log.cut(step)
+        self._log.truncate_after(step)
         if step:
-            console.print(f"going on from the snapshot at step {step} of {self._total}")
+            console.print(f"going on from the checkpoint at step {step} of {self._total}")
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Pass on; advance the bar, and a line for each evaluation."""
         self._log.log(step, values)
         self._spending.look(step, values)
-        self._rate = values.get("speed/images_per_second", self._rate)
+        self._rate = values.get(metrics.THROUGHPUT, self._rate)
         self._progress.update(self._task, completed=step, speed=f"{self._rate:,.0f} images/s")
-        if "val/top1" in values:
+        if metrics.VAL_TOP1 in values:
             console.print(
                 f"epoch {step / self._epoch:.0f} of {self._total // self._epoch}: "
-                f"top-1 {values['val/top1']:.2%}, top-5 {values['val/top5']:.2%}, "
-                f"loss {values['val/loss']:.3f}, {self._rate:,.0f} images/s, "
+                f"top-1 {values[metrics.VAL_TOP1]:.2%}, top-5 {values[metrics.VAL_TOP5]:.2%}, "
+                f"loss {values[metrics.VAL_LOSS]:.3f}, {self._rate:,.0f} images/s, "
                 f"{self._spending}"
             )
-        elif "train/loss" in values and not console.is_terminal:
+        elif metrics.TRAIN_LOSS in values and not console.is_terminal:
             console.print(
-                f"step {step} of {self._total}: loss {values['train/loss']:.3f}, "
-                f"learning rate {values['train/learning_rate']:.4g}, {self._rate:,.0f} images/s, "
-                f"waiting for data {values['speed/data_wait_share']:.0%}"
+                f"step {step} of {self._total}: loss {values[metrics.TRAIN_LOSS]:.3f}, "
+                f"learning rate {values[metrics.LR]:.4g}, {self._rate:,.0f} images/s, "
+                f"waiting for data {values[metrics.DATA_WAIT]:.0%}"
             )
 
     def flush(self) -> None:

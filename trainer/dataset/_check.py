@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trainer.dataset._manifest import PARTS, Dataset, ImageFacts, LeftOut, Split, write_manifest
+from trainer.dataset._manifest import SPLITS, Dataset, ImageRecord, Skipped, Split, write_manifest
 from trainer.dataset._preparation import SIGNATURES
 
 BATCH = 1000  # images a thread looks at before it reports
@@ -122,7 +122,7 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
     bad = {finding.path: finding.reason for finding in findings if finding.kind == "bad"}
     kept = [
         image
-        for part, split in zip(PARTS, (dataset.train, dataset.val), strict=True)
+        for part, split in zip(SPLITS, (dataset.train, dataset.val), strict=True)
         for index in range(len(split))
         if (image := _facts(dataset, split, index, part)).path not in bad
     ]
@@ -134,7 +134,7 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
     write_manifest(
         dataset.root,
         kept,
-        [*dataset.left_out, *(LeftOut(path, reason) for path, reason in bad.items())],
+        [*dataset.left_out, *(Skipped(path, reason) for path, reason in bad.items())],
         about=about,
         class_names=dataset.about.get("class_names", {}),
     )
@@ -146,7 +146,7 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
     return open_dataset(dataset.root)
 
 
-def _facts(dataset: Dataset, split: Split, index: int, part: Literal["train", "val"]) -> ImageFacts:
+def _facts(dataset: Dataset, split: Split, index: int, part: Literal["train", "val"]) -> ImageRecord:
     row = split.rows[index]
     numbers = (int(row[name]) for name in ("bytes", "width", "height", "crc32"))
-    return ImageFacts(part, dataset.classes[int(row["label"])], split.name(index), *numbers)
+    return ImageRecord(part, dataset.classes[int(row["label"])], split.name(index), *numbers)

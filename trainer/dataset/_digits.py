@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 
 from trainer.dataset._manifest import Part
-from trainer.dataset._preparation import Picture, Source
+from trainer.dataset._preparation import Source, SourceImage
 
 UPSCALE = 4  # 8 x 8 pixels become 32 x 32: JPEG works in blocks of 8
 
@@ -19,7 +19,7 @@ def digits() -> Source:
     return Source(name="digits", pictures=_pictures, bytes=2**21)
 
 
-def _pictures() -> Iterator[Picture]:
+def _pictures() -> Iterator[SourceImage]:
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -35,4 +35,4 @@ def _pictures() -> Iterator[Picture]:
             jpeg = io.BytesIO()
             small.resize((side, side), Image.Resampling.BICUBIC).convert("RGB").save(jpeg, "JPEG", quality=95)
             group = str(labels[index])
-            yield Picture(part, group, f"{part}/{group}/{index:04d}.jpeg", jpeg.tell(), jpeg.getvalue)
+            yield SourceImage(part, group, f"{part}/{group}/{index:04d}.jpeg", jpeg.tell(), jpeg.getvalue)

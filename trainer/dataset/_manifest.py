@@ -19,19 +19,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.disk import replacing, write_json
 from trainer.errors import DataError
+from trainer.files import atomic_path, write_json
 
 DATASET = "dataset.json"
 UNFINISHED = ".preparing"  # the folder of a preparation that has not ended
 FORMAT = 1
-PARTS: tuple[Part, Part] = ("train", "val")
+SPLITS: tuple[Part, Part] = ("train", "val")
 
 Part = Literal["train", "val"]
 Rows = npt.NDArray[np.void]  # fields: label, width, height (pixels), bytes, crc32, path (below the root)
 
 
-class ImageFacts(NamedTuple):
+class ImageRecord(NamedTuple):
     """One image of a data set."""
 
     part: Part
@@ -43,7 +43,7 @@ class ImageFacts(NamedTuple):
     crc32: int
 
 
-class LeftOut(NamedTuple):
+class Skipped(NamedTuple):
     """A file that is no image of the data set, and why."""
 
     path: str
@@ -94,9 +94,9 @@ class Dataset:
     about: Mapping[str, Any] = field(default_factory=dict)  # how it was made; see `write_manifest`
 
     @property
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[Skipped]:
         """Files that were found unusable when the manifest was written."""
-        return [LeftOut(*entry) for entry in self.about.get("left_out", [])]
+        return [Skipped(*entry) for entry in self.about.get("left_out", [])]
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -149,8 +149,8 @@ def read_about(root: Path) -> dict[str, Any] | None:
 
 def write_manifest(
     root: Path,
-    images: Iterable[ImageFacts],
-    left_out: Iterable[LeftOut],
+    images: Iterable[ImageRecord],
+    left_out: Iterable[Skipped],
     *,
     about: Mapping[str, Any],
     class_names: Mapping[str, str],
@@ -168,8 +168,8 @@ def write_manifest(
     Raises: DataError if there are no images, or the two parts have different classes.
     """
     # Two sorts of the same key: a class list of folder names, and rows by part, class and path.
-    ordered = sorted(images, key=lambda image: (PARTS.index(image.part), image.group, image.path))
-    groups = {part: {image.group for image in ordered if image.part == part} for part in PARTS}
+    ordered = sorted(images, key=lambda image: (SPLITS.index(image.part), image.group, image.path))
+    groups = {part: {image.group for image in ordered if image.part == part} for part in SPLITS}
     _check_classes(root, groups)
     classes = tuple(sorted(groups["train"]))
     label = {group: position for position, group in enumerate(classes)}
@@ -188,14 +188,14 @@ def write_manifest(
     content = {
         "format": FORMAT,
         **about,
-        "counts": {part: sum(image.part == part for image in ordered) for part in PARTS},
+        "counts": {part: sum(image.part == part for image in ordered) for part in SPLITS},
         "digest": digest,
         "classes": classes,
         "class_names": {one: class_names[one] for one in classes if one in class_names},
         "left_out": sorted(left_out),
     }
     index = root / f"index-{digest[:16]}.npy"
-    with replacing(index) as partial, partial.open("wb") as file:
+    with atomic_path(index) as partial, partial.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
@@ -229,7 +229,7 @@ def _missing(root: Path) -> str:
 
 
 def _check_classes(root: Path, groups: Mapping[Part, set[str]]) -> None:
-    for part in PARTS:
+    for part in SPLITS:
         if not groups[part]:
             raise DataError(
                 f"there is not a single image for {part} in {root}; a data set has train/CLASS/*.JPEG and "

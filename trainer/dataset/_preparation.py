@@ -1,4 +1,4 @@
-"""From pictures, wherever they come from, to a data set on disk: one pass, several writers.
+"""From pictures, wherever they come from, to a data set on disk: one pass, several workers.
 
 What has been written is noted in `.preparing/rows.tsv`, so a preparation that was cut off at any moment
 goes on where it was and ends in the same manifest. The manifest is written last: without it there is
@@ -29,17 +29,17 @@ import simplejpeg
 
 from trainer.dataset._archives import Data
 from trainer.dataset._manifest import (
-    PARTS,
+    SPLITS,
     UNFINISHED,
-    ImageFacts,
-    LeftOut,
+    ImageRecord,
     Part,
+    Skipped,
     read_about,
     write_manifest,
 )
 from trainer.dataset._published import Published
-from trainer.disk import alone, write_json
 from trainer.errors import DataError
+from trainer.files import file_lock, write_json
 
 CHUNK = 4 * 2**20  # bytes a writer takes at once, …
 CHUNK_IMAGES = 64  # … and images
@@ -51,7 +51,7 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 Progress = Callable[[int], None]  # takes the bytes that were dealt with since the last call
 
 
-class Picture(NamedTuple):
+class SourceImage(NamedTuple):
     """An image that shall be in the data set."""
 
     part: Part
@@ -66,7 +66,7 @@ class Source:
     """Where the pictures of a data set come from."""
 
     name: str  # of the data set
-    pictures: Callable[[], Iterator[Picture | LeftOut]]  # in the same order each time
+    pictures: Callable[[], Iterator[SourceImage | Skipped]]  # in the same order each time
     bytes: int  # about as many as the pictures have
     options: Mapping[str, Any] = field(default_factory=dict)  # what else decides the outcome
     sums: Mapping[Path, str | None] = field(default_factory=dict)  # archives, and their MD5 if it is known
@@ -76,10 +76,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Resize:
     """Store larger images smaller."""
 
-    max_side: int  # pixels of the shorter side; images up to that stay as they are
+    shorter_side: int  # pixels of the shorter side; images up to that stay as they are
     quality: int = 90  # of the JPEG, 1 to 95
 
 
@@ -96,8 +96,8 @@ def prepare(
     source: Source,
     out: Path,
     *,
-    reduction: Reduction | None = None,
-    writers: int | None = None,
+    reduction: Resize | None = None,
+    workers: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Prepared:
     """Write the data set `source` to `out`; go on if an earlier call was cut off; do nothing if it is there.
@@ -106,7 +106,7 @@ def prepare(
         source: the pictures.
         out: a new or empty folder, or one that an earlier call was interrupted in.
         reduction: store larger images smaller.
-        writers: threads that write; by default as many as processors.
+        workers: threads that write; by default as many as processors.
         progress: is told of the bytes dealt with.
 
     Raises: DataError if `out` holds something else, an archive is damaged or not the published one, or
@@ -123,7 +123,7 @@ def prepare(
             _check_room(source, out, notes, reduction)
             sums = _Sums(source.sums)
             try:
-                _write(source, out, notes, reduction, writers or os.cpu_count() or 1, progress)
+                _write(source, out, notes, reduction, workers or os.cpu_count() or 1, progress)
                 found = sums.wait()
             finally:
                 sums.stop()
@@ -186,7 +186,7 @@ def _told(options: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{key} {value}" for key, value in (options or {}).items()) or "as it is"
 
 
-def _check_room(source: Source, out: Path, notes: _Notes, reduction: Reduction | None) -> None:
+def _check_room(source: Source, out: Path, notes: _Notes, reduction: Resize | None) -> None:
     """Better now than after hours. How small reduced images will be, nobody knows beforehand."""
     if source.in_place or reduction:
         return
@@ -195,7 +195,7 @@ def _check_room(source: Source, out: Path, notes: _Notes, reduction: Reduction |
     if needed > free:
         raise DataError(
             f"the images need about {needed / 1e9:,.1f} GB more, and the disk of {out} has {free / 1e9:,.1f} GB "
-            "free; free some, use another --out, or store the images smaller with --max-side 352"
+            "free; free some, use another --out, or store the images smaller with --shorter-side 352"
         )
 
 
@@ -203,12 +203,12 @@ def _write(
     source: Source,
     out: Path,
     notes: _Notes,
-    reduction: Reduction | None,
-    writers: int,
+    reduction: Resize | None,
+    workers: int,
     progress: Progress,
 ) -> None:
-    """Hand chunks of pictures to the writers and note what they wrote, in order."""
-    pending: deque[tuple[int, Future[list[ImageFacts | LeftOut]]]] = deque()
+    """Hand chunks of pictures to the workers and note what they wrote, in order."""
+    pending: deque[tuple[int, Future[list[ImageRecord | Skipped]]]] = deque()
     made: set[str] = set()
 
     def note_first() -> None:
@@ -219,7 +219,7 @@ def _write(
             del written  # an error in it would hold this frame, and with it the open archives
         progress(size)
 
-    with ThreadPoolExecutor(writers, thread_name_prefix="write-images") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="write-images") as pool:
         try:
             for chunk in _chunks(_new_pictures(source, notes, reduction, progress)):
                 if not source.in_place:
@@ -228,14 +228,14 @@ def _write(
                         made.add(folder)
                 work = pool.submit(_write_chunk, chunk, None if source.in_place else out, reduction)
                 pending.append((sum(picture.size for picture in chunk), work))
-                while len(pending) > 2 * writers or (pending and pending[0][1].done()):
+                while len(pending) > 2 * workers or (pending and pending[0][1].done()):
                     note_first()
             while pending:
                 note_first()
         except BaseException:
             for _, work in pending:
                 work.cancel()
-            # What the writers have in hand is finished and noted: it need not be done again.
+            # What the workers have in hand is finished and noted: it need not be done again.
             for _, work in takewhile(
                 lambda one: not one[1].cancelled() and one[1].exception() is None, pending
             ):
@@ -244,8 +244,8 @@ def _write(
 
 
 def _new_pictures(
-    source: Source, notes: _Notes, reduction: Reduction | None, progress: Progress
-) -> Iterator[Picture]:
+    source: Source, notes: _Notes, reduction: Resize | None, progress: Progress
+) -> Iterator[SourceImage]:
     """The pictures that have not been written yet. What a user's folder no longer has is forgotten."""
     seen: set[str] = set()
     left_out = {one.path for one in notes.left_out}
@@ -253,7 +253,7 @@ def _new_pictures(
         if picture.path in seen:
             raise DataError(f"the source has {picture.path} twice; this is not the published archive")
         seen.add(picture.path)
-        if isinstance(picture, LeftOut):
+        if isinstance(picture, Skipped):
             if picture.path not in left_out:
                 notes.add([picture])
         elif picture.path in left_out or notes.has(picture, reduction):
@@ -263,8 +263,8 @@ def _new_pictures(
     notes.forget(set(notes.images) - seen)
 
 
-def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
-    chunk: list[Picture] = []
+def _chunks(pictures: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
+    chunk: list[SourceImage] = []
     size = 0
     for picture in pictures:
         chunk.append(picture)
@@ -277,24 +277,24 @@ def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
 
 
 def _write_chunk(
-    chunk: list[Picture], out: Path | None, reduction: Reduction | None
-) -> list[ImageFacts | LeftOut]:
+    chunk: list[SourceImage], out: Path | None, reduction: Resize | None
+) -> list[ImageRecord | Skipped]:
     return [_write_picture(picture, out, reduction) for picture in chunk]
 
 
-def _write_picture(picture: Picture, out: Path | None, reduction: Reduction | None) -> ImageFacts | LeftOut:
+def _write_picture(picture: SourceImage, out: Path | None, reduction: Resize | None) -> ImageRecord | Skipped:
     try:
         data = picture.read()
     except OSError as error:
-        return LeftOut(picture.path, f"cannot be read: {error.strerror}")
+        return Skipped(picture.path, f"cannot be read: {error.strerror}")
     size = image_size(data)
     if isinstance(size, str):
-        return LeftOut(picture.path, size)
-    if reduction and min(size) > reduction.max_side:
+        return Skipped(picture.path, size)
+    if reduction and min(size) > reduction.shorter_side:
         try:
             data, size = _reduce(data, reduction)
         except (OSError, SyntaxError, ValueError) as error:
-            return LeftOut(picture.path, f"cannot be decoded: {error}")
+            return Skipped(picture.path, f"cannot be decoded: {error}")
     if out is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(f"{out}/{picture.path}", flags, 0o644)
@@ -303,7 +303,7 @@ def _write_picture(picture: Picture, out: Path | None, reduction: Reduction | No
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), picture.path)
         finally:
             os.close(file)
-    return ImageFacts(picture.part, picture.group, picture.path, len(data), *size, zlib.crc32(data))
+    return ImageRecord(picture.part, picture.group, picture.path, len(data), *size, zlib.crc32(data))
 
 
 def image_size(data: Data) -> tuple[int, int] | str:
@@ -335,14 +335,14 @@ def _size_by_pillow(data: Data) -> tuple[int, int]:
         return 0, 0
 
 
-def _reduce(data: Data, reduction: Reduction) -> tuple[Data, tuple[int, int]]:
+def _reduce(data: Data, reduction: Resize) -> tuple[Data, tuple[int, int]]:
     """Shrink a JPEG to the shorter side asked for. CMYK and other rarities stay as they are."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
         if image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return data, image.size
-        scale = reduction.max_side / min(image.size)
+        scale = reduction.shorter_side / min(image.size)
         size = (round(image.width * scale), round(image.height * scale))
         image.draft(None, size)  # libjpeg decodes to a half, a quarter or an eighth at once
         small = io.BytesIO()
@@ -364,15 +364,15 @@ class _Notes:
             "options": dict(options),
             "archives": {path.name: path.stat().st_size for path in source.sums},
         }
-        self.images: dict[str, ImageFacts] = {}
-        self.left_out: list[LeftOut] = []
+        self.images: dict[str, ImageRecord] = {}
+        self.left_out: list[Skipped] = []
         self.resumed = 0
 
     def __enter__(self) -> _Notes:
         self._folder.mkdir(exist_ok=True)
         taken = DataError(f"another `trainer prepare` is at work in {self._out}; wait for it")
         with ExitStack() as held:
-            held.enter_context(alone(self._folder / "lock", patience=0, otherwise=taken))
+            held.enter_context(file_lock(self._folder / "lock", timeout=0, otherwise=taken))
             self._same_as_before()
             self._file = os.open(self._folder / "rows.tsv", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             held.callback(os.close, self._file)
@@ -388,13 +388,13 @@ class _Notes:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def add(self, written: Iterable[ImageFacts | LeftOut]) -> None:
+    def add(self, written: Iterable[ImageRecord | Skipped]) -> None:
         lines = []
         for one in written:
             self._remember(one)
-            fields = one if isinstance(one, ImageFacts) else ("-", *one)
+            fields = one if isinstance(one, ImageRecord) else ("-", *one)
             lines.append("\t".join(map(str, fields)) + "\n")
-            self._since += one.bytes if isinstance(one, ImageFacts) else 0
+            self._since += one.bytes if isinstance(one, ImageRecord) else 0
         self._append("".join(lines))
         self._note_durable()
 
@@ -414,7 +414,7 @@ class _Notes:
             if os.write(self._file, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
-    def has(self, picture: Picture, reduction: Reduction | None) -> bool:
+    def has(self, picture: SourceImage, reduction: Resize | None) -> bool:
         """Whether it is written already. A user's own file may have changed since."""
         known = self.images.get(picture.path)
         if known and not reduction and known.bytes != picture.size:
@@ -429,8 +429,8 @@ class _Notes:
             if not self._in_place:
                 (self._out / path).unlink()
 
-    def _remember(self, one: ImageFacts | LeftOut) -> None:
-        if isinstance(one, ImageFacts):
+    def _remember(self, one: ImageRecord | Skipped) -> None:
+        if isinstance(one, ImageRecord):
             self.images[one.path] = one
         else:
             self.left_out.append(one)
@@ -464,16 +464,16 @@ class _Notes:
         content = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._file, len(content))
         durable = place = 0
-        after: list[tuple[int, ImageFacts]] = []
+        after: list[tuple[int, ImageRecord]] = []
         for line in content.splitlines(keepends=True):
             fields = line[:-1].decode("utf-8", "surrogateescape").split("\t")
             if fields[0] == "#durable":
                 durable = int(fields[1])
             elif fields[0] == "-":
-                self._remember(LeftOut(fields[1], fields[2]))
+                self._remember(Skipped(fields[1], fields[2]))
             else:
                 part, group, path, *numbers = fields
-                image = ImageFacts(cast(Part, part), group, path, *map(int, numbers))
+                image = ImageRecord(cast(Part, part), group, path, *map(int, numbers))
                 self._remember(image)
                 after.append((place, image))
             place += len(line)
@@ -487,7 +487,7 @@ class _Notes:
         self.resumed = len(self.images)
 
     def _clear_leftovers(self) -> None:
-        for part in PARTS:
+        for part in SPLITS:
             for folder, _, names in os.walk(self._out / part):
                 below = os.path.relpath(folder, self._out)
                 for name in names:
@@ -495,7 +495,7 @@ class _Notes:
                         os.unlink(os.path.join(folder, name))
 
 
-def _is_sound(out: Path, image: ImageFacts) -> bool:
+def _is_sound(out: Path, image: ImageRecord) -> bool:
     try:
         data = (out / image.path).read_bytes()
     except OSError:

@@ -13,8 +13,8 @@ from typing import cast
 import numpy as np
 
 from trainer.dataset._archives import Data, Member, members
-from trainer.dataset._manifest import PARTS, LeftOut, Part
-from trainer.dataset._preparation import Picture, Source
+from trainer.dataset._manifest import SPLITS, Part, Skipped
+from trainer.dataset._preparation import Source, SourceImage
 from trainer.dataset._published import (
     FASTAI,
     IMAGENET,
@@ -57,7 +57,7 @@ def imagenet(archives: Sequence[Path], *, devkit: Path | None = None, verify: bo
         raise DataError(f"neither {train} nor {val} is a tar of class tars such as {IMAGENET_TRAIN.name}")
     known = {train: IMAGENET_TRAIN, val: IMAGENET_VAL} | ({devkit: IMAGENET_DEVKIT} if devkit else {})
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[SourceImage]:
         for outer in members(train):
             group = outer.name.removesuffix(".tar")
             if group not in imagenet_classes() or group == outer.name:
@@ -93,7 +93,7 @@ def kaggle(archive: Path) -> Source:
     LOC_val_solution.csv, the two must agree. Sums of these archives are not published.
     """
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[SourceImage]:
         labels = _val_groups()
         for member in members(archive):
             if found := _KAGGLE_TRAIN.fullmatch(member.name):
@@ -155,7 +155,7 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
                 return [line.split("\t") for line in bytes(member.read()).decode().splitlines()]
         raise DataError(f"{archive} has no tiny-imagenet-200/{name}; this is not the published archive")
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[SourceImage]:
         labels = {fields[0]: fields[1] for fields in text("val/val_annotations.txt") if len(fields) > 1}
         groups = {fields[0] for fields in text("wnids.txt")}
 
@@ -211,9 +211,9 @@ def folder(
             "validates, e.g. --val-fraction 0.1"
         )
 
-    def pictures() -> Iterator[Picture | LeftOut]:
+    def pictures() -> Iterator[SourceImage | Skipped]:
         if val_fraction is None:
-            for part in PARTS:
+            for part in SPLITS:
                 for group in _groups(root / part):
                     for name in _images(root / part / group):
                         yield _own(root, f"{part}/{group}/{name}", part, group, in_place)
@@ -234,20 +234,20 @@ def folder(
     )
 
 
-def _own(root: Path, path: str, part: Part, group: str, in_place: bool) -> Picture | LeftOut:
+def _own(root: Path, path: str, part: Part, group: str, in_place: bool) -> SourceImage | Skipped:
     """One of the user's files. A FIFO or a device would hang whoever reads it."""
     try:
         about = (root / path).stat()
     except OSError as error:
-        return LeftOut(path, f"cannot be read: {error.strerror}")
+        return Skipped(path, f"cannot be read: {error.strerror}")
     if not (root / path).is_file():
-        return LeftOut(path, "is not a regular file")
+        return Skipped(path, "is not a regular file")
     if not path.isprintable():
-        return LeftOut(repr(path), "has control characters in its name")
+        return Skipped(repr(path), "has control characters in its name")
     if about.st_size > 2**28:
-        return LeftOut(path, f"has {about.st_size:,} bytes; too many for an image")
+        return Skipped(path, f"has {about.st_size:,} bytes; too many for an image")
     where = path if in_place else f"{part}/{group}/{os.path.basename(path)}"
-    return Picture(part, group, where, about.st_size, (root / path).read_bytes)
+    return SourceImage(part, group, where, about.st_size, (root / path).read_bytes)
 
 
 def _groups(root: Path) -> list[str]:
@@ -281,13 +281,13 @@ def _bytes_below(root: Path) -> int:
     )
 
 
-def _placed(archive: Path, place: Callable[[Member], Place | None]) -> Iterator[Picture]:
+def _placed(archive: Path, place: Callable[[Member], Place | None]) -> Iterator[SourceImage]:
     for member in members(archive):
         if (where := place(member)) is not None:
             yield _picture(member, where)
 
 
-def _picture(member: Member, place: Place) -> Picture:
+def _picture(member: Member, place: Place) -> SourceImage:
     part, group, name = place
     read = member.read
     if not member.lasting:
@@ -296,7 +296,7 @@ def _picture(member: Member, place: Place) -> Picture:
         def read() -> Data:
             return data
 
-    return Picture(part, group, f"{part}/{group}/{name}", member.size, read)
+    return SourceImage(part, group, f"{part}/{group}/{name}", member.size, read)
 
 
 def _first_name(archive: Path) -> str:

@@ -19,16 +19,16 @@ from statistics import median
 from typing import Any
 
 from trainer.config import Recipe
-from trainer.data import TrainImages, check_decoding
+from trainer.dataloader import TrainLoader, check_decoding
 from trainer.dataset import (
-    ImageFacts,
+    ImageRecord,
     imagenet_classes,
     imagenet_val_labels,
     open_dataset,
     write_manifest,
 )
+from trainer.distributed import World
 from trainer.performance._photos import DISTINCT, make_sample, sample_photos
-from trainer.world import World
 
 GROUPS = 100  # classes of the benchmark's archive
 REPEATS = 4  # and each goes first in half of them
@@ -115,12 +115,12 @@ def bench_open(scratch: Path, recipe: Recipe) -> dict[str, Any]:
     for index, photo in enumerate(photos):
         (scratch / "photos" / f"{index:02d}.JPEG").write_bytes(photo)
 
-    def facts() -> Iterator[ImageFacts]:
+    def facts() -> Iterator[ImageRecord]:
         for number in range(IMAGENET_TRAIN + 50_000):
             part = "train" if number < IMAGENET_TRAIN else "val"
             index = number % len(photos)
             path = f"photos/{'./' * 12}{index:02d}.JPEG"  # as long as ImageNet's
-            yield ImageFacts(part, f"n{number % 1000:08d}", path, len(photos[index]), 500, 375, 0)  # type: ignore[arg-type]
+            yield ImageRecord(part, f"n{number % 1000:08d}", path, len(photos[index]), 500, 375, 0)  # type: ignore[arg-type]
 
     writing = _seconds(lambda: write_manifest(scratch, facts(), [], about={"name": "long"}, class_names={}))
     begun = time.perf_counter()
@@ -128,7 +128,7 @@ def bench_open(scratch: Path, recipe: Recipe) -> dict[str, Any]:
     opened = time.perf_counter() - begun
     import torch
 
-    images = TrainImages(dataset.train, recipe, World(0, 1, torch.device("cpu")))
+    images = TrainLoader(dataset.train, recipe, World(0, 1, torch.device("cpu")))
     batch = next(images.batches(first_step=0, last_step=1))
     first = time.perf_counter() - begun
     return {

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from trainer.config import Recipe
-from trainer.data import Batch, TrainImages, dali_version
-from trainer.dataset import Reduction, Split, folder, open_dataset, prepare
+from trainer.dataloader import Batch, TrainLoader, dali_version
+from trainer.dataset import Resize, Split, folder, open_dataset, prepare
+from trainer.distributed import World
 from trainer.errors import ConfigError
-from trainer.performance._bench import where
+from trainer.performance._bench_train import where
 from trainer.performance._peers import CORES, Contender, peers
 from trainer.performance._rounds import in_rotation, ratio
-from trainer.world import World
 
 WARM_UP = 5  # batches before the clock starts: graphs are built, queues fill
 OURS = "trainer"
@@ -30,7 +30,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def _trainer(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
-    images = TrainImages(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world)
+    images = TrainLoader(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world)
     return images.batches(first_step=0, last_step=2**40)
 
 
@@ -41,22 +41,22 @@ def _trainer_again(split: Split, recipe: Recipe, world: World, turn: int, scratc
 
 def _trainer_decoding(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Any]:
     """What is left to the processors where a GPU resizes and normalises: reading and decoding."""
-    images = TrainImages(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world, decode_on="cpu")
+    images = TrainLoader(split, dataclasses.replace(recipe, seed=recipe.seed + turn), world, decoder="cpu")
     return images.crops(first_step=0, last_step=2**40)
 
 
-def _smaller(max_side: int) -> Contender:
-    """Ours, on the same photos as `prepare --max-side` stores them."""
+def _smaller(shorter_side: int) -> Contender:
+    """Ours, on the same photos as `prepare --shorter-side` stores them."""
 
     def batches(split: Split, recipe: Recipe, world: World, turn: int, scratch: Path) -> Iterator[Batch]:
-        root = scratch / f"smaller-{max_side}"
+        root = scratch / f"smaller-{shorter_side}"
         if not root.exists():
-            links = scratch / f"originals-{max_side}"
+            links = scratch / f"originals-{shorter_side}"
             for part, rows in (("train", split.rows), ("val", split.rows[:1])):
                 (links / part / "photos").mkdir(parents=True)
                 for index in range(len(rows)):
                     (links / part / "photos" / f"{index:07d}.jpeg").symlink_to(split.path(index).resolve())
-            prepare(folder(links, out=root), root, reduction=Reduction(max_side))
+            prepare(folder(links, out=root), root, reduction=Resize(shorter_side))
         return _trainer(open_dataset(root).train, recipe, world, turn, scratch)
 
     return batches
@@ -71,7 +71,7 @@ def bench_loader(
     images: int,
     rounds: int,
     cold: bool = False,
-    max_side: Sequence[int] = (),
+    shorter_side: Sequence[int] = (),
     only: Collection[str] = (),
 ) -> dict[str, Any]:
     """Make training batches and throw them away: ours, and each other contender.
@@ -87,7 +87,7 @@ def bench_loader(
         images: timed in each turn, after a few batches for warming up.
         rounds: turns of each contender.
         cold: let the system forget the files before each turn.
-        max_side: ours also takes part on the photos as `prepare --max-side` stores them, for each of these.
+        shorter_side: ours also takes part on the photos as `prepare --shorter-side` stores them, for each of these.
         only: names of the others that take part; empty: all that can run here.
 
     Returns: images/s and images per second of processor time (this process and its children) of each
@@ -108,7 +108,7 @@ def bench_loader(
             f"--only {min(unknown)}: there is no such contender here; there are {', '.join(list(contenders)[1:])}"
         )
     contenders = {name: one for name, one in contenders.items() if not only or name in {OURS, *only}}
-    contenders |= {f"trainer_max_side_{side}": _smaller(side) for side in max_side}
+    contenders |= {f"trainer_max_side_{side}": _smaller(side) for side in shorter_side}
     turns: dict[str, dict[str, list[float]]] = {
         name: {"images_per_second": [], "images_per_cpu_second": []} for name in contenders
     }

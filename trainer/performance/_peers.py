@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from trainer.config import Images, Recipe
-from trainer.data import MEAN, STD, Batch, file_reader_batches
+from trainer.dataloader import MEAN, STD, Batch, file_reader_batches
 from trainer.dataset import Split
-from trainer.world import World
+from trainer.distributed import World
 
 # Makes endless batches. `turn` counts from 0, so that each has other crops; what a contender needs in a form
 # of its own, it makes once in the folder.

@@ -55,9 +55,9 @@ def main() -> int:
         return 2
 
     from trainer.config import load_recipe
+    from trainer.distributed import join_world
     from trainer.errors import TrainerError
     from trainer.performance import bench_loader, bench_train, make_sample, measure
-    from trainer.world import join_world
 
     tests = _tests()
     train: dict[str, Any] = {}
@@ -68,9 +68,9 @@ def main() -> int:
             for precision in ("bf16", "fp16"):
                 recipe = load_recipe("rn50-baseline", [*SETTINGS[here], f"precision={precision}"])
                 # On the CPU the trials run as well, or nothing but a GPU would ever have run them.
-                choice = measure(recipe, photos, world, decode_on=None, tell=print, steps=STEPS[here])
+                choice = measure(recipe, photos, world, decoder=None, tell=print, steps=STEPS[here])
                 figures = bench_train(
-                    choice.of(recipe), photos, world, steps=STEPS[here], rounds=3, decode_on=choice.decode_on
+                    choice.of(recipe), photos, world, steps=STEPS[here], rounds=3, decoder=choice.decoder
                 )
                 train[precision] = {**figures, "tried": choice.tried}
             (Path(folder) / "forms").mkdir()
@@ -161,12 +161,12 @@ def _table(result: dict[str, Any]) -> str:
         memory = "-" if run["gpu_memory_gib"] is None else f"{run['gpu_memory_gib']:.1f}"
         lines.append(
             f"| {wanted} | {run['precision']} | {run['micro_batch']} | {run['train_size']} | {run['speed']} | "
-            f"{run['decode_on']} | {speed['synthetic']:,.1f} | {run['synthetic_to_plain']:.2f} | {speed['real']:,.1f} | "
+            f"{run['decoder']} | {speed['synthetic']:,.1f} | {run['synthetic_to_plain']:.2f} | {speed['real']:,.1f} | "
             f"{run['real_to_synthetic']:.3f} | {run['data_wait_share']:.1%} | {run['validation_share']:.1%} | "
             f"{run['bandwidth_share']:.0%} | "
             f"{run['flops_share']:.0%} | {memory} |"
         )
-    lines += ["", "Tried before, images/s:", ""]
+    lines += ["", "LrPoint before, images/s:", ""]
     for wanted, run in result["train"].items():
         lines.append(
             f"- {wanted}: " + ", ".join(f"{name} {rate:,.1f}" for name, rate in run["tried"].items())

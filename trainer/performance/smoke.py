@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from trainer.config import load_recipe
-from trainer.performance import bench_loader, bench_loop, make_sample, unmeasured
-from trainer.world import join_world
+from trainer.distributed import join_world
+from trainer.performance import bench_loader, bench_loop, defaults, make_sample
 
 # What a ratio must reach. The figures of docs/performance.md are well above: what fails here is no noise.
 PER_CPU_SECOND = {"dali_reader": 0.85, "torchvision": 1.3, "torchvision_v2": 0.9}
@@ -35,7 +35,7 @@ def main() -> int:
                 )
             )
         small = load_recipe("digits", ["global_batch=16", "batch_per_gpu=16"])
-        loop = bench_loop(unmeasured(small, None).of(small), dataset, world, steps=4, rounds=12)
+        loop = bench_loop(defaults(small, None).of(small), dataset, world, steps=4, rounds=12)
         rows.append(("training, to its bare steps", loop["loop_to_bare"], LOOP))
     for what, ratio, least in rows:
         print(f"{what:<45} {ratio:6.3f}   at least {least:.2f}{'' if ratio >= least else '   TOO SLOW'}")

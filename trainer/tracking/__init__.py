@@ -1,20 +1,20 @@
 """The run's journal, its way to MLflow, and the model registry. MLflow is imported here only, and late."""
 
 from trainer.tracking._journal import (
-    DatasetFacts,
+    DatasetInfo,
     Ending,
     Journal,
+    NullLog,
     Point,
     RunHistory,
     RunLog,
-    Silent,
     read_journal,
 )
 from trainer.tracking._registry import (
     INPUT_NAME,
     OUTPUT_NAME,
     LoadedModel,
-    ModelFacts,
+    ModelInfo,
     Registered,
     Sample,
     has_saved_model,
@@ -23,29 +23,29 @@ from trainer.tracking._registry import (
     save_model,
 )
 from trainer.tracking._server import check_reachable, tracking_uri
-from trainer.tracking._shipping import RunPlace, Shipper, read_place, sync
+from trainer.tracking._sync import BackgroundSync, RunRef, read_run_ref, sync
 
 __all__ = [
     "INPUT_NAME",
     "OUTPUT_NAME",
-    "DatasetFacts",
+    "BackgroundSync",
+    "DatasetInfo",
     "Ending",
     "Journal",
     "LoadedModel",
-    "ModelFacts",
+    "ModelInfo",
+    "NullLog",
     "Point",
     "Registered",
     "RunHistory",
     "RunLog",
-    "RunPlace",
+    "RunRef",
     "Sample",
-    "Shipper",
-    "Silent",
     "check_reachable",
     "has_saved_model",
     "load",
     "read_journal",
-    "read_place",
+    "read_run_ref",
     "register",
     "save_model",
     "sync",

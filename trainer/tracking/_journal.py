@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from trainer.disk import sync_folder
 from trainer.errors import TrackingError
+from trainer.files import sync_folder
 
 JOURNAL = "journal.jsonl"
 
@@ -30,7 +30,7 @@ Status = Literal["running", "finished", "interrupted", "failed"]
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetInfo:
     """What a run was trained on."""
 
     name: str
@@ -40,7 +40,7 @@ class DatasetFacts:
 
 
 class RunLog(Protocol):
-    """Where the training loop tells what happens: a `Journal`, or `Silent` on all ranks but 0."""
+    """Where the training loop tells what happens: a `Journal`, or `NullLog` on all ranks but 0."""
 
     def start(
         self,
@@ -49,7 +49,7 @@ class RunLog(Protocol):
         experiment: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
-        dataset: DatasetFacts,
+        dataset: DatasetInfo,
     ) -> None:
         """Open the run, or go on with it: then only tags that changed are noted."""
 
@@ -59,7 +59,7 @@ class RunLog(Protocol):
     def note(self, text: str) -> None:
         """Note a sentence that whoever looks after the run should know. Any thread may."""
 
-    def cut(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what was measured after `step`; it will be measured again."""
 
     def flush(self) -> None:
@@ -90,7 +90,7 @@ class RunHistory:
     status: Status = "running"
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    dataset: DatasetFacts | None = None
+    dataset: DatasetInfo | None = None
     points: list[Point] = field(default_factory=list)  # in the order they were logged
     seconds: float = 0.0  # from each start to the last that was heard of it, all starts together
     _heard: int | None = None  # ms since 1970; the last record
@@ -105,7 +105,7 @@ class RunHistory:
                 self.key, self.name, self.experiment = record["key"], record["name"], record["experiment"]
                 self.started, self.params = record["time"], record["params"]
                 self.tags.update(record["tags"])
-                self.dataset = DatasetFacts(**record["dataset"])
+                self.dataset = DatasetInfo(**record["dataset"])
             case "resume":
                 self.status, self.ended = "running", None
                 self.tags.update(record["tags"])
@@ -122,7 +122,7 @@ class Journal:
     """The writing end of a run's journal. One process writes; any may read meanwhile.
 
     While the disk takes nothing, records wait in memory and training goes on; `flush` says so, and a
-    snapshot that asked for it does not count.
+    checkpoint that asked for it does not count.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +131,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JOURNAL
         self._waiting: list[bytes] = []  # records that the disk has not taken yet
-        self._alone = threading.Lock()  # the thread that writes snapshots comes here as well
+        self._alone = threading.Lock()  # the thread that writes checkpoints comes here as well
         self._file = self._open()
         sync_folder(folder)
         self._newest = _newest(read_journal(folder, empty=True).points)
@@ -143,7 +143,7 @@ class Journal:
         experiment: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
-        dataset: DatasetFacts,
+        dataset: DatasetInfo,
     ) -> None:
         """Open the run, or go on with it: then only tags that changed are noted.
 
@@ -174,7 +174,7 @@ class Journal:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Note `values` as measured after `step` optimizer steps. Costs one write, no wait.
 
-        What was noted for the newest step stays: a run cut off between an evaluation and its snapshot
+        What was noted for the newest step stays: a run cut off between an evaluation and its checkpoint
         evaluates again. inf and nan are noted as text, for JSON has neither, and not shipped to MLflow.
         """
         newest, keys = self._newest
@@ -189,7 +189,7 @@ class Journal:
         """Note a sentence that whoever looks after the run should know."""
         self._append("note", text=text)
 
-    def cut(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what was measured after `step`: all or nothing, whenever the power goes."""
         with self._alone:
             self._write_waiting()
@@ -261,7 +261,7 @@ def _newest(points: Sequence[Point]) -> tuple[int, set[str]]:
     return step, {point.key for point in points if point.step == step}
 
 
-class Silent:
+class NullLog:
     """Notes nothing: for the ranks that do not speak for all, and for tests."""
 
     def start(
@@ -271,7 +271,7 @@ class Silent:
         experiment: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
-        dataset: DatasetFacts,
+        dataset: DatasetInfo,
     ) -> None:
         """Do nothing."""
 
@@ -281,7 +281,7 @@ class Silent:
     def note(self, text: str) -> None:
         """Do nothing."""
 
-    def cut(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Do nothing."""
 
     def flush(self) -> None:

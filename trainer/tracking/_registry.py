@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.errors import TrackingDown, TrackingError
 from trainer.tracking._server import check_reachable, connect, is_outage, place, quiet, tracking_uri
-from trainer.tracking._shipping import run_of
+from trainer.tracking._sync import run_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ WEIGHTS = "data/model.pt2"
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelInfo:
     """What must be known about a model to use it; stored with it."""
 
     architecture: str
@@ -90,7 +90,7 @@ class LoadedModel:
     """A registered model, ready for use on the CPU."""
 
     module: torch.nn.Module  # from (N, 3, H, W) float32 to (N, classes) logits; in eval mode, N >= 1
-    facts: ModelFacts
+    facts: ModelInfo
     samples: tuple[Sample, ...]
     source: Registered
     state_dict: dict[str, torch.Tensor]  # under the names of `trainer.model.build`
@@ -99,7 +99,7 @@ class LoadedModel:
 def save_model(
     folder: Path,
     model: torch.nn.Module,
-    facts: ModelFacts,
+    facts: ModelInfo,
     samples: Sequence[Sample],
     measure: Callable[[torch.nn.Module], tuple[float, float]],
     *,
@@ -309,7 +309,7 @@ def _addressed(folder: Path, model_id: str, run_id: str, location: str) -> Itera
         yield path
 
 
-def _write_model(path: Path, model: torch.nn.Module, facts: ModelFacts, samples: Sequence[Sample]) -> None:
+def _write_model(path: Path, model: torch.nn.Module, facts: ModelInfo, samples: Sequence[Sample]) -> None:
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -400,7 +400,7 @@ def _load(client: MlflowClient, version: ModelVersion, where: str) -> LoadedMode
             labels: Mapping[str, int] = known.pop("labels")
             if any(Path(name).name != name for name in labels):
                 raise ValueError("a sample's name leads out of its folder")
-            facts = ModelFacts(**{**known, "classes": tuple(known["classes"])})
+            facts = ModelInfo(**{**known, "classes": tuple(known["classes"])})
             samples = tuple(
                 Sample(n, (path / SAMPLES / n).read_bytes(), label) for n, label in labels.items()
             )

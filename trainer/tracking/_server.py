@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trainer.disk import alone
 from trainer.errors import TrackingDown, TrackingError
+from trainer.files import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-PATIENCE = 10.0  # seconds that `check_reachable` tries
+TIMEOUT = 10.0  # seconds that `check_reachable` tries
 MAKING_SECONDS = 120.0  # that another process may take to make an SQLite store
 
 
@@ -75,7 +75,7 @@ def connect(uri: str) -> MlflowClient:
         busy = TrackingError(
             f"{database} is being made by another process, which takes too long; start again"
         )
-        with alone(database.with_name("mlflow.lock"), patience=MAKING_SECONDS, otherwise=busy):
+        with file_lock(database.with_name("mlflow.lock"), timeout=MAKING_SECONDS, otherwise=busy):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
         return client
@@ -122,7 +122,7 @@ def _check_server(uri: str) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    end, shown = time.monotonic() + PATIENCE, place(uri)
+    end, shown = time.monotonic() + TIMEOUT, place(uri)
     while True:
         left = max(1.0, end - time.monotonic())
         try:

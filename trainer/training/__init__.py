@@ -1,18 +1,18 @@
 """The loop, the step, and what steers them."""
 
-from trainer.training._bottleneck import GP3_MB, GP3_READS, Bottleneck, Counters, read_counters, verdict
 from trainer.training._evaluation import (
-    AT_A_TIME,
+    VAL_BATCH,
     Accuracy,
     ClassAccuracy,
     evaluate,
+    flip_tta,
     full_precision,
-    mirrored,
 )
+from trainer.training._input_stall import GP3_MB, GP3_READS, Counters, InputStall, read_counters, verdict
 from trainer.training._loop import Progress, train
-from trainer.training._lr_finder import Suggestion, Tried, growing_rates, range_test, suggest
+from trainer.training._lr_finder import LrPoint, Suggestion, lr_grid, range_test, suggest
 from trainer.training._mixing import mixed
-from trainer.training._schedule import learning_rate, one_cycle, stepwise, warmup_cosine, warmup_linear
+from trainer.training._schedule import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
 from trainer.training._step import (
     Meter,
     Precision,
@@ -25,13 +25,14 @@ from trainer.training._step import (
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
 
 __all__ = [
-    "AT_A_TIME",
     "GP3_MB",
     "GP3_READS",
+    "VAL_BATCH",
     "Accuracy",
-    "Bottleneck",
     "ClassAccuracy",
     "Counters",
+    "InputStall",
+    "LrPoint",
     "Meter",
     "Precision",
     "Progress",
@@ -39,22 +40,21 @@ __all__ = [
     "Step",
     "StopRequest",
     "Suggestion",
-    "Tried",
     "choose_precision",
     "evaluate",
+    "flip_tta",
     "full_precision",
-    "growing_rates",
     "learning_rate",
+    "lr_grid",
     "make_loss",
     "make_optimizer",
     "metadata_service",
-    "mirrored",
     "mixed",
+    "multi_step",
     "one_cycle",
     "parameter_groups",
     "range_test",
     "read_counters",
-    "stepwise",
     "suggest",
     "train",
     "verdict",

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from trainer.data import ValImages
+from trainer import metrics
+from trainer.dataloader import ValLoader
+from trainer.distributed import World
 from trainer.errors import Stopped
-from trainer.world import World
 
-AT_A_TIME = 64  # images during a run: whole ones are decoded, beside what training holds of a GPU's memory
+VAL_BATCH = 64  # images during a run: whole ones are decoded, beside what training holds of a GPU's memory
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,14 @@ class Accuracy:
     top5: float  # share of images in 0..1; of all classes where there are fewer than 5
     loss: float  # mean cross-entropy, nats
     images: int  # counted, all processes together
-    of_classes: tuple[ClassAccuracy, ...] = ()  # by label, if it was asked for
+    per_class: tuple[ClassAccuracy, ...] = ()  # by label, if it was asked for
 
     def values(self) -> dict[str, float]:
         """As metrics of the journal."""
         return {
-            "val/top1": self.top1,
-            "val/top5": self.top5,
-            "val/loss": self.loss,
-            "val/images": self.images,
+            metrics.VAL_TOP1: self.top1,
+            metrics.VAL_TOP5: self.top5,
+            metrics.VAL_LOSS: self.loss,
         }
 
 
@@ -70,7 +70,7 @@ def full_precision() -> Iterator[None]:
 @torch.inference_mode()
 def evaluate(
     network: Callable[[torch.Tensor], torch.Tensor],
-    batches: ValImages,
+    batches: ValLoader,
     world: World,
     *,
     stop: Callable[[], bool] = lambda: False,
@@ -89,7 +89,7 @@ def evaluate(
     """
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
     # top1, top5, images of each class
-    of_classes = torch.zeros(3, classes, dtype=torch.int64, device=world.device)
+    per_class = torch.zeros(3, classes, dtype=torch.int64, device=world.device)
     share = iter(batches)
     for _ in range(batches.rounds):  # some processes have a batch less than others
         if stop():
@@ -104,20 +104,20 @@ def evaluate(
         sums += torch.stack([best[:, 0].sum(), best.sum(), loss, count]).double()
         if classes:
             right = torch.stack([best[:, 0], best.any(dim=1), torch.ones_like(best[:, 0])])
-            of_classes.index_add_(1, labels, right.long())
+            per_class.index_add_(1, labels, right.long())
     next(share, None)  # the pass has its own end, after the last batch
-    top1, top5, loss_sum, images_seen = world.total(sums).tolist()
-    counts = world.total(of_classes).T.tolist() if classes else []
+    top1, top5, loss_sum, images_seen = world.all_reduce_sum(sums).tolist()
+    counts = world.all_reduce_sum(per_class).T.tolist() if classes else []
     return Accuracy(
         top1=top1 / images_seen,
         top5=top5 / images_seen,
         loss=loss_sum / images_seen,
         images=int(images_seen),
-        of_classes=tuple(ClassAccuracy(number, one, five) for one, five, number in counts),
+        per_class=tuple(ClassAccuracy(number, one, five) for one, five, number in counts),
     )
 
 
-def mirrored(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+def flip_tta(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """`network`, asked about each image and its mirror image: the mean of both logits.
 
     Source: FFCV's ResNet-50 results are measured so (rn_configs, `lr_tta`).

@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import EVERY, Checkpoints, Stateful
-from trainer.config import Recipe
-from trainer.data import DecodeOn, TrainImages, ValImages
+from trainer import metrics
+from trainer.checkpoint import INTERVAL, Checkpoints, Stateful
+from trainer.config import Execution, Recipe
+from trainer.dataloader import TrainLoader, ValLoader
 from trainer.dataset import Dataset
+from trainer.distributed import World
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import RunLog
-from trainer.training._average import Average
-from trainer.training._bottleneck import Bottleneck
-from trainer.training._evaluation import AT_A_TIME, Accuracy, evaluate, full_precision
+from trainer.training._ema import EMA
+from trainer.training._evaluation import VAL_BATCH, Accuracy, evaluate, full_precision
+from trainer.training._input_stall import InputStall
+from trainer.training._loss_scale import LossScaleMonitor
 from trainer.training._mixing import mixed
 from trainer.training._schedule import learning_rate
-from trainer.training._skipped import SkippedSteps
 from trainer.training._step import Meter, Step, make_model, make_optimizer
 from trainer.training._stop import SpotWatch, StopRequest, metadata_service
-from trainer.world import World
 
 
 @dataclass
@@ -52,19 +53,19 @@ def train(
     world: World,
     log: RunLog,
     *,
-    decode_on: DecodeOn | None = None,
-    save_every: float = EVERY,
+    execution: Execution = Execution(),
+    checkpoint_interval: float = INTERVAL,
 ) -> tuple[torch.nn.Module, Accuracy]:
-    """Train until the recipe's epochs are done; go on from the newest snapshot in `folder`.
+    """Train until the recipe's epochs are done; go on from the newest checkpoint in `folder`.
 
     Args:
         recipe: what to train.
         dataset: on which images.
-        folder: the run's own folder; snapshots go below it.
+        folder: the run's own folder; checkpoints go below it.
         world: this process's place among all.
         log: takes the metrics of this process; silent on all but the first.
-        decode_on: where JPEGs are decoded; on the GPU where there is one by default.
-        save_every: seconds of training between two snapshots; there is one after each epoch as well.
+        execution: how this machine runs it.
+        checkpoint_interval: seconds of training between two checkpoints; there is one after each epoch as well.
 
     Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images.
     Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError; CheckpointError;
@@ -76,33 +77,37 @@ def train(
         world,
         identity=f"{recipe.digest()} {dataset.digest}",
         tell=log.note,
-        every=save_every,
+        interval=checkpoint_interval,
     )
     stop = StopRequest()
-    spot = SpotWatch(metadata_service() if world.first_here else None, notice=stop.ask, tell=log.note)
-    with stop, spot, world.losing_nobody(), checkpoints:
+    spot = SpotWatch(metadata_service() if world.is_local_main else None, notice=stop.ask, tell=log.note)
+    with stop, spot, world.detect_lost_ranks(), checkpoints:
         # What flows: images -> model -> step.
-        images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
-        val_images = ValImages(
-            dataset.val, recipe.images, world, batch=min(images.micro_batch, AT_A_TIME), decode_on=decode_on
+        images = TrainLoader(dataset.train, recipe, world, execution)
+        val_images = ValLoader(
+            dataset.val,
+            recipe.preprocess,
+            world,
+            batch=min(images.micro_batch, VAL_BATCH),
+            decoder=execution.decoder,
         )
         classes = len(dataset.classes)
         model = make_model(recipe, classes, world)
         optimizer = make_optimizer(model, recipe)
-        step = Step(model, optimizer, recipe, world)
+        step = Step(model, optimizer, recipe, world, execution)
         step.warm_up(sorted({recipe.train_size(e) for e in range(recipe.epochs)}), images.micro_batch)
-        average = Average(model, recipe)
+        ema = EMA(model, recipe)
 
         # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
         epoch = images.steps_per_epoch
         total = epoch * recipe.epochs
-        rate_at = learning_rate(recipe, steps_per_epoch=epoch)
+        lr_at = learning_rate(recipe, steps_per_epoch=epoch)
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
-        bottleneck = Bottleneck(dataset.root, on_gpu=decode_on != "cpu", tell=log.note)
-        skipped = SkippedSteps(log.note)
-        parts: dict[str, Stateful] = {
+        input_stall = InputStall(dataset.root, on_gpu=execution.decoder != "cpu", tell=log.note)
+        skipped = LossScaleMonitor(log.note)
+        states: dict[str, Stateful] = {
             "model": model,
             "optimizer": optimizer,
             "scaler": step.scaler,
@@ -110,56 +115,58 @@ def train(
             "meter": meter,
         }
         if recipe.ema_decay:
-            parts["average"] = average
-        checkpoints.restore_newest(parts)
-        log.cut(progress.step)
+            states["ema"] = ema
+        checkpoints.restore_newest(states)
+        log.truncate_after(progress.step)
 
         def save() -> None:
-            # A snapshot must not know more than the journal, so that is flushed before.
-            checkpoints.save(progress.step, parts, best=progress.best, before=log.flush)
+            # A checkpoint must not know more than the journal, so that is flushed before.
+            checkpoints.save(progress.step, states, best=progress.best, flush_first=log.flush)
 
         def asked_to_stop() -> bool:
-            return world.agree(stop.made)[0]
+            return world.any(stop.made)[0]
 
         batches = mixed(
             images.batches(first_step=progress.step, last_step=total),
-            recipe, classes, world, first_step=progress.step,
+            recipe, classes, world, accumulation_steps=images.accumulation_steps, first_step=progress.step,
         )  # fmt: skip
         try:
             while True:
                 # Due at this step. A run cut off in here repeats it when it comes back.
                 if progress.step % epoch == 0 and progress.step > progress.evaluated:
                     begun = time.perf_counter()
-                    measured = average.module.eval()
-                    world.same(measured.buffers())  # BatchNorm's statistics differ; what is saved is measured
+                    measured = ema.module.eval()
+                    world.broadcast(
+                        measured.buffers()
+                    )  # BatchNorm's statistics differ; what is saved is measured
                     with step.precision.autocast():
                         accuracy = evaluate(measured, val_images, world, stop=asked_to_stop)
                     progress.evaluated = progress.step
                     if accuracy.top1 > progress.best_top1 or not progress.best:
                         progress.best_top1, progress.best = accuracy.top1, progress.step
                     took = time.perf_counter() - begun
-                    log.log(progress.step, {**accuracy.values(), "speed/evaluation_seconds": took})
+                    log.log(progress.step, {**accuracy.values(), metrics.EVALUATION_SECONDS: took})
                     save()
                     meter.leave_out(time.perf_counter() - begun)
                 if progress.step == total:
                     break
 
                 # One update.
-                rate = rate_at(progress.step)
-                step(batches, rate, meter)
+                lr = lr_at(progress.step)
+                step(batches, lr, meter)
                 progress.step += 1
-                average.update(progress.step)
+                ema.update(progress.step)
                 meter.stepped()
 
                 # First they agree: whoever reads what a stuck process should have sent, would wait out of reach.
-                stopping, due = world.agree(stop.made, checkpoints.due())
-                # Between evaluations and snapshots, the host waits for the device only here.
+                stopping, due = world.any(stop.made, checkpoints.due())
+                # Between evaluations and checkpoints, the host waits for the device only here.
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
-                    now = meter.read(step=progress.step, rate=rate)
-                    log.log(progress.step, {**now, "epoch": progress.step / epoch})
+                    now = meter.read(step=progress.step, lr=lr)
+                    log.log(progress.step, {**now, metrics.EPOCH: progress.step / epoch})
                     skipped.look(progress.step, now)
-                    if world.first and world.device.type == "cuda":  # a CPU that trains is the bottleneck
-                        bottleneck.look(now["speed/data_wait_share"])
+                    if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
+                        input_stall.look(now[metrics.DATA_WAIT])
                 if stopping:
                     raise Stopped("stopped on request")
                 if due and progress.step % epoch:  # else it comes with the evaluation
@@ -167,8 +174,8 @@ def train(
             checkpoints.wait()
 
             # What will be registered is measured as it will be used: in fp32, with the memory that training needed.
-            step.let_go()
-            measured = average.module.eval()
+            step.release_memory()
+            measured = ema.module.eval()
             with full_precision():
                 return measured, evaluate(measured, val_images, world, stop=asked_to_stop)
         except TrainingDiverged as error:

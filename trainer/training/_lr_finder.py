@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trainer.config import Recipe
-from trainer.data import DecodeOn, TrainImages
+from trainer.config import Execution, Recipe
+from trainer.dataloader import TrainLoader
 from trainer.dataset import Dataset
+from trainer.distributed import World
 from trainer.errors import ConfigError, Stopped
 from trainer.training._mixing import mixed
 from trainer.training._step import Meter, Step, make_model, make_optimizer
-from trainer.world import World
 
 BLOCK = 10  # steps between two waits for the device
 # The share of the smoothed loss that a step takes over. It lags behind by some 20 steps: fastai's and Lightning's
@@ -31,11 +31,11 @@ CHANCE = 5  # times the noise of the smoothed loss: a smaller fall says nothing
 FEWEST, MOST = 10, 100_000  # steps that say anything, and that anybody waits for
 
 
-class Tried(NamedTuple):
+class LrPoint(NamedTuple):
     """One step of the test."""
 
     step: int  # counted from 1
-    rate: float  # of the optimizer, for the recipe's global batch
+    lr: float  # of the optimizer, for the recipe's global batch
     loss: float  # mean of the global batch, before the update
     smoothed: float
 
@@ -44,79 +44,84 @@ class Suggestion(NamedTuple):
     """Peak learning rates, for the recipe's global batch."""
 
     steepest: float  # where the smoothed loss falls fastest
-    tenth: float  # a tenth of where it is lowest
+    min_div_10: float  # a tenth of where it is lowest
 
 
-def growing_rates(lowest: float, highest: float, steps: int) -> list[float]:
-    """One rate for each step, each the same multiple of the one before.
+def lr_grid(lowest: float, highest: float, steps: int) -> list[float]:
+    """Learning rates, one for each step, each the same multiple of the one before.
 
     Raises: ConfigError if they do not grow, or are too few or too many.
     """
     if not 0 < lowest < highest < math.inf:
         raise ConfigError(
-            f"the lowest rate, {lowest:g}, must be above 0 and below the highest, {highest:g}; change --lowest or "
-            "--highest"
+            f"the lowest learning rate, {lowest:g}, must be above 0 and below the highest, {highest:g}; change --min-lr or "
+            "--max-lr"
         )
     if not FEWEST <= steps <= MOST:
         raise ConfigError(
             f"--steps {steps} is not between {FEWEST} and {MOST}; a test of 100 to 500 steps says most"
         )
-    rates: list[float] = np.geomspace(lowest, highest, steps).tolist()
-    return rates
+    lrs: list[float] = np.geomspace(lowest, highest, steps).tolist()
+    return lrs
 
 
 def range_test(
     recipe: Recipe,
     dataset: Dataset,
     world: World,
-    rates: Sequence[float],
+    lrs: Sequence[float],
     *,
-    decode_on: DecodeOn | None = None,
+    execution: Execution = Execution(),
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[list[Tried]]:
-    """Train a fresh model with one step at each of `rates`, as `train` would; hand out some steps at a time.
+) -> Iterator[list[LrPoint]]:
+    """Train a fresh model with one step at each of `lrs`, as `train` would; hand out some steps at a time.
 
-    It ends before the last rate with the step whose smoothed loss is `FAR` times its best, or just before the one
+    It ends before the last lr with the step whose smoothed loss is `FAR` times its best, or just before the one
     whose loss is not a number. Nothing is read from a run and nothing is written.
 
     Args:
         recipe: what to train; its schedule does not count.
         dataset: on which images; they come as in a run, from its first step on.
         world: this process, alone.
-        rates: of the optimizer.
-        decode_on: where JPEGs are decoded; on the GPU where there is one by default.
+        lrs: of the optimizer.
+        execution: how this machine runs it.
         stop: asked at each step; True ends the test.
 
     Raises: Stopped if asked to stop; DataError.
     """
     torch.manual_seed(recipe.seed)
-    images = TrainImages(dataset.train, recipe, world, decode_on=decode_on)
+    images = TrainLoader(dataset.train, recipe, world, execution)
     classes = len(dataset.classes)
     model = make_model(recipe, classes, world)
-    step = Step(model, make_optimizer(model, recipe), recipe, world)
+    step = Step(model, make_optimizer(model, recipe), recipe, world, execution)
     losses, smoothing = _Losses(world), _Smoothing()
 
     batches = mixed(
-        images.batches(first_step=0, last_step=len(rates)), recipe, classes, world, first_step=0
-    )  # fmt: skip
-    for start in range(0, len(rates), BLOCK):
-        some = rates[start : start + BLOCK]
-        for rate in some:
+        images.batches(first_step=0, last_step=len(lrs)),
+        recipe,
+        classes,
+        world,
+        accumulation_steps=images.accumulation_steps,
+        first_step=0,
+    )
+    for start in range(0, len(lrs), BLOCK):
+        some = lrs[start : start + BLOCK]
+        for lr in some:
             if stop():
                 raise Stopped("stopped on request; the same command begins the test anew")
-            step(batches, rate, losses)
-        block: list[Tried] = []
-        means = losses.of_steps(recipe.accumulation(world.size))
-        for number, rate, loss in zip(range(start + 1, start + 1 + len(some)), some, means, strict=True):
+            step(batches, lr, losses)
+        block: list[LrPoint] = []
+        means = losses.of_steps(images.accumulation_steps)
+        for number, lr, loss in zip(range(start + 1, start + 1 + len(some)), some, means, strict=True):
             if not math.isfinite(loss) or smoothing.lost:
                 break
-            block.append(Tried(number, rate, loss, smoothing.add(loss)))
+            block.append(LrPoint(number, lr, loss, smoothing.add(loss)))
         yield block
         if len(block) < len(some) or smoothing.lost:
             return
 
 
-def suggest(tried: Sequence[Tried]) -> Suggestion:
+def suggest(points: Sequence[LrPoint]) -> Suggestion:
     """What a range test says about the peak rate.
 
     The first tenth does not count, for its smoothed loss is the mean of a few; neither does what comes after the
@@ -125,31 +130,31 @@ def suggest(tried: Sequence[Tried]) -> Suggestion:
 
     Raises: ConfigError if it says nothing.
     """
-    skipped = len(tried) // 10
+    skipped = len(points) // 10
     blown_up = (
-        n for n in range(skipped, len(tried)) if tried[n].smoothed > BLOWN_UP * tried[skipped].smoothed
+        n for n in range(skipped, len(points)) if points[n].smoothed > BLOWN_UP * points[skipped].smoothed
     )
-    judged = tried[skipped : next(blown_up, len(tried))]
-    if len(tried) < FEWEST or len(judged) < 2:
+    judged = points[skipped : next(blown_up, len(points))]
+    if len(points) < FEWEST or len(judged) < 2:
         raise ConfigError(
             f"the loss was lost after {skipped + len(judged)} steps, too few to suggest a rate; begin with a lower "
-            "--lowest, or let the rate grow more slowly with more --steps"
+            "--min-lr, or let the rate grow more slowly with more --steps"
         )
-    rates, smoothed = [one.rate for one in judged], [one.smoothed for one in judged]
+    lrs, smoothed = [one.lr for one in judged], [one.smoothed for one in judged]
     lowest = int(np.argmin(smoothed))
-    slopes = np.gradient(smoothed, np.log(rates))[: lowest + 1]
-    if lowest == 0 or rates[lowest] / 10 < tried[0].rate:
+    slopes = np.gradient(smoothed, np.log(lrs))[: lowest + 1]
+    if lowest == 0 or lrs[lowest] / 10 < points[0].lr:
         raise ConfigError(
-            f"the loss falls no further than to the rate {rates[lowest]:.3g}, too near the lowest, {tried[0].rate:.3g}, "
-            "to suggest one; use a lower --lowest or more --steps"
+            f"the loss falls no further than to the rate {lrs[lowest]:.3g}, too near the lowest, {points[0].lr:.3g}, "
+            "to suggest one; use a lower --min-lr or more --steps"
         )
     fall, noise = smoothed[0] - smoothed[lowest], _noise([one.loss for one in judged[: lowest + 1]])
     if fall < CHANCE * noise:
         raise ConfigError(
             f"the smoothed loss falls by {fall:.2g}, hardly more than by chance ({noise:.2g}), so that its steepest "
-            "point means nothing; use more --steps, a higher --highest or a larger global_batch"
+            "point means nothing; use more --steps, a higher --max-lr or a larger global_batch"
         )
-    return Suggestion(steepest=rates[int(np.argmin(slopes))], tenth=rates[lowest] / 10)
+    return Suggestion(steepest=lrs[int(np.argmin(slopes))], min_div_10=lrs[lowest] / 10)
 
 
 def _noise(losses: Sequence[float]) -> float:

@@ -9,14 +9,20 @@ import torch
 from torchvision.transforms import v2
 
 from trainer.config import Recipe
-from trainer.data import Batch
-from trainer.world import World
+from trainer.dataloader import Batch
+from trainer.distributed import World
 
 Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def mixed(
-    batches: Iterator[Batch], recipe: Recipe, classes: int, world: World, *, first_step: int
+    batches: Iterator[Batch],
+    recipe: Recipe,
+    classes: int,
+    world: World,
+    *,
+    accumulation_steps: int,
+    first_step: int,
 ) -> Iterator[Batch]:
     """The micro-batches, mixed if the recipe says so, with `targets` (N, classes) that say how much of which class.
 
@@ -27,7 +33,8 @@ def mixed(
         batches: from `first_step` on.
         recipe: the alphas of mixup and cutmix, 0 for none.
         classes: of the labels.
-        world: whose part of the global batch this is.
+        world: whose share of the global batch this is.
+        accumulation_steps: micro-batches of an optimizer step.
         first_step: optimizer steps done before.
 
     Source: Zhang et al. 2017, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899; torchvision's transforms v2.
@@ -40,15 +47,15 @@ def mixed(
     if not ways:
         yield from batches
         return
-    luck = torch.default_generator  # the only one that torchvision draws from
-    number = first_step * recipe.accumulation(world.size)
+    rng = torch.default_generator  # the only one that torchvision draws from
+    number = first_step * accumulation_steps
     for batch in batches:
-        before = luck.get_state()
-        place = np.random.SeedSequence([recipe.seed % 2**64, number, world.rank])
-        luck.manual_seed(int(place.generate_state(1, np.uint64)[0]))
+        before = rng.get_state()
+        seeds = np.random.SeedSequence([recipe.seed % 2**64, number, world.rank])
+        rng.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         way = ways[int(torch.randint(len(ways), ()))]
         images, targets = way(batch.images, batch.labels)
-        luck.set_state(before)
+        rng.set_state(before)
         # On a GPU, MixUp's `roll` answers in NCHW.
         yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels, targets)
         number += 1

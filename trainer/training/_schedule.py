@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 from trainer.config import Recipe
 
@@ -15,13 +16,14 @@ def learning_rate(recipe: Recipe, *, steps_per_epoch: int) -> Schedule:
     total = recipe.epochs * steps_per_epoch
     schedule, peak = recipe.schedule, recipe.peak_lr
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
-    match schedule.shape:
+    match schedule.name:
         case "cosine":
             return warmup_cosine(peak, warmup=warmup, total=total)
         case "linear":
             return warmup_linear(peak, warmup=warmup, total=total)
         case "step":
-            return stepwise(peak, warmup=warmup, total=total, parts=schedule.parts, factor=schedule.factor)
+            milestones = [round(share * total) for share in schedule.milestones]
+            return multi_step(peak, warmup=warmup, total=total, milestones=milestones, gamma=schedule.gamma)
         case "onecycle":
             return one_cycle(
                 peak,
@@ -38,7 +40,7 @@ def warmup_cosine(peak: float, *, warmup: int, total: int) -> Schedule:
     Args:
         peak: highest learning rate, reached at the end of the warm-up.
         warmup: steps of linear growth (>= 0).
-        total: steps in the whole run; the rate is 0 there.
+        total: steps in the whole run; the learning rate is 0 there.
 
     Returns: a function from step (0-based, before the update) to learning rate.
     Raises: ValueError if the warm-up is not shorter than the run.
@@ -58,7 +60,7 @@ def warmup_linear(peak: float, *, warmup: int, total: int) -> Schedule:
     Args:
         peak: highest learning rate, reached at the end of the warm-up.
         warmup: steps of linear growth (>= 0).
-        total: steps in the whole run; the rate is 0 there.
+        total: steps in the whole run; the learning rate is 0 there.
 
     Returns: a function from step (0-based, before the update) to learning rate.
     Raises: ValueError if the warm-up is not shorter than the run.
@@ -73,9 +75,9 @@ def one_cycle(peak: float, *, total: int, rise: float, start: float, end: float)
     Args:
         peak: highest learning rate.
         total: steps in the whole run.
-        rise: share of the steps in which the rate grows, in 0..1.
-        start: the first rate is `peak` divided by this.
-        end: the last rate is the first one divided by this.
+        rise: share of the steps in which the learning rate grows, in 0..1.
+        start: the first learning rate is `peak` divided by this.
+        end: the last learning rate is the first one divided by this.
 
     Returns: a function from step (0-based, before the update) to learning rate.
     Raises: ValueError if there are too few steps to rise and to fall.
@@ -86,35 +88,33 @@ def one_cycle(peak: float, *, total: int, rise: float, start: float, end: float)
         raise ValueError(f"a run of {total} steps is too short to rise for {rise:.0%} of it and to fall")
     first = peak / start
 
-    def rate(step: int) -> float:
+    def lr(step: int) -> float:
         if step <= top:
             return _half_cosine(first, peak, step / top)
         return _half_cosine(peak, first / end, min(1.0, (step - top) / (last - top)))
 
-    return rate
+    return lr
 
 
 def _half_cosine(begin: float, end: float, done: float) -> float:
     return end + (begin - end) / 2 * (1 + math.cos(math.pi * done))
 
 
-def stepwise(peak: float, *, warmup: int, total: int, parts: int, factor: float) -> Schedule:
-    """Linear warm-up to `peak`, then `factor` times less at each of the cuts that make `parts` equal parts.
+def multi_step(peak: float, *, warmup: int, total: int, milestones: Sequence[int], gamma: float) -> Schedule:
+    """Linear warm-up to `peak`, then `gamma` times as much at each milestone.
 
     Args:
         peak: highest learning rate.
         warmup: steps of linear growth (>= 0).
         total: steps in the whole run.
-        parts: equal parts of the run, warm-up included in the first.
-        factor: what the rate is multiplied with from one part to the next.
+        milestones: growing steps, from each of which on the learning rate is multiplied by `gamma`.
+        gamma: the factor.
 
     Returns: a function from step (0-based, before the update) to learning rate.
     Raises: ValueError if the warm-up is not shorter than the run.
-    Source: He et al. 2015, arXiv:1512.03385, section 3.4.
+    Source: torch.optim.lr_scheduler.MultiStepLR; He et al. 2015, arXiv:1512.03385, section 3.4.
     """
-    return _warmed_up(
-        peak, warmup, total, lambda step: peak * factor ** min(step * parts // total, parts - 1)
-    )
+    return _warmed_up(peak, warmup, total, lambda step: peak * gamma ** bisect_right(milestones, step))
 
 
 def _warmed_up(peak: float, warmup: int, total: int, then: Schedule) -> Schedule:

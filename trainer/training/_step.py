@@ -14,12 +14,13 @@ import torch
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.config import Optimizer, Recipe
-from trainer.data import Batch
+from trainer import metrics
+from trainer.config import CompileMode, Execution, Optimizer, Recipe
+from trainer.dataloader import Batch
+from trainer.distributed import World
 from trainer.errors import ConfigError, TrainingDiverged
 from trainer.model import build
-from trainer.training._phases import Phases
-from trainer.world import World
+from trainer.training._step_timer import StepTimer
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def make_model(recipe: Recipe, classes: int, world: World) -> torch.nn.Module:
     """The recipe's network as a run begins with it, on the device."""
     model = build(recipe.model, classes, zero_init_residual=recipe.zero_init_residual)
     if recipe.loss == "binary_cross_entropy":
-        start_rare(model)
+        init_classifier_prior(model)
     if recipe.sync_batch_norm and world.size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model.to(world.device)
@@ -84,7 +85,7 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
     """
     settings = recipe.optimizer
     groups = parameter_groups(model, settings)
-    if settings.kind == "adamw":
+    if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=True)
     sgd = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     if settings.momentum:
@@ -120,7 +121,7 @@ def make_loss(recipe: Recipe) -> Loss:
     return binary_cross_entropy
 
 
-def start_rare(model: torch.nn.Module) -> None:
+def init_classifier_prior(model: torch.nn.Module) -> None:
     """Let the classifier expect each of its classes once in as many images, as binary cross-entropy needs it.
 
     Source: github.com/mosaicml/examples, resnet_imagenet/model.py; Lin et al. 2017, arXiv:1708.02002, section 4.1.
@@ -130,17 +131,16 @@ def start_rare(model: torch.nn.Module) -> None:
         torch.nn.init.constant_(classifiers[-1].bias, -math.log(classifiers[-1].out_features))
 
 
-def accelerated(model: torch.nn.Module, speed: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network as `speed` says: as it is, compiled, or compiled and replayed as CUDA graphs.
+def compiled(model: torch.nn.Module, mode: CompileMode) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network as it is, compiled, or compiled and replayed as CUDA graphs; all share the weights.
 
-    All share the weights. `auto`, where nothing was measured, is as it is.
     Source: torch.compile's modes "default" and "reduce-overhead".
     """
-    if speed in ("auto", "eager"):
+    if mode == "off":
         return model
-    mode = "reduce-overhead" if speed == "graphs" else "default"
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, mode=mode, dynamic=False)
-    return compiled
+    name = "reduce-overhead" if mode == "cudagraphs" else "default"
+    network: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, mode=name, dynamic=False)
+    return network
 
 
 class LossScaler(torch.amp.GradScaler):
@@ -157,7 +157,7 @@ class Meter:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.phases = Phases(world.device)
+        self.phases = StepTimer(world.device)
         self._reset()
 
     def _reset(self) -> None:
@@ -171,14 +171,14 @@ class Meter:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The sums of each process: a run cut off between two readings loses none."""
-        return {"sums": self._world.rows(self._sums), "skipped": self._skipped}
+        return {"sums": self._world.all_gather(self._sums), "skipped": self._skipped}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Take up this process's sums; another number of processes leaves them all to the first."""
         rows = state["sums"].to(self._world.device)
         if len(rows) == self._world.size:
             self._sums = rows[self._world.rank].clone()
-        elif self._world.first:
+        elif self._world.is_main:
             self._sums = rows.sum(dim=0)
         self._before = float(rows[:, 3].sum())
         self._skipped += state.get("skipped", torch.zeros(())).to(self._world.device)
@@ -202,39 +202,39 @@ class Meter:
         self._steps += 1
 
     def leave_out(self, seconds: float) -> None:
-        """Take time that was not spent on training (evaluation, snapshots) out of the rates."""
+        """Take time that was not spent on training (evaluation, checkpoints) out of the rates."""
         self._since += seconds
         self._stepped += seconds
 
-    def read(self, *, step: int, rate: float) -> dict[str, float]:
+    def read(self, *, step: int, lr: float) -> dict[str, float]:
         """Means over all processes since the last reading; waits for the device.
 
         Raises: TrainingDiverged, on all processes alike, if the loss is not a number.
         """
-        loss, top1, top5, images = self._world.total(self._sums).tolist()
+        loss, top1, top5, images = self._world.all_reduce_sum(self._sums).tolist()
         seconds = time.perf_counter() - self._since
         phases = self.phases.read()
         # All processes go as fast as the one that waits most.
-        waits = self._world.rows(torch.tensor(phases.get("data", 0.0), device=self._world.device))
+        waits = self._world.all_gather(torch.tensor(phases.get("data", 0.0), device=self._world.device))
         steps, longest, before = self._steps, self._longest, self._before
         skipped, scale = self._skipped, self._scale
         self._reset()
         if not math.isfinite(loss):
-            raise TrainingDiverged(step=step, loss=loss / images, learning_rate=rate)
+            raise TrainingDiverged(step=step, loss=loss / images, learning_rate=lr)
         values = {
-            "train/loss": loss / images,
-            "train/top1": top1 / images,
-            "train/top5": top5 / images,
-            "train/learning_rate": rate,
-            "speed/images_per_second": (images - before) / seconds,
-            "speed/data_wait_share": min(1.0, float(waits.max()) / seconds),
-            "speed/longest_step_seconds": longest,
-            **{f"speed/step_ms/{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
+            metrics.TRAIN_LOSS: loss / images,
+            metrics.TRAIN_TOP1: top1 / images,
+            metrics.TRAIN_TOP5: top5 / images,
+            metrics.LR: lr,
+            metrics.THROUGHPUT: (images - before) / seconds,
+            metrics.DATA_WAIT: min(1.0, float(waits.max()) / seconds),
+            metrics.LONGEST_STEP: longest,
+            **{f"{metrics.STEP_MS}{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
         }
         if scale is not None:
-            values |= {"train/skipped_steps": float(skipped), "train/loss_scale": float(scale)}
+            values |= {metrics.SKIPPED_STEPS: float(skipped), metrics.LOSS_SCALE: float(scale)}
         if self._world.device.type == "cuda":
-            values["speed/gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
+            values[metrics.GPU_MEMORY] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
         return values
 
 
@@ -242,18 +242,23 @@ class Step:
     """Trains `model` on one global batch at a time."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, world: World
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        world: World,
+        execution: Execution = Execution(),
     ) -> None:
         self.precision = choose_precision(recipe.precision, world.device)
         self.scaler = LossScaler(world.device.type, enabled=self.precision.scaled)
         self._optimizer = optimizer
         self._loss = make_loss(recipe)
-        self._longest = recipe.optimizer.clip_norm  # of a gradient
-        self._parts = recipe.accumulation(world.size)
-        if recipe.speed == "graphs" and self._parts > 1:
+        self._clip_norm = recipe.optimizer.clip_norm
+        self._accumulation_steps = recipe.accumulation_steps(world.size, execution.batch_per_gpu)
+        if execution.compile == "cudagraphs" and self._accumulation_steps > 1:
             raise ConfigError(
-                f"speed=graphs cannot accumulate the gradients of {self._parts} micro-batches; use speed=compile, or "
-                "a batch_per_gpu that holds a GPU's whole share"
+                f"--compile cudagraphs cannot accumulate the gradients of {self._accumulation_steps} micro-batches; use "
+                "--compile default, or a --batch-per-gpu that holds a GPU's whole share"
             )
         self._model, self._parallel = model, None
         if world.size > 1:
@@ -261,9 +266,9 @@ class Step:
             self._parallel = DistributedDataParallel(
                 model, device_ids=device_ids, gradient_as_bucket_view=True
             )
-        self._network = accelerated(self._parallel or model, recipe.speed)
-        self._graphs, self._on_gpu = recipe.speed == "graphs", world.device.type == "cuda"
-        self._compiled = recipe.speed in ("compile", "graphs")
+        self._network = compiled(self._parallel or model, execution.compile)
+        self._graphs, self._on_gpu = execution.compile == "cudagraphs", world.device.type == "cuda"
+        self._compiled = execution.compile != "off"
         self._ahead: deque[torch.cuda.Event] = deque()
 
     def warm_up(self, sizes: Iterable[int], micro_batch: int) -> None:
@@ -292,28 +297,28 @@ class Step:
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
 
-    def __call__(self, batches: Iterator[Batch], rate: float, meter: Meter) -> None:
-        """Take the micro-batches of one step from `batches` and update the weights with `rate`."""
+    def __call__(self, batches: Iterator[Batch], lr: float, meter: Meter) -> None:
+        """Take the micro-batches of one step from `batches` and update the weights with learning rate `lr`."""
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self._model.train()
         mark = meter.phases.mark
         meter.phases.begin()
-        for part in range(self._parts):
+        for micro_step in range(self._accumulation_steps):
             images, labels, targets = next(batches)
             mark("data")
-            with self._gradients_meet(last=part == self._parts - 1):
+            with self._maybe_no_sync(last=micro_step == self._accumulation_steps - 1):
                 with self.precision.autocast():
                     logits = self._network(images)
                     loss = self._loss(logits, labels if targets is None else targets)
                 mark("forward")
-                self.scaler.scale(loss / self._parts).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / self._accumulation_steps).backward()  # type: ignore[no-untyped-call]
                 mark("backward")
             meter.add(loss.detach(), logits.detach(), labels)
             mark("count")
-        if self._longest:
+        if self._clip_norm:
             self.scaler.unscale_(self._optimizer)
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._longest)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
         self.scaler.step(self._optimizer)
         if self.scaler.is_enabled():
             # No public way leads to them without a host wait. All processes have the same gradients, and skip alike.
@@ -323,9 +328,9 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")
         if self._graphs and self._on_gpu:
-            self._stay_near()
+            self._limit_run_ahead()
 
-    def _stay_near(self) -> None:
+    def _limit_run_ahead(self) -> None:
         """Be two steps ahead of the GPU at most.
 
         A step of other networks is hundreds of launches, of which CUDA takes about a thousand at a time. One of graphs
@@ -337,12 +342,12 @@ class Step:
         if len(self._ahead) > 2:
             self._ahead.popleft().synchronize()
 
-    def let_go(self) -> None:
+    def release_memory(self) -> None:
         """Give back what compiled code and recorded graphs hold of the GPU's memory; a next step makes them anew."""
         if self._compiled and self._on_gpu:
             torch.compiler.reset()
             torch.cuda.empty_cache()
 
-    def _gradients_meet(self, *, last: bool) -> AbstractContextManager[None]:
+    def _maybe_no_sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients once a step, in the last backward pass."""
         return nullcontext() if last or self._parallel is None else self._parallel.no_sync()

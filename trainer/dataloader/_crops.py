@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config import Images
+from trainer.config import Preprocess
 
 # Channel statistics of ImageNet's training set for pixels in 0..1, as torchvision uses them.
 MEAN = (0.485, 0.456, 0.406)
@@ -17,11 +17,11 @@ ATTEMPTS = 10  # as in torchvision, before falling back to the centre
 DRAWS = 4 * ATTEMPTS  # area, ratio, x and y for each attempt
 
 
-def preprocessing(images: Images) -> dict[str, Any]:
+def preprocessing(preprocess: Preprocess) -> dict[str, Any]:
     """How to make the network's input outside of this program; written into registry and bundle."""
     return {
-        "val_resize": images.val_resize,
-        "val_size": images.val_size,
+        "val_resize": preprocess.val_resize,
+        "val_size": preprocess.val_size,
         "interpolation": "bilinear with antialiasing",
         "orientation": "as stored; EXIF rotation is not applied",
         "channels": "RGB",
@@ -32,14 +32,14 @@ def preprocessing(images: Images) -> dict[str, Any]:
 
 
 def random_resized_crops(
-    sizes: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], images: Images
+    sizes: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], preprocess: Preprocess
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Crop windows of random area and aspect ratio, distributed as torchvision's RandomResizedCrop.
 
     Args:
         sizes: (N, 2) width and height in pixels.
         draws: (N, DRAWS) uniform numbers in [0, 1).
-        images: ranges of area (share of the image) and ratio (width / height).
+        preprocess: ranges of area (share of the image) and ratio (width / height).
 
     Returns: anchors (N, 2) as x and y, and shapes (N, 2) as width and height, in whole pixels.
     Source: torchvision.transforms.RandomResizedCrop.get_params; Szegedy et al. 2014, arXiv:1409.4842.
@@ -47,9 +47,9 @@ def random_resized_crops(
     area, ratio, along_x, along_y = draws.reshape(len(sizes), 4, ATTEMPTS).transpose(1, 0, 2)
     width, height = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
 
-    low, high = images.crop_area
+    low, high = preprocess.crop_area
     target = width * height * (low + (high - low) * area)
-    low, high = np.log(images.crop_ratio)
+    low, high = np.log(preprocess.crop_ratio)
     aspect = np.exp(low + (high - low) * ratio)
     w, h = np.round(np.sqrt(target * aspect)), np.round(np.sqrt(target / aspect))
     x, y = np.floor(along_x * (width - w + 1)), np.floor(along_y * (height - h + 1))
@@ -60,7 +60,7 @@ def random_resized_crops(
     anchors = np.stack([x[row, first], y[row, first]], axis=1)
     shapes = np.stack([w[row, first], h[row, first]], axis=1)
 
-    narrowest, widest = images.crop_ratio
+    narrowest, widest = preprocess.crop_ratio
     centre = np.concatenate(
         [
             np.minimum(width, np.maximum(1, np.round(height * widest))),
@@ -74,7 +74,7 @@ def random_resized_crops(
 
 
 def centre_crops(
-    sizes: npt.NDArray[np.int64], images: Images
+    sizes: npt.NDArray[np.int64], preprocess: Preprocess
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """How each validation image is resized and where its centre is cut out, rounded as torchvision does.
 
@@ -82,13 +82,13 @@ def centre_crops(
 
     Args:
         sizes: (N, 2) width and height in pixels.
-        images: shorter side after resizing, and side of the crop.
+        preprocess: shorter side after resizing, and side of the crop.
 
     Returns: heights and widths after resizing (N, 2), and the crop's place on each axis (N, 2) as
         x and y, from 0 (left, top) to 1 (right, bottom).
     Source: torchvision.transforms.functional.resize and center_crop.
     """
-    resized = np.floor(images.val_resize * sizes / sizes.min(axis=1, keepdims=True))
-    room = resized - images.val_size
+    resized = np.floor(preprocess.val_resize * sizes / sizes.min(axis=1, keepdims=True))
+    room = resized - preprocess.val_size
     places = np.round(room / 2) / np.maximum(room, 1)
     return resized[:, ::-1].astype(np.float32), places.astype(np.float32)

@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import ALONE
 from tests.nets import Small
-from trainer.performance import Choice, choose, measure, unmeasured
+from trainer.performance import Choice, choose, defaults, measure
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +27,11 @@ def test_what_does_not_run_here_is_told_and_not_chosen(open_recipe, dataset, mon
             raise RuntimeError("no compiler\nhere")
         return model
 
-    monkeypatch.setattr("trainer.training._step.accelerated", compiler_fails)
+    monkeypatch.setattr("trainer.training._step.compiled", compiler_fails)
     told = []
-    choice = measure(open_recipe, dataset.train, ALONE, decode_on=None, tell=told.append, steps=1)
+    choice = measure(open_recipe, dataset.train, ALONE, decoder=None, tell=told.append, steps=1)
 
-    assert (choice.batch_per_gpu, choice.speed, choice.decode_on) == (8, "eager", "cpu")
+    assert (choice.batch_per_gpu, choice.speed, choice.decoder) == (8, "eager", "cpu")
     assert told[:2] == [
         f"{name} does not run here (RuntimeError: no compiler)" for name in ("compile", "graphs")
     ]
@@ -50,15 +50,15 @@ def test_the_fastest_is_chosen(open_recipe, dataset, monkeypatch):
 
         return network
 
-    monkeypatch.setattr("trainer.training._step.accelerated", slowed)
-    choice = measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print, steps=2)
+    monkeypatch.setattr("trainer.training._step.compiled", slowed)
+    choice = measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print, steps=2)
 
     assert choice.speed == "compile"
     assert choice.tried["eager"] > choice.tried["graphs"]
 
 
 def test_when_time_is_over_what_was_tried_decides(open_recipe, dataset):
-    choice = measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print, steps=1, patience=0)
+    choice = measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print, steps=1, timeout=0)
 
     assert choice.tried.keys() == {"eager"}
 
@@ -66,7 +66,7 @@ def test_when_time_is_over_what_was_tried_decides(open_recipe, dataset):
 def test_what_the_recipe_settles_is_not_tried(tiny, dataset):
     settled = replace(tiny, batch_per_gpu=4, speed="eager")
 
-    assert measure(settled, dataset.train, ALONE, decode_on="cpu", tell=print) == Choice(4, "eager", "cpu")
+    assert measure(settled, dataset.train, ALONE, decoder="cpu", tell=print) == Choice(4, "eager", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_batch_that_does_not_fit_is_halved(open_recipe, dataset, monkeypatch, 
 
     monkeypatch.setattr(Small, "forward", forward)
 
-    assert measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print).batch_per_gpu == 2
+    assert measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print).batch_per_gpu == 2
 
 
 def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monkeypatch):
@@ -94,13 +94,13 @@ def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monk
     with pytest.raises(
         RuntimeError, match="not even one image at a time can be trained: RuntimeError: a layer is wrong"
     ):
-        measure(open_recipe, dataset.train, ALONE, decode_on="cpu", tell=print)
+        measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print)
 
 
 def test_on_the_cpu_nothing_is_tried(open_recipe, dataset, tmp_path):
-    choice = choose(open_recipe, dataset.train, ALONE, tmp_path, decode_on=None, tell=print)
+    choice = choose(open_recipe, dataset.train, ALONE, tmp_path, decoder=None, tell=print)
 
-    assert choice == Choice(64, "eager", "cpu") == unmeasured(open_recipe, None)
+    assert choice == Choice(64, "eager", "cpu") == defaults(open_recipe, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -115,13 +115,13 @@ def test_on_a_gpu_the_choice_is_remembered_for_its_kind_and_for_what_was_asked(
         return Choice(256, "compile", "mixed", {"eager": 1.0})
 
     gpu = replace(ALONE, device=torch.device("cuda", 0))
-    monkeypatch.setattr("trainer.performance._choice.measure", pretended)
+    monkeypatch.setattr("trainer.performance._autotune.measure", pretended)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: named)
     told = []
 
     def chosen(recipe, cores=4):
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
-        return choose(recipe, dataset.train, gpu, tmp_path, decode_on=None, tell=told.append)
+        return choose(recipe, dataset.train, gpu, tmp_path, decoder=None, tell=told.append)
 
     first = chosen(open_recipe)
     assert chosen(open_recipe) == first

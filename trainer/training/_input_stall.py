@@ -27,7 +27,7 @@ class Counters:
     disk: tuple[float, float, float] | None  # reads, MB read, seconds with work; None: not on a local disk
 
 
-class Bottleneck:
+class InputStall:
     """Looks at each reading of a run, and says once what its images wait for."""
 
     def __init__(
@@ -81,7 +81,7 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             return (
                 f"the disk's throughput binds ({figures}); order more for the volume (gp3 has {GP3_MB:.0f} MB/s "
                 "unless told otherwise), read from the instance's own NVMe, or store images smaller with "
-                "`trainer prepare --max-side 352`"
+                "`trainer prepare --shorter-side 352`"
             )
         if busy >= BUSY:
             return (
@@ -90,13 +90,13 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             )
     if cpu >= BUSY:
         return (
-            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --max-side 352`, "
+            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --shorter-side 352`, "
             "or take an instance with more vCPUs for each GPU"
         )
     if on_gpu:
         return (
             f"neither disk nor processors bind ({figures}), so decoding on the GPU itself, beside training, does, or a "
-            "slow network volume; try --decode cpu"
+            "slow network volume; try --decoder cpu"
         )
     return (
         f"neither disk nor processors bind ({figures}), so this program itself or a slow network volume does; "

@@ -14,13 +14,13 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
 from tests.conftest import ALONE
-from trainer.config import Images
-from trainer.data import MEAN, STD, TrainImages, uniform
-from trainer.data._augmentation import BINS, FILL, ColorJitter, Erasing, chosen_augmentations
-from trainer.world import World
+from trainer.config import Preprocess
+from trainer.dataloader import MEAN, STD, TrainLoader, uniform
+from trainer.dataloader._augment import BINS, FILL, ColorJitter, Erasing, make_augmentations
+from trainer.distributed import World
 
 SIZE = 128
-EVERYTHING = Images(
+EVERYTHING = Preprocess(
     train_size=32, augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5, crop_area=(0.3, 1)
 )
 
@@ -72,7 +72,7 @@ def changed(augmentation, photo, numbers):
 
 @pytest.mark.parametrize("negated", [0, 1])
 def test_each_operation_is_as_strong_as_torchvisions(photo, negated):
-    (randaugment,) = chosen_augmentations(Images(augment="randaugment", randaugment_ops=1))
+    (randaugment,) = make_augmentations(Preprocess(augment="randaugment", randaugment_ops=1))
     names = [operation.name for operation in randaugment._suite]
     numbers = np.array([[[index, BINS - 1, negated]] for index in range(len(names))], np.int32)
 
@@ -113,7 +113,7 @@ def test_colours_change_as_torchvisions_do(photo):
 def test_the_draws_have_the_ranges_of_torchvision(tiny):
     draws = uniform(0, 0, np.arange(5000), 6)
     factors = ColorJitter((0.4, 0.2, 2.0, 0.1)).numbers(draws[:, :4], SIZE)
-    (trivial,) = chosen_augmentations(Images(augment="trivialaugment"))
+    (trivial,) = make_augmentations(Preprocess(augment="trivialaugment"))
     (chosen,) = trivial.numbers(draws[:, :3], SIZE).transpose(1, 0, 2)
 
     assert factors.min(axis=0) == pytest.approx([0.6, 0.8, 0, -36], abs=0.2)
@@ -147,10 +147,10 @@ def test_rectangles_are_erased_as_torchvision_erases_them(photo):
 
 def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_processes(dataset, tiny):
     recipe = replace(tiny, images=EVERYTHING)
-    unbroken = list(TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=4))
-    (resumed,) = TrainImages(dataset.train, recipe, ALONE).batches(first_step=3, last_step=4)
+    unbroken = list(TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=4))
+    (resumed,) = TrainLoader(dataset.train, recipe, ALONE).batches(first_step=3, last_step=4)
     shares = [
-        next(TrainImages(dataset.train, recipe, world).batches(first_step=3, last_step=4)).images
+        next(TrainLoader(dataset.train, recipe, world).batches(first_step=3, last_step=4)).images
         for world in (World(rank, 2, torch.device("cpu")) for rank in range(2))
     ]
 
@@ -161,7 +161,7 @@ def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_proc
 
 def test_all_augmentations_leave_normalised_images_of_the_right_kind(dataset, tiny):
     recipe = replace(tiny, images=EVERYTHING)
-    (batch,) = TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=1)
+    (batch,) = TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=1)
 
     assert batch.images.shape == (8, 3, 32, 32)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
@@ -171,9 +171,9 @@ def test_all_augmentations_leave_normalised_images_of_the_right_kind(dataset, ti
 
 def test_crops_grow_with_the_epoch_and_the_order_goes_on(dataset, tiny):
     growing = replace(
-        tiny, epochs=4, images=replace(tiny.images, first_size=16, size_step=8, growth=(0.25, 0.75))
+        tiny, epochs=4, images=replace(tiny.preprocess, min_res=16, res_step=8, growth=(0.25, 0.75))
     )
-    images = TrainImages(dataset.train, growing, ALONE)
+    images = TrainLoader(dataset.train, growing, ALONE)
     batches = list(images.batches(first_step=0, last_step=8))
     (resumed,) = images.batches(first_step=5, last_step=6)
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ALONE, write_odd_files
-from trainer.data import TrainImages, check_decoding
-from trainer.data._decoding import _Decoder
+from trainer.dataloader import TrainLoader, check_decoding
+from trainer.dataloader._integrity import _Decoder
 from trainer.dataset import folder, open_dataset, prepare
 
 
@@ -130,4 +130,4 @@ def test_a_vetted_set_never_stops_a_training(tmp_path, tiny):
     dataset = prepared(tmp_path, files)
 
     assert not [one for one in check_decoding(dataset) if one.kind == "bad"]
-    assert sum(1 for _ in TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=40)) == 40
+    assert sum(1 for _ in TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=40)) == 40

@@ -5,9 +5,9 @@ import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from trainer.config import Images
-from trainer.data import random_resized_crops, uniform
-from trainer.data._preprocessing import DRAWS
+from trainer.config import Preprocess
+from trainer.dataloader import random_resized_crops, uniform
+from trainer.dataloader._crops import DRAWS
 
 
 def windows(width, height, images, count):
@@ -17,7 +17,7 @@ def windows(width, height, images, count):
 
 def test_windows_lie_inside_the_image():
     for width, height in [(500, 375), (30, 900), (1, 1), (2000, 20)]:
-        anchors, shapes = windows(width, height, Images(), 500)
+        anchors, shapes = windows(width, height, Preprocess(), 500)
 
         assert (anchors >= 0).all()
         assert (shapes >= 1).all()
@@ -26,7 +26,7 @@ def test_windows_lie_inside_the_image():
 
 def test_windows_are_distributed_as_torchvisions():
     count = 100_000
-    ours = np.concatenate(windows(500, 375, Images(), count), axis=1)
+    ours = np.concatenate(windows(500, 375, Preprocess(), count), axis=1)
     torch.manual_seed(0)
     blank = torch.empty(3, 375, 500)
     drawn = [RandomResizedCrop.get_params(blank, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
@@ -49,7 +49,7 @@ def test_half_of_the_images_are_mirrored():
 
 
 def test_an_image_too_narrow_for_any_window_is_cropped_in_its_centre():
-    anchors, shapes = windows(10, 1000, Images(crop_area=(0.9, 1.0)), 5)
+    anchors, shapes = windows(10, 1000, Preprocess(crop_area=(0.9, 1.0)), 5)
 
     assert (shapes == [10, 13]).all()
     assert (anchors == [0, 493]).all()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import epoch_order, uniform
+from trainer.dataloader import epoch_order, uniform
 
 
 @given(seed=st.integers(), epoch=st.integers(0, 1000), count=st.integers(1, 300))

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,14 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from trainer.config import Images, Recipe
-from trainer.data._augmentation import Augmentation, chosen_augmentations
-from trainer.data._graph import LABEL, PREFETCH, SIZE, Graph, Kind, Nodes, decoding_graph, external
-from trainer.data._order import epoch_order, uniform
-from trainer.data._preprocessing import DRAWS, MEAN, STD, centre_crops, random_resized_crops
+from trainer.config import Decoder, Execution, Preprocess, Recipe
+from trainer.dataloader._augment import Augmentation, make_augmentations
+from trainer.dataloader._crops import DRAWS, MEAN, STD, centre_crops, random_resized_crops
+from trainer.dataloader._pipelines import LABEL, PREFETCH, SIZE, Graph, Kind, Nodes, decoding_graph, external
+from trainer.dataloader._sampler import epoch_order, uniform
 from trainer.dataset import Split
+from trainer.distributed import World
 from trainer.errors import DataError
-from trainer.world import World
-
-# "mixed" leaves the entropy decoding of images below a million pixels to the CPU, "mixed-huffman" does not.
-DecodeOn = Literal["cpu", "mixed", "mixed-huffman"]
 
 MOST_THREADS = 16  # for one GPU: each takes 16 MiB of its memory, and as much pinned, in each of two graphs
 READERS = 8  # threads that wait for the disk; network volumes answer in about a millisecond
@@ -44,7 +41,7 @@ FILES_PER_READ = 16  # files one task reads: few tasks, and enough of them for a
 READ_AHEAD = 4  # batches whose files are being read before DALI asks
 ENCODED: Kind = (types.UINT8, 1)
 CORNER: Kind = (types.FLOAT, 1)  # x and y
-MIRROR: Kind = (types.INT32, 0)  # 1: mirrored
+MIRROR: Kind = (types.INT32, 0)  # 1: flip_tta
 PLACE: Kind = (types.FLOAT, 0)  # of a crop on an axis, 0 to 1
 
 
@@ -64,7 +61,7 @@ class _Samples:
     luck: npt.NDArray[np.float64]  # (N, draws) for the crop, the flip, and each augmentation
 
 
-class TrainImages:
+class TrainLoader:
     """Endless training batches, each a pure function of (seed, step, place among the processes).
 
     A step's global batch is the same set of images at any number of processes; this process gets
@@ -72,14 +69,14 @@ class TrainImages:
     """
 
     def __init__(
-        self, split: Split, recipe: Recipe, world: World, *, decode_on: DecodeOn | None = None
+        self, split: Split, recipe: Recipe, world: World, execution: Execution = Execution()
     ) -> None:
         self._split, self._recipe, self._world = split, recipe, world
-        self._decode_on = decode_on or _decode_on(world)
-        self._augmentations = chosen_augmentations(recipe.images)
+        self._decoder = execution.decoder or _default_decoder(world)
+        self._augmentations = make_augmentations(recipe.preprocess)
         self.steps_per_epoch = recipe.steps_per_epoch(len(split))
-        self._accumulation = recipe.accumulation(world.size)
-        self.micro_batch = recipe.micro_batch(world.size)
+        self.accumulation_steps = recipe.accumulation_steps(world.size, execution.batch_per_gpu)
+        self.micro_batch = recipe.micro_batch(world.size, execution.batch_per_gpu)
 
     def indices(self, step: int, part: int) -> npt.NDArray[np.int64]:
         """Positions in the split of micro-batch `part` of `step` on this process."""
@@ -123,7 +120,7 @@ class TrainImages:
 
     def crops(self, *, first_step: int, last_step: int) -> Iterator[Any]:
         """What `batches` decodes, as DALI's lists of images in their own sizes: for measuring what decoding takes."""
-        feed = self._feed(first_step, last_step, self._recipe.images.train_size)
+        feed = self._feed(first_step, last_step, self._recipe.preprocess.train_size)
         graph = decoding_graph(partial(self._decode, feed), **self._options())
         while True:
             try:
@@ -148,7 +145,7 @@ class TrainImages:
             axis_names="WH",
             normalized_anchor=False,
             normalized_shape=False,
-            **_decoder(self._decode_on),
+            **_decoder(self._decoder),
             output_type=types.RGB,
             adjust_orientation=False,
         )
@@ -160,15 +157,15 @@ class TrainImages:
 
         def plan() -> Iterator[_Samples]:
             for step in range(first_step, last_step):
-                for part in range(self._accumulation):
+                for part in range(self.accumulation_steps):
                     chosen = self.indices(step, part)
                     epoch = step // self.steps_per_epoch
                     yield _Samples(chosen, uniform(recipe.seed, epoch, chosen, draws))
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
             photos = self._split.sizes[samples.indices]
-            anchors, shapes = random_resized_crops(photos, samples.luck[:, :DRAWS], recipe.images)
-            mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.images.flip
+            anchors, shapes = random_resized_crops(photos, samples.luck[:, :DRAWS], recipe.preprocess)
+            mirror = (samples.luck[:, DRAWS] < 0.5) & recipe.preprocess.flip
             labels = self._split.labels[samples.indices]
             sizes = np.full((len(samples.indices), 2), size, np.float32)
             made = [anchors, shapes, sizes, labels, mirror.astype(np.int32)]
@@ -183,25 +180,31 @@ class TrainImages:
         return feed
 
 
-class ValImages:
+class ValLoader:
     """The validation images of this process, in order; all processes together see each exactly once."""
 
     def __init__(
-        self, split: Split, images: Images, world: World, *, batch: int, decode_on: DecodeOn | None = None
+        self,
+        split: Split,
+        preprocess: Preprocess,
+        world: World,
+        *,
+        batch: int,
+        decoder: Decoder | None = None,
     ) -> None:
         self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
         self._batch = batch
         self.rounds = -(-len(split) // (world.size * batch))  # batches of the process that has most
 
         def arrays(samples: _Samples) -> tuple[Any, ...]:
-            sizes, places = centre_crops(split.sizes[samples.indices], images)
+            sizes, places = centre_crops(split.sizes[samples.indices], preprocess)
             left, top = np.ascontiguousarray(places.T)  # DALI takes no strides
             return np.ascontiguousarray(sizes), split.labels[samples.indices], left, top
 
         self._feed = _Feed(split, arrays)
         self._graph = Graph(
-            partial(_val_decode, self._feed, decode_on or _decode_on(world)),
-            partial(_val_end, images.val_size),
+            partial(_val_decode, self._feed, decoder or _default_decoder(world)),
+            partial(_val_end, preprocess.val_size),
             [PLACE, PLACE],
             **_graph_options(batch, world),
         )
@@ -225,10 +228,10 @@ def _train_end(
     return normalised(pixels, mirror=mirror), labels
 
 
-def _val_decode(feed: _Feed, decode_on: DecodeOn) -> Nodes:
+def _val_decode(feed: _Feed, decoder: Decoder) -> Nodes:
     """Whole images, their size to be, labels, and the place of the centre from left and top."""
     encoded, *others = external(feed, [ENCODED, SIZE, LABEL, PLACE, PLACE], no_copy=True)
-    whole = fn.decoders.image(encoded, **_decoder(decode_on), output_type=types.RGB, adjust_orientation=False)
+    whole = fn.decoders.image(encoded, **_decoder(decoder), output_type=types.RGB, adjust_orientation=False)
     return whole, *others
 
 
@@ -236,12 +239,12 @@ def _val_end(side: int, pixels: Any, labels: Any, left: Any, top: Any) -> Nodes:
     return normalised(pixels, crop=(side, side), crop_pos_x=left, crop_pos_y=top), labels
 
 
-def _decoder(decode_on: DecodeOn) -> dict[str, Any]:
-    if decode_on == "cpu":
+def _decoder(decoder: Decoder) -> dict[str, Any]:
+    if decoder == "cpu":
         return {"device": "cpu"}
     # Else the GPU repeats colours where the CPU interpolates them.
     mixed = {"device": "mixed", "jpeg_fancy_upsampling": True}
-    return {**mixed, "hybrid_huffman_threshold": 1} if decode_on == "mixed-huffman" else mixed
+    return {**mixed, "hybrid_huffman_threshold": 1} if decoder == "mixed-huffman" else mixed
 
 
 def normalised(images: Any, **crop_or_mirror: Any) -> Any:
@@ -266,7 +269,7 @@ def _graph_options(batch: int, world: World) -> dict[str, Any]:
     }
 
 
-def _decode_on(world: World) -> DecodeOn:
+def _default_decoder(world: World) -> Decoder:
     return "mixed" if world.device.type == "cuda" else "cpu"
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 import torch
 
 
-class Phases:
+class StepTimer:
     """Seconds between marks, by the name of the later one, since the last reading.
 
     On a GPU a mark is an event in its stream, so nobody waits for it: what counts is when the GPU came to it.

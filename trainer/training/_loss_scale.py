@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trainer import metrics
+
 READINGS = 3  # in a row, in which more than half of the steps are skipped
 ENOUGH = 10  # steps; so many in a row are skipped while the scale of the loss is found
 
 
-class SkippedSteps:
+class LossScaleMonitor:
     """Looks at each reading of a run in fp16, and says once that most of its steps are skipped."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -20,12 +22,12 @@ class SkippedSteps:
 
     def look(self, step: int, values: dict[str, float]) -> None:
         """Take note of the reading at `step`; nothing to see unless the loss is scaled."""
-        if self._told or "train/skipped_steps" not in values:
+        if self._told or metrics.SKIPPED_STEPS not in values:
             return
         before, self._read = self._read, step
         if before is None:
             return
-        steps, skipped = step - before, int(values["train/skipped_steps"])
+        steps, skipped = step - before, int(values[metrics.SKIPPED_STEPS])
         if 2 * skipped <= steps:
             self._readings = self._steps = self._skipped = 0
             return
@@ -37,6 +39,6 @@ class SkippedSteps:
         self._told = True
         self._tell(
             f"{self._skipped} of the last {self._steps} steps were skipped, for their gradients are too large for "
-            f"fp16 or no numbers (loss scale {values['train/loss_scale']:g}); if that goes on, train again with a "
-            "lower optimizer.lr_per_256 (--set), or with precision=bf16 on a GPU that has it (Ampere or newer)"
+            f"fp16 or no numbers (loss scale {values[metrics.LOSS_SCALE]:g}); if that goes on, train again with a "
+            "lower optimizer.base_lr (--set), or with precision=bf16 on a GPU that has it (Ampere or newer)"
         )

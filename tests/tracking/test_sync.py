@@ -22,12 +22,12 @@ import pytest
 
 from trainer.errors import TrackingError
 from trainer.tracking import (
-    DatasetFacts,
+    BackgroundSync,
+    DatasetInfo,
     Journal,
-    Shipper,
     check_reachable,
     read_journal,
-    read_place,
+    read_run_ref,
     sync,
     tracking_uri,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tests.tracking.conftest import Server
 
-DATASET = DatasetFacts("photos", "d" * 64, "/data", {"train": 20, "val": 9})
+DATASET = DatasetInfo("photos", "d" * 64, "/data", {"train": 20, "val": 9})
 
 
 def start(folder: Path, **tags: str) -> Journal:
@@ -93,7 +93,7 @@ def follower(folder: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
 def wait_for_step(folder: Path, step: int) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        if read_place(folder) and any(row[1] == step for row in rows(folder)):
+        if read_run_ref(folder) and any(row[1] == step for row in rows(folder)):
             return
         time.sleep(0.3)
     raise AssertionError(f"step {step} did not come: {(folder / 'sync.log').read_text()}")
@@ -161,7 +161,7 @@ def test_a_run_made_just_before_a_kill_is_found_again(runs: Path) -> None:
     sync(runs / "r", follow=False)
 
     assert in_mlflow(runs / "r").info.run_id == first
-    assert read_place(runs / "r") == (tracking_uri(runs), in_mlflow(runs / "r").info.experiment_id, first)
+    assert read_run_ref(runs / "r") == (tracking_uri(runs), in_mlflow(runs / "r").info.experiment_id, first)
 
 
 def test_steps_that_are_trained_again_after_a_kill_appear_once(runs: Path) -> None:
@@ -172,7 +172,7 @@ def test_steps_that_are_trained_again_after_a_kill_appear_once(runs: Path) -> No
     assert in_mlflow(runs / "r").info.status == "KILLED"
 
     journal = start(runs / "r", processes="1")
-    journal.cut(2)
+    journal.truncate_after(2)
     for step in (3, 4, 5):
         journal.log(step, {"loss": step})
     journal.finish("finished")
@@ -241,12 +241,12 @@ def test_a_follower_whose_trainer_is_gone_ships_the_rest_and_ends(runs: Path) ->
 
 def test_a_run_is_shipped_while_it_trains_and_complete_soon_after_its_end(runs: Path) -> None:
     journal = start(runs / "r")
-    with Shipper(runs / "r") as shipper:
+    with BackgroundSync(runs / "r") as shipper:
         journal.log(1, {"loss": 1})
         wait_for_step(runs / "r", 1)
         assert in_mlflow(runs / "r").info.status == "RUNNING"
 
-        journal.cut(0)
+        journal.truncate_after(0)
         journal.log(1, {"loss": 1})
         journal.log(2, {"loss": 2})
         journal.finish("finished")
@@ -261,8 +261,8 @@ def test_a_run_is_shipped_while_it_trains_and_complete_soon_after_its_end(runs: 
 def test_a_killed_trainer_leaves_no_shipper_behind(runs: Path) -> None:
     start(runs / "r").log(1, {"loss": 1})
     code = (
-        "import sys, time; from pathlib import Path; from trainer.tracking import Shipper\n"
-        "with Shipper(Path(sys.argv[1])) as shipper: print(shipper._child.pid, flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from trainer.tracking import BackgroundSync\n"
+        "with BackgroundSync(Path(sys.argv[1])) as shipper: print(shipper._child.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(runs / "r")], stdout=subprocess.PIPE) as trainer:
         assert trainer.stdout is not None
@@ -336,7 +336,7 @@ def test_a_server_that_refuses_this_host_name_is_named_with_the_cure(server: Ser
 
 
 def test_a_server_that_is_not_there_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking_server, "PATIENCE", 1)
+    monkeypatch.setattr(tracking_server, "TIMEOUT", 1)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
@@ -348,7 +348,7 @@ def test_a_server_that_is_not_there_is_named_with_the_cure(monkeypatch: pytest.M
 
 
 def test_a_server_that_never_answers_is_named_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking_server, "PATIENCE", 1.5)
+    monkeypatch.setattr(tracking_server, "TIMEOUT", 1.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()

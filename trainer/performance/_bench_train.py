@@ -18,17 +18,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from trainer.checkpoint import EVERY
 from trainer.config import Recipe
-from trainer.data import Batch, DecodeOn, TrainImages, ValImages
+from trainer.dataloader import Batch, Decoder, TrainLoader, ValLoader
 from trainer.dataset import Dataset, Split
+from trainer.distributed import World
 from trainer.model import build
 from trainer.performance._estimate import IMAGENET, MEGABYTES_AT_224
 from trainer.performance._rounds import in_rotation, ratio
 from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
-from trainer.tracking import DatasetFacts, Journal
-from trainer.training import AT_A_TIME, choose_precision, train
-from trainer.world import World
+from trainer.tracking import DatasetInfo, Journal
+from trainer.training import VAL_BATCH, choose_precision, train
 
 PROFILED = 5  # steps
 
@@ -40,7 +39,7 @@ def bench_train(
     *,
     steps: int,
     rounds: int,
-    decode_on: DecodeOn,
+    decoder: Decoder,
     profile: Path | None = None,
 ) -> dict[str, Any]:
     """Train on images that are on the device already, on JPEGs, feed without training, train as people do, validate.
@@ -53,7 +52,7 @@ def bench_train(
         world: one process and its device.
         steps: timed steps of each turn, after a few for warming up.
         rounds: turns of each.
-        decode_on: where JPEGs are decoded.
+        decoder: where JPEGs are decoded.
         profile: write a Chrome trace of five fed steps there.
 
     Returns: medians of images/s, their ratios, the share of ImageNet's epoch that its validation takes at these rates,
@@ -68,7 +67,7 @@ def bench_train(
     fed: list[Trial] = []
 
     def batches(count: int) -> Iterator[Batch]:
-        source = TrainImages(_enough(split, count * recipe.global_batch), recipe, world, decode_on=decode_on)
+        source = TrainLoader(_enough(split, count * recipe.global_batch), recipe, world, decoder=decoder)
         return source.batches(first_step=0, last_step=count)
 
     def synthetic() -> float:
@@ -88,8 +87,8 @@ def bench_train(
         return images / (time.perf_counter() - begun)
 
     # Forward passes are three times as fast as steps.
-    validated = ValImages(
-        _enough(split, 3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), AT_A_TIME), decode_on=decode_on
+    validated = ValLoader(
+        _enough(split, 3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), VAL_BATCH), decoder=decoder
     )  # fmt: skip
 
     def validation() -> float:
@@ -125,7 +124,7 @@ def bench_train(
         "batch": recipe.global_batch,
         "micro_batch": len(fixed.labels),
         "speed": recipe.speed,
-        "decode_on": decode_on,
+        "decoder": decoder,
         "train_size": recipe.images.train_size,
         "precision": fed[-1].precision,
         **where(world),
@@ -133,7 +132,7 @@ def bench_train(
 
 
 def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, rounds: int) -> dict[str, Any]:
-    """`train` with journal and snapshots against nothing but its batches and its step.
+    """`train` with journal and checkpoints against nothing but its batches and its step.
 
     Both go on in this process and take turns of some seconds, so that both meet the machine in the same moods: at each
     of its readings `train` waits while the bare loop takes as many steps. Nothing of the first turns is counted.
@@ -155,13 +154,13 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
         recipe, epochs=1, log_every=steps, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
     )
     bare = Trials(recipe, world, len(dataset.classes))
-    batches = TrainImages(dataset.train, recipe, world).batches(first_step=0, last_step=total)
+    batches = TrainLoader(dataset.train, recipe, world).batches(first_step=0, last_step=total)
     with tempfile.TemporaryDirectory() as folder:
         journal = _Alternating(Path(folder), lambda: bare.run(batches, steps=steps, warm_up=0))
-        facts = DatasetFacts(dataset.name, dataset.digest, str(dataset.root), {})
+        facts = DatasetInfo(dataset.name, dataset.digest, str(dataset.root), {})
         journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
-        # Half of the time goes to the bare loop, so one snapshot for as much of training as ever is every other minute.
-        train(recipe, dataset, Path(folder), world, journal, save_every=2 * EVERY)
+        # Half of the time goes to the bare loop, so one checkpoint for as much of training as ever is every other minute.
+        train(recipe, dataset, Path(folder), world, journal, checkpoint_interval=2 * INTERVAL)
     seconds = {name: turns[1:] for name, turns in journal.seconds.items()}
     pairs = list(zip(seconds["bare"], seconds["loop"], strict=True))
     return {

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from trainer.config import Recipe
 
 
-class Average:
+class EMA:
     """An exponential moving average of weights and BatchNorm's statistics; of none, it is the network itself.
 
     Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`). Its

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
-from trainer.disk import alone, write_json
 from trainer.errors import ProcessLost, TrackingError
+from trainer.files import file_lock, write_json
 from trainer.tracking._journal import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._server import check_reachable, connect, place, quiet, tracking_uri
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "mlflow.json"
 # What was asked for, of what it is made, what happened, and what came out, as files; overwritten if sent again.
-PAPERS = ("recipe.json", "model.txt", JOURNAL, "learning-rates.csv", "learning-rates.png")
+RUN_ARTIFACTS = ("recipe.json", "model.txt", JOURNAL, "learning-rates.csv", "learning-rates.png")
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 SYSTEM = "system/"  # MLflow shows metrics of this prefix on a page of their own
 
@@ -39,7 +39,7 @@ POLL = 1.0  # seconds between two looks at the journal
 SAMPLE = 10.0  # seconds between two samples of the system metrics
 LONGEST_PAUSE = 30.0  # seconds between two tries at a server that does not answer
 LAST_TRIES = 3  # of a shipper whose trainer is gone, at a server that does not answer
-SNAPSHOTS = 600.0  # seconds between two looks at the snapshots, 200 MB each
+CHECKPOINTS_SECONDS = 600.0  # seconds between two looks at the checkpoints, 200 MB each
 BATCH = 1000  # metrics MLflow takes at once; 100 of params and of tags
 
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -47,7 +47,7 @@ STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED",
 _T = TypeVar("_T")
 
 
-class RunPlace(NamedTuple):
+class RunRef(NamedTuple):
     """Which run of which MLflow a run folder's journal is shipped to."""
 
     tracking_uri: str
@@ -55,10 +55,10 @@ class RunPlace(NamedTuple):
     run_id: str
 
 
-def read_place(folder: Path) -> RunPlace | None:
+def read_run_ref(folder: Path) -> RunRef | None:
     """Where the run in `folder` was shipped to last; None if it never was."""
     try:
-        return RunPlace(**json.loads((folder / RUN_FILE).read_text()))
+        return RunRef(**json.loads((folder / RUN_FILE).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
@@ -69,13 +69,13 @@ def sync(folder: Path, *, follow: bool) -> None:
     Args:
         folder: the run folder.
         follow: go on until the journal has an end, through any outage of the server, and add system
-            metrics meanwhile. A child of `Shipper` ends soon after its trainer is gone.
+            metrics meanwhile. A child of `BackgroundSync` ends soon after its trainer is gone.
 
     Raises: TrackingError if there is no run, another process ships it already, or MLflow cannot be
         reached (with `follow` only after the trainer is gone).
     """
     read_journal(folder)
-    with _alone(folder, patience=math.inf if follow else 5.0):
+    with _alone(folder, timeout=math.inf if follow else 5.0):
         if follow:
             _follow(folder)
         else:
@@ -85,10 +85,10 @@ def sync(folder: Path, *, follow: bool) -> None:
 _ALONE: list[subprocess.Popen[bytes] | None] = []  # kept, for Python warns of children that nobody waits for
 
 
-class Shipper:
+class BackgroundSync:
     """A child process that ships the run in `folder` to MLflow while it is trained.
 
-        with Shipper(folder) as shipper:   # after Journal.start
+        with BackgroundSync(folder) as shipper:   # after Journal.start
             ...                            # train; Journal.finish
             shipped = shipper.wait(60)     # False: `trainer sync` does the rest later
 
@@ -102,7 +102,7 @@ class Shipper:
 
     def __enter__(self) -> Self:
         if read_journal(self._folder).status != "running":
-            raise ValueError("call Journal.start before Shipper is entered")
+            raise ValueError("call Journal.start before BackgroundSync is entered")
         # One thread is enough to send numbers, and none of the trainer's ranks is meant by this.
         ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
         env = {name: value for name, value in os.environ.items() if name not in ranks}
@@ -139,7 +139,7 @@ def run_in_mlflow(folder: Path, client: MlflowClient, uri: str) -> Run | None:
     """The MLflow run of the run in `folder`; None if there is none at `uri`."""
     from mlflow.exceptions import MlflowException
 
-    known = read_place(folder)
+    known = read_run_ref(folder)
     if known and known.tracking_uri == uri:
         try:
             run = client.get_run(known.run_id)
@@ -166,14 +166,14 @@ def run_of(folder: Path, client: MlflowClient, uri: str) -> Run:
         if run := run_in_mlflow(folder, client, uri):
             return run
         try:
-            with _alone(folder, patience=1):
-                _Shipment(folder, uri).close()
+            with _alone(folder, timeout=1):
+                _RunSync(folder, uri).close()
         except TrackingError:
             if time.monotonic() > end:
                 raise
 
 
-class _Shipment:
+class _RunSync:
     """One run's way into MLflow: what the journal tells, less what MLflow knows."""
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -187,7 +187,7 @@ class _Shipment:
         self._client = connect(uri)
         run = run_in_mlflow(folder, self._client, uri) or self._create(folder, uri)
         self.id: str = run.info.run_id
-        _write_place(folder, RunPlace(uri, run.info.experiment_id, self.id))
+        _write_run_ref(folder, RunRef(uri, run.info.experiment_id, self.id))
 
         self._params, self._tags = set(run.data.params), dict(run.data.tags)
         self._dataset_known = bool(run.inputs and run.inputs.dataset_inputs)
@@ -198,7 +198,7 @@ class _Shipment:
         self._system = _SystemMetrics(
             1 + max((m.step for m in run.data._metric_objs if m.key.startswith(SYSTEM)), default=-1)
         )
-        self.snapshots_at = time.monotonic()  # the last time they were looked at
+        self.checkpoints_at = time.monotonic()  # the last time they were looked at
         self._status = RunStatus.to_string(RunStatus.from_string(run.info.status))
 
     def ship(self) -> RunHistory:
@@ -236,15 +236,15 @@ class _Shipment:
         if points := self._system.due():
             self._client.log_batch(self.id, metrics=[Metric(p.key, p.value, p.time, p.step) for p in points])
 
-    def ship_snapshots(self) -> None:
-        """Keep the newest and the best snapshot with the run, and no others.
+    def ship_checkpoints(self) -> None:
+        """Keep the newest and the best checkpoint with the run, and no others.
 
         Downloaded with the papers they make a run folder that `trainer train` goes on with. A local file
         as MLflow's store is on the same disk, and gets none.
         """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        self.snapshots_at = time.monotonic()
+        self.checkpoints_at = time.monotonic()
         folder = self._folder / "checkpoints"
         wanted = {path.name for path in sorted(folder.glob("step-*.pt"))[-1:]}
         with suppress(OSError):  # nothing was evaluated yet
@@ -264,8 +264,8 @@ class _Shipment:
 
     def end(self, status: str, ended: int | None) -> None:
         """Tell MLflow how the run ended, at `ended` ms since 1970, and leave it the run's own papers."""
-        self.ship_snapshots()
-        for paper in PAPERS:
+        self.ship_checkpoints()
+        for paper in RUN_ARTIFACTS:
             if (self._folder / paper).exists():
                 self._client.log_artifact(self.id, str(self._folder / paper))
         self._client.set_terminated(self.id, STATUS[status], end_time=ended)
@@ -385,7 +385,7 @@ def _once(folder: Path) -> None:
     check_reachable(uri)
     try:
         with quiet():
-            shipment = _Shipment(folder, uri)
+            shipment = _RunSync(folder, uri)
             history = shipment.ship()
             # Nobody else ships it, so nobody trains it: a journal without an end was cut off.
             status = "interrupted" if history.status == "running" else history.status
@@ -408,13 +408,13 @@ def _follow(folder: Path) -> None:
         os.nice(5)  # the trainer's data loading comes first
     uri = tracking_uri(folder.resolve().parent)
     _say(f"shipping {folder} to MLflow at {place(uri)}")
-    shipment: _Shipment | None = None
+    shipment: _RunSync | None = None
     failures = 0
     while True:
         orphaned = bool(parent) and os.getppid() != int(parent or 0)
         try:
             with quiet():
-                shipment = shipment or _Shipment(folder, uri)
+                shipment = shipment or _RunSync(folder, uri)
                 history = shipment.ship()
                 if failures:
                     _say(f"MLflow answers again after {failures} failed tries; everything is shipped")
@@ -428,8 +428,8 @@ def _follow(folder: Path) -> None:
                     _say("the trainer is gone; everything it noted is shipped")
                     return
                 shipment.sample()
-                if time.monotonic() - shipment.snapshots_at >= SNAPSHOTS:
-                    shipment.ship_snapshots()
+                if time.monotonic() - shipment.checkpoints_at >= CHECKPOINTS_SECONDS:
+                    shipment.ship_checkpoints()
         except (MlflowException, OSError) as error:
             if shipment:
                 shipment.close()
@@ -452,17 +452,17 @@ def _pause(seconds: float, parent: str | None) -> None:
         time.sleep(min(left, POLL))
 
 
-def _alone(folder: Path, patience: float) -> AbstractContextManager[None]:
-    """Be the only shipper of this run; wait at most `patience` seconds for another to end."""
+def _alone(folder: Path, timeout: float) -> AbstractContextManager[None]:
+    """Be the only shipper of this run; wait at most `timeout` seconds for another to end."""
     taken = TrackingError(
         f"{folder} is being shipped to MLflow by another process already; wait for it, "
         f"its words are in {folder / 'sync.log'}"
     )
-    return alone(folder / "sync.lock", patience=patience, otherwise=taken)
+    return file_lock(folder / "sync.lock", timeout=timeout, otherwise=taken)
 
 
-def _write_place(folder: Path, where: RunPlace) -> None:
-    if read_place(folder) != where:
+def _write_run_ref(folder: Path, where: RunRef) -> None:
+    if read_run_ref(folder) != where:
         write_json(folder / RUN_FILE, where._asdict())
 
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from trainer.delivery import Bundle, export, is_bundle, load_bundle, to_input
 from trainer.errors import ExportError, TrackingError
+from trainer.export import Bundle, export, is_bundle, load_bundle, to_input
 from trainer.model import build
-from trainer.tracking import DatasetFacts, Journal, ModelFacts, Registered, Sample, load, register, save_model
+from trainer.tracking import DatasetInfo, Journal, ModelInfo, Registered, Sample, load, register, save_model
 
 CLASSES = ("cat", "dog", "eel", "fox", "gnu", "hen")
 IMAGES = {"val_resize": 40, "val_size": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -45,9 +45,9 @@ def network() -> torch.nn.Module:
 
 def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-photos") -> Registered:
     journal = Journal(runs / name)
-    journal.start(name=name, experiment="photos", params={}, tags={}, dataset=DatasetFacts("p", "d", "/d"))
+    journal.start(name=name, experiment="photos", params={}, tags={}, dataset=DatasetInfo("p", "d", "/d"))
     journal.finish("finished")
-    facts = ModelFacts("resnet50", CLASSES, IMAGES, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64)
+    facts = ModelInfo("resnet50", CLASSES, IMAGES, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64)
     samples = [Sample(f"{seed}.JPEG", photo(seed), seed) for seed in range(3)]
     save_model(runs / name, model, facts, samples, lambda _: (0.5, 1.0), name=name, images=40)
     return register(runs / name)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.delivery._bundle import (
+from trainer.errors import ExportError
+from trainer.export._bundle import (
     EXPECTED,
     INPUTS,
     LABELS,
@@ -25,8 +26,7 @@ from trainer.delivery._bundle import (
     run,
     write_sums,
 )
-from trainer.delivery._pixels import to_input
-from trainer.errors import ExportError
+from trainer.export._preprocess import to_input
 from trainer.model import build
 from trainer.tracking import INPUT_NAME, OUTPUT_NAME, LoadedModel, Registered, load
 

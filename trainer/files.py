@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from trainer.errors import TrainerError
 
@@ -21,14 +22,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
-    with replacing(path) as partial, partial.open("w") as file:
+    with atomic_path(path) as partial, partial.open("w") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Hands out a name beside `path` and moves it there if all went well. Flushing the file is the caller's."""
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -50,22 +51,20 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, *, patience: float, otherwise: TrainerError) -> Iterator[None]:
-    """Hold the file `lock`, which one process at a time can.
+def file_lock(path: Path, *, timeout: float, otherwise: TrainerError) -> Iterator[None]:
+    """Hold the file `path`, which one process at a time can.
 
     Args:
-        lock: made if missing; it is free when its holder has ended, whichever way.
-        patience: seconds to wait for another holder.
+        path: made if missing; it is free when its holder has ended, whichever way.
+        timeout: seconds to wait for another holder.
         otherwise: raised when they are over.
     """
-    with lock.open("w") as file:
-        end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise otherwise from None
-                time.sleep(0.2)
+    lock = FileLock(path, timeout=-1 if math.isinf(timeout) else timeout, poll_interval=0.2)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise otherwise from None
+    try:
         yield
+    finally:
+        lock.release()

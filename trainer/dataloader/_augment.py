@@ -20,8 +20,8 @@ from nvidia.dali.auto_aug.core import select, signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 
-from trainer.config import Images
-from trainer.data._preprocessing import MEAN
+from trainer.config import Preprocess
+from trainer.dataloader._crops import MEAN
 
 BINS = 31  # steps of magnitude, 0 to 30
 FILL = 128  # what comes in from outside of the image
@@ -49,18 +49,20 @@ class Augmentation(Protocol):
         """Pixels (H, W, 3) uint8 of a node, changed; `numbers` is a node as well."""
 
 
-def chosen_augmentations(images: Images) -> list[Augmentation]:
+def make_augmentations(preprocess: Preprocess) -> list[Augmentation]:
     """The augmentations that a recipe asks for, in the order of torchvision's references."""
     chosen: list[Augmentation] = []
-    if any(images.color_jitter):
-        chosen.append(ColorJitter(images.color_jitter))
-    if images.augment == "randaugment":
+    if any(preprocess.color_jitter):
+        chosen.append(ColorJitter(preprocess.color_jitter))
+    if preprocess.augment == "randaugment":
         suite = get_rand_augment_suite(use_shape=True)
-        chosen.append(OneOf(suite, times=images.randaugment_ops, magnitude=images.randaugment_magnitude))
-    if images.augment == "trivialaugment":
+        chosen.append(
+            OneOf(suite, times=preprocess.randaugment_ops, magnitude=preprocess.randaugment_magnitude)
+        )
+    if preprocess.augment == "trivialaugment":
         chosen.append(OneOf(get_trivial_augment_wide_suite(), times=1, magnitude=None))
-    if images.erasing:
-        chosen.append(Erasing(images.erasing))
+    if preprocess.erasing:
+        chosen.append(Erasing(preprocess.erasing))
     return chosen
 
 

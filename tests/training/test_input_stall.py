@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.training import Bottleneck, Counters, read_counters, verdict
+from trainer.training import Counters, InputStall, read_counters, verdict
 
 IDLE = Counters(0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 MINUTE = 60.0
@@ -24,14 +24,14 @@ def after_a_minute(*, cpu=0.2, reads=10.0, megabytes=1.0, busy=0.1, disk=True):
         (
             after_a_minute(busy=0.97, megabytes=124, reads=1100),
             "the disk's throughput binds",
-            "--max-side 352",
+            "--shorter-side 352",
             False,
         ),
         (after_a_minute(busy=0.97, megabytes=60, reads=2990), "the disk's operations bind", "IOPS", False),
         (after_a_minute(cpu=0.98, megabytes=60), "the processors bind", "more vCPUs", False),
-        (after_a_minute(cpu=0.98, disk=False), "the processors bind", "--max-side 352", False),
+        (after_a_minute(cpu=0.98, disk=False), "the processors bind", "--shorter-side 352", False),
         (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--profile", False),
-        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--decode cpu", True),
+        (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--decoder cpu", True),
     ],
 )
 def test_what_binds_is_told_with_what_to_do(counters, binds, cure, on_gpu):
@@ -43,18 +43,18 @@ def test_what_binds_is_told_with_what_to_do(counters, binds, cure, on_gpu):
 
 def test_it_is_told_once_and_only_if_the_wait_lasts():
     told, clock = [], iter(range(100))
-    bottleneck = Bottleneck(
+    input_stall = InputStall(
         Path(),
         on_gpu=False,
         tell=told.append,
         counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None),
     )
     for share in (0.9, 0.2, 0.3, 0.01, 0.2, 0.2):
-        bottleneck.look(share)
+        input_stall.look(share)
     assert told == []
 
     for share in (0.07, 0.5):
-        bottleneck.look(share)
+        input_stall.look(share)
     assert len(told) == 1
     assert told[0].startswith("7% of the time the GPU waits for images: neither disk")
 

@@ -20,7 +20,7 @@ from trainer.errors import DeviceError, ProcessLost, TrainerError
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
-PATIENCE = 600.0  # seconds
+TIMEOUT = 600.0  # seconds
 ROLL_CALL = 5.0  # seconds
 # Gloo's and NCCL's words for a process that does not come, and for one that has gone.
 _LATE = re.compile("timed out|timeout", re.IGNORECASE)
@@ -36,26 +36,26 @@ class World:
     rank: int
     size: int
     device: torch.device
-    hosts: dist.ProcessGroup | None = None  # the processes themselves, without their GPUs; None if alone
+    cpu_group: dist.ProcessGroup | None = None  # the processes themselves, without their GPUs; None if alone
     store: Store | None = None  # what they can write to each other, even while one is stuck
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process speaks for all: it alone writes files and prints."""
         return self.rank == 0
 
     @property
-    def first_here(self) -> bool:
+    def is_local_main(self) -> bool:
         """Whether this process speaks for its machine."""
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` over all processes, on all of them."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def rows(self, values: torch.Tensor) -> torch.Tensor:
+    def all_gather(self, values: torch.Tensor) -> torch.Tensor:
         """What each process has in `values`, as (size, *values.shape), on all of them."""
         if self.size == 1:
             return values[None].clone()
@@ -63,37 +63,37 @@ class World:
         dist.all_gather(each, values)
         return torch.stack(each)
 
-    def same(self, tensors: Iterable[torch.Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give every process what the first one has in `tensors`."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def agree(self, *flags: bool) -> tuple[bool, ...]:
+    def any(self, *flags: bool) -> tuple[bool, ...]:
         """Which flags are set on at least one process; the same answer on all. No GPU is waited for."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.uint8)
-        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.hosts)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.cpu_group)
         return tuple(bool(vote) for vote in votes)
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         """What `make` answers on the first process, which alone calls it; what it raises, on all alike."""
         if self.size == 1:
             return make()
         answer: list[Any] = [None, None]
-        if self.first:
+        if self.is_main:
             try:
                 answer[0] = make()
             except TrainerError as error:
                 answer[1] = error
-        dist.broadcast_object_list(answer, src=0, group=self.hosts)
+        dist.broadcast_object_list(answer, src=0, group=self.cpu_group)
         if answer[1] is not None:
             raise answer[1]
         return cast(T, answer[0])
 
     @contextmanager
-    def losing_nobody(self) -> Iterator[None]:
+    def detect_lost_ranks(self) -> Iterator[None]:
         """Say what is wrong when the processes cannot go on together, and which of them are stuck.
 
         Raises: ProcessLost in those that are not.
@@ -106,7 +106,7 @@ class World:
             if not _LATE.search(str(error)):
                 raise ProcessLost(
                     f"process {self.rank} cannot go on, for another one has ended; start again to go on "
-                    f"from the last snapshot ({str(error).strip().partition(chr(10))[0][:200]})"
+                    f"from the last checkpoint ({str(error).strip().partition(chr(10))[0][:200]})"
                 ) from error
             # Whoever still runs waits as well, and comes here at about the same time.
             self.store.set(f"waits/{self.rank}", "yes")
@@ -114,8 +114,8 @@ class World:
             stuck = [str(rank) for rank in range(self.size) if not self.store.check([f"waits/{rank}"])]
             raise ProcessLost(
                 f"process {', '.join(stuck) or 'unknown'} of 0 to {self.size - 1} is stuck: the others have waited "
-                "for it as long as --patience allows; look at its machine, disk and GPU, and start again to go on "
-                "from the last snapshot"
+                "for it as long as --timeout allows; look at its machine, disk and GPU, and start again to go on "
+                "from the last checkpoint"
             ) from error
 
 
@@ -134,7 +134,7 @@ def choose_device(choice: DeviceChoice) -> Literal["cpu", "cuda"]:
     return choice
 
 
-def choose_processes(device: Literal["cpu", "cuda"], asked: int | None) -> int:
+def choose_nproc(device: Literal["cpu", "cuda"], asked: int | None) -> int:
     """Number of processes: one for each GPU, or one on the CPU, unless asked otherwise.
 
     Raises: DeviceError if there are fewer GPUs than processes.
@@ -144,18 +144,18 @@ def choose_processes(device: Literal["cpu", "cuda"], asked: int | None) -> int:
     gpus = torch.cuda.device_count()
     if asked and asked > gpus:
         raise DeviceError(
-            f"--processes {asked} needs {asked} GPUs and there are {gpus}; use --processes {gpus}"
+            f"--nproc-per-node {asked} needs {asked} GPUs and there are {gpus}; use --nproc-per-node {gpus}"
         )
     return asked or gpus
 
 
 @contextmanager
-def join_world(choice: DeviceChoice, *, patience: float = PATIENCE) -> Iterator[World]:
+def join_world(choice: DeviceChoice, *, timeout: float = TIMEOUT) -> Iterator[World]:
     """Take this process's place: torchrun's environment says which; alone without it.
 
     Args:
         choice: the device, or `auto`.
-        patience: seconds that a process waits for another before it calls it stuck.
+        timeout: seconds that a process waits for another before it calls it stuck.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     kind = choose_device(choice)
@@ -167,16 +167,16 @@ def join_world(choice: DeviceChoice, *, patience: float = PATIENCE) -> Iterator[
         yield World(rank, size, device)
         return
     store, _, _ = next(rendezvous("env://"))
-    limit = timedelta(seconds=patience)
+    limit = timedelta(seconds=timeout)
     if kind == "cuda":
         # NCCL's own watchdog ends a process without a word; it comes after ours.
         dist.init_process_group(
             "nccl", store=store, rank=rank, world_size=size, timeout=2 * limit, device_id=device
         )
-        hosts: Any = dist.new_group(backend="gloo", timeout=limit)
+        cpu_group: Any = dist.new_group(backend="gloo", timeout=limit)
     else:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
-        hosts = dist.group.WORLD
-    yield World(rank, size, device, hosts, PrefixStore("roll-call", store))
+        cpu_group = dist.group.WORLD
+    yield World(rank, size, device, cpu_group, PrefixStore("roll-call", store))
     # Only where all went well: NCCL waits here for what it was asked to do, which never ends if another process failed.
     dist.destroy_process_group()

@@ -16,38 +16,38 @@ import nvidia.dali
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from trainer.config import Images
-from trainer.data._graph import PREFETCH
-from trainer.data._images import Batch, DecodeOn, _decode_on, _decoder, _graph_options, normalised
-from trainer.data._preprocessing import ATTEMPTS
+from trainer.config import Decoder, Preprocess
+from trainer.dataloader._crops import ATTEMPTS
+from trainer.dataloader._loaders import Batch, _decoder, _default_decoder, _graph_options, normalised
+from trainer.dataloader._pipelines import PREFETCH
 from trainer.dataset import Split
-from trainer.world import World
+from trainer.distributed import World
 
 
 def file_reader_batches(
     split: Split,
-    images: Images,
+    preprocess: Preprocess,
     world: World,
     *,
     batch: int,
     seed: int,
-    decode_on: DecodeOn | None = None,
+    decoder: Decoder | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches like those of `TrainImages`, made by `fn.readers.file` and `image_random_crop`.
+    """Endless training batches like those of `TrainLoader`, made by `fn.readers.file` and `image_random_crop`.
 
     Args:
         split: what to read.
-        images: ranges of area and ratio, and the size, of the crops.
+        preprocess: ranges of area and ratio, and the size, of the crops.
         world: the share to read, and the device.
         batch: images in one batch.
         seed: of order, crops and flips.
-        decode_on: where JPEGs are decoded (default: on the device).
+        decoder: where JPEGs are decoded (default: on the device).
     """
     graph = _graph(
         split,
-        images,
+        preprocess,
         world,
-        decode_on or _decode_on(world),
+        decoder or _default_decoder(world),
         seed=seed,
         **_graph_options(batch, world),
     )
@@ -56,7 +56,7 @@ def file_reader_batches(
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> tuple[Any, Any]:
+def _graph(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> tuple[Any, Any]:
     root = os.fspath(split.root)
     encoded, labels = fn.readers.file(
         files=[f"{root}/{os.fsdecode(path)}" for path in split.rows["path"].tolist()],
@@ -67,15 +67,15 @@ def _graph(split: Split, images: Images, world: World, decode_on: DecodeOn) -> t
     )
     crops = fn.decoders.image_random_crop(
         encoded,
-        random_area=images.crop_area,
-        random_aspect_ratio=images.crop_ratio,
+        random_area=preprocess.crop_area,
+        random_aspect_ratio=preprocess.crop_ratio,
         num_attempts=ATTEMPTS,
-        **_decoder(decode_on),
+        **_decoder(decoder),
         output_type=types.RGB,
         adjust_orientation=False,
     )
-    mirror = fn.random.coin_flip(probability=0.5 if images.flip else 0.0)
-    size = images.train_size
+    mirror = fn.random.coin_flip(probability=0.5 if preprocess.flip else 0.0)
+    size = preprocess.train_size
     pixels: Any = crops if Pipeline.current().device_id is None else crops.gpu()
     pixels = fn.resize(pixels, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
     return normalised(pixels, mirror=mirror), labels if Pipeline.current().device_id is None else labels.gpu()

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from tests.conftest import ALONE, torchvisions_preprocessing, write_odd_files
-from trainer.config import Images
-from trainer.data import MEAN, STD, TrainImages, ValImages, file_reader_batches
-from trainer.data._images import _read_file
+from trainer.config import Preprocess
+from trainer.dataloader import MEAN, STD, TrainLoader, ValLoader, file_reader_batches
+from trainer.dataloader._loaders import _read_file
 from trainer.dataset import folder, open_dataset, prepare
+from trainer.distributed import World
 from trainer.errors import DataError
-from trainer.world import World
 
 
 def places(size):
@@ -23,7 +23,7 @@ def places(size):
 
 
 def test_a_training_batch_is_normalised_and_channels_last_without_a_copy(dataset, tiny):
-    (batch, *_) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+    (batch, *_) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
 
     assert batch.images.shape == (8, 3, 32, 32)
     assert batch.images.dtype == torch.float32
@@ -34,7 +34,7 @@ def test_a_training_batch_is_normalised_and_channels_last_without_a_copy(dataset
 
 
 def test_images_keep_their_labels(dataset, tiny):
-    images = TrainImages(dataset.train, tiny, ALONE)
+    images = TrainLoader(dataset.train, tiny, ALONE)
     batches = list(images.batches(first_step=0, last_step=2))
 
     for step, batch in enumerate(batches):
@@ -42,9 +42,9 @@ def test_images_keep_their_labels(dataset, tiny):
 
 
 def test_a_step_has_the_same_images_and_crops_at_any_number_of_processes(dataset, tiny):
-    (alone,) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=3, last_step=4)
+    (alone,) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=3, last_step=4)
     shares = [
-        next(TrainImages(dataset.train, tiny, world).batches(first_step=3, last_step=4))
+        next(TrainLoader(dataset.train, tiny, world).batches(first_step=3, last_step=4))
         for world in places(2)
     ]
 
@@ -55,8 +55,8 @@ def test_a_step_has_the_same_images_and_crops_at_any_number_of_processes(dataset
 def test_accumulated_micro_batches_make_the_same_global_batch(dataset, tiny):
     from dataclasses import replace
 
-    (whole,) = TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
-    images = TrainImages(dataset.train, replace(tiny, batch_per_gpu=2), ALONE)
+    (whole,) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+    images = TrainLoader(dataset.train, replace(tiny, batch_per_gpu=2), ALONE)
     parts = list(images.batches(first_step=0, last_step=1))
 
     assert images.micro_batch == 2
@@ -64,7 +64,7 @@ def test_accumulated_micro_batches_make_the_same_global_batch(dataset, tiny):
 
 
 def test_batches_do_not_depend_on_where_the_run_was_taken_up(dataset, tiny):
-    images = TrainImages(dataset.train, tiny, ALONE)
+    images = TrainLoader(dataset.train, tiny, ALONE)
     unbroken = list(images.batches(first_step=0, last_step=6))
     resumed = list(images.batches(first_step=4, last_step=6))
 
@@ -73,7 +73,7 @@ def test_batches_do_not_depend_on_where_the_run_was_taken_up(dataset, tiny):
 
 
 def test_an_epoch_uses_no_image_twice(dataset, tiny):
-    images = TrainImages(dataset.train, tiny, ALONE)
+    images = TrainLoader(dataset.train, tiny, ALONE)
     used = np.concatenate([images.indices(step, 0) for step in range(images.steps_per_epoch)])
 
     assert len(set(used)) == len(used) == 16
@@ -83,19 +83,19 @@ def test_a_flipped_crop_is_the_mirror_of_the_same_pixels(dataset, tiny):
     """With the crop fixed to the whole image, each output is the resized photo or its mirror."""
     from dataclasses import replace
 
-    whole = replace(tiny.images, crop_area=(1.0, 1.0), crop_ratio=(0.01, 100.0), train_size=32)
+    whole = replace(tiny.preprocess, crop_area=(1.0, 1.0), crop_ratio=(0.01, 100.0), train_size=32)
     shown = {}
     for flip in (False, True):
         recipe = replace(tiny, images=replace(whole, flip=flip))
         shown[flip] = torch.cat(
-            [b.images for b in TrainImages(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2)]
+            [b.images for b in TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2)]
         )
     same = [(a - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
-    mirrored = [(a.flip(-1) - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
+    flip_tta = [(a.flip(-1) - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
 
-    assert all(s != m for s, m in zip(same, mirrored, strict=True))
+    assert all(s != m for s, m in zip(same, flip_tta, strict=True))
     assert any(same)
-    assert any(mirrored)
+    assert any(flip_tta)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -103,7 +103,7 @@ def test_validation_counts_every_image_exactly_once(dataset, tiny, processes):
     seen = [
         labels
         for world in places(processes)
-        for batch in ValImages(dataset.val, tiny.images, world, batch=4)
+        for batch in ValLoader(dataset.val, tiny.preprocess, world, batch=4)
         for labels in batch.labels.tolist()
     ]
 
@@ -111,7 +111,7 @@ def test_validation_counts_every_image_exactly_once(dataset, tiny, processes):
 
 
 def test_validation_can_be_repeated(dataset, tiny):
-    images = ValImages(dataset.val, tiny.images, ALONE, batch=4)
+    images = ValLoader(dataset.val, tiny.preprocess, ALONE, batch=4)
     passes = [torch.cat([batch.images for batch in images]) for _ in range(3)]
 
     assert passes[0].shape == (9, 3, 32, 32)
@@ -120,9 +120,9 @@ def test_validation_can_be_repeated(dataset, tiny):
 
 
 def test_validation_pixels_are_torchvisions(dataset, tiny):
-    for images in (tiny.images, Images(val_resize=256, val_size=224)):
+    for images in (tiny.preprocess, Preprocess(val_resize=256, val_size=224)):
         reference = torchvisions_preprocessing(images)
-        ours = torch.cat([batch.images for batch in ValImages(dataset.val, images, ALONE, batch=4)])
+        ours = torch.cat([batch.images for batch in ValLoader(dataset.val, images, ALONE, batch=4)])
         theirs = torch.stack([reference(Image.open(dataset.val.path(index))) for index in range(9)])
 
         assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() * min(STD) < 0.5 / 255
@@ -135,7 +135,7 @@ def test_odd_files_decode_as_pillow_decodes_them(tmp_path, tiny):
     prepare(folder(tmp_path, out=tmp_path), tmp_path)
     split = open_dataset(tmp_path).val
 
-    decoded = torch.cat([b.images for b in ValImages(split, tiny.images, ALONE, batch=4)])
+    decoded = torch.cat([b.images for b in ValLoader(split, tiny.preprocess, ALONE, batch=4)])
     for index, image in enumerate(decoded):
         pillow = Image.open(split.path(index)).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
         pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
@@ -156,7 +156,7 @@ def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny
     )
 
     with pytest.raises(DataError, match=str(bad)):
-        list(TrainImages(split, tiny, ALONE).batches(first_step=0, last_step=10))
+        list(TrainLoader(split, tiny, ALONE).batches(first_step=0, last_step=10))
 
 
 @pytest.mark.parametrize("change", [-1, 0, 1, 99])
@@ -176,7 +176,7 @@ def test_a_file_fills_its_place_and_no_byte_beside_it(tmp_path, change):
 
 def test_a_batch_outlives_the_graph_that_made_it(dataset, tiny):
     """DALI works on our memory: what it was given must stay, however many batches come after it."""
-    images = TrainImages(dataset.train, tiny, ALONE)
+    images = TrainLoader(dataset.train, tiny, ALONE)
     kept = [
         (batch, batch.images.clone(), batch.labels.clone())
         for batch in images.batches(first_step=0, last_step=40)
@@ -196,12 +196,12 @@ def test_a_file_that_vanished_stops_the_run_with_its_name(photos, tmp_path, tiny
     (tree / "val" / "cat" / "000.JPEG").unlink()
 
     with pytest.raises(DataError, match=r"000\.JPEG cannot be read: No such file"):
-        list(ValImages(split, tiny.images, ALONE, batch=4))
+        list(ValLoader(split, tiny.preprocess, ALONE, batch=4))
 
 
 def test_dalis_own_reader_makes_batches_of_the_same_kind(dataset, tiny):
-    ours = next(TrainImages(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1))
-    theirs = file_reader_batches(dataset.train, tiny.images, ALONE, batch=8, seed=0)
+    ours = next(TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1))
+    theirs = file_reader_batches(dataset.train, tiny.preprocess, ALONE, batch=8, seed=0)
     batches = [next(theirs) for _ in range(5)]  # two epochs: it does not end
 
     for batch in batches:
