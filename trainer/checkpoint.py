@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import torch
 
+from trainer.config import Recipe
 from trainer.distributed import World
 from trainer.errors import CheckpointError
 from trainer.files import sync_folder
@@ -64,7 +65,7 @@ class _Staged:
 class Checkpoints:
     """The checkpoints of one run in `folder`. All processes call it alike, the first reads and writes.
 
-        with Checkpoints(folder, world, identity=…, tell=print) as checkpoints:
+        with Checkpoints(folder, world, recipe=…, dataset_digest=…) as checkpoints:
             checkpoints.restore_newest(states)
             …
             checkpoints.save(step, states)   # returns when the state is copied
@@ -78,7 +79,8 @@ class Checkpoints:
         folder: Path,
         world: World,
         *,
-        identity: str,
+        recipe: Recipe,
+        dataset_digest: str,
         tell: Callable[[str], None],
         interval: float = INTERVAL,
     ) -> None:
@@ -87,11 +89,13 @@ class Checkpoints:
         Args:
             folder: where they are; made if missing.
             world: the processes that train together.
-            identity: of recipe and data set; a checkpoint of another is refused.
+            recipe: of the run; a checkpoint of other settings is refused.
+            dataset_digest: of the run; a checkpoint of another data set is refused.
             tell: takes a sentence when a checkpoint is damaged or cannot be written; the thread calls it too.
             interval: seconds after which another checkpoint is due.
         """
-        self._folder, self._world, self._identity = folder, world, identity
+        self._folder, self._world = folder, world
+        self._recipe, self._dataset_digest = recipe, dataset_digest
         self._tell, self._interval = tell, interval
         # The first is due at once: it takes memory and proves the disk before hours rely on both.
         self._since = -math.inf
@@ -147,7 +151,11 @@ class Checkpoints:
             # Never more than two copies in memory: one that is written and one that waits.
             self._change.wait_for(lambda: self._waiting is None)
             memory = self._free.pop() if self._free else {}
-        content = {"identity": self._identity, "states": _copied(staged, memory)}
+        content = {
+            "recipe": self._recipe.as_dict(),
+            "dataset_digest": self._dataset_digest,
+            "states": _copied(staged, memory),
+        }
         waiting = _Staged(step, best, content, memory, _arrival(self._world.device), flush_first)
         with self._change:
             self._waiting, self._since = waiting, time.monotonic()
@@ -187,9 +195,15 @@ class Checkpoints:
             return False
         file, data = newest
         saved = _load(data)
-        if saved["identity"] != self._identity:
+        others = [
+            f"{key}={theirs} instead of {ours}"
+            for key, (theirs, ours) in self._recipe.differences(saved["recipe"]).items()
+        ]
+        if saved["dataset_digest"] != self._dataset_digest:
+            others.append("another data set")
+        if others:
             raise CheckpointError(
-                f"{self._folder / file} belongs to another recipe or data set; start a new run with another --name"
+                f"{self._folder / file} belongs to another run, of {', '.join(others)}; start a new run with another --name"
             )
         for name, part in states.items():
             part.load_state_dict(saved["states"][name])
@@ -267,8 +281,10 @@ class Checkpoints:
     def _tidy(self, best: int, *, keep: Path) -> None:
         """Point to the best checkpoint; delete what is neither new nor best, nor of `keep`'s step and older."""
         checkpoints = list_checkpoints(self._folder)
-        newest = [keep, *(path for path in checkpoints if _step(path) < _step(keep))][:KEEP]
-        bests = [path for path in checkpoints if _step(path) == best]
+        newest = [keep, *(path for path in checkpoints if checkpoint_step(path) < checkpoint_step(keep))][
+            :KEEP
+        ]
+        bests = [path for path in checkpoints if checkpoint_step(path) == best]
         link = self._folder / BEST
         if bests and (not link.is_symlink() or os.readlink(link) != bests[0].name):
             beside = self._folder / ".best"
@@ -285,7 +301,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     for path in folder.glob("step-*.pt"):
         if _NAME.fullmatch(path.name):
             with suppress(FileNotFoundError):  # its trainer has just deleted it
-                there.append((_step(path), path.stat().st_mtime_ns, path))
+                there.append((checkpoint_step(path), path.stat().st_mtime_ns, path))
     return [path for *_, path in sorted(there, reverse=True)]
 
 
@@ -308,7 +324,8 @@ def load_state(path: Path, name: str) -> dict[str, Any]:
     return state
 
 
-def _step(path: Path) -> int:
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step that a checkpoint's name tells."""
     return int(path.name[5:13])
 
 

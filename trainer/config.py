@@ -7,7 +7,6 @@ addresses and devices come from the command line and the environment.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -20,14 +19,17 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from trainer.errors import ConfigError
+from trainer.hints import nearest, setting_hint
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+WORDS = {"name", "description", "bar"}  # of a recipe, for people; nothing is trained otherwise for them
 # torch.compile's modes: off, "default", and "reduce-overhead", which replays CUDA graphs
 CompileMode = Literal["off", "default", "cudagraphs"]
 # Where JPEGs are decoded: "mixed" leaves the entropy decoding of images below a million pixels to the CPU,
 # "mixed-huffman" does not.
 Decoder = Literal["cpu", "mixed", "mixed-huffman"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -107,6 +109,8 @@ class Recipe:
     """One way to train one model. The same recipe runs on 1 GPU or 8."""
 
     name: str = "unnamed"  # the file's name; not a key of the file
+    description: str = ""  # one line, for `trainer recipes`
+    bar: Annotated[float, Field(gt=0, lt=1)] | None = None  # top-1 on ImageNet that the recipe is for
     registered_model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in MLflow's model registry
     experiment_name: str | None = None  # in MLflow; None: the registered model's name
     model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = (
@@ -216,18 +220,18 @@ class Recipe:
         """
         defaults = Recipe(registered_model_name="unnamed").flat()
         settings = {
-            key: value for key, value in self.flat().items() if key != "name" and value != defaults[key]
+            key: value for key, value in self.flat().items() if key not in WORDS and value != defaults[key]
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings that are not as in `stored`, another recipe's `as_dict()`: by dotted key, its value and ours.
 
-        A setting that an earlier program did not know counts as its default then and now. The name does not count.
+        A setting that an earlier program did not know counts as its default; name, description and bar do not count.
         """
         defaults = Recipe(registered_model_name="unnamed").flat()
         ours, theirs = _plain(self.flat()), _plain(defaults | dict(_flatten(stored)))
-        keys = sorted((ours.keys() | theirs.keys()) - {"name"})
+        keys = sorted((ours.keys() | theirs.keys()) - WORDS)
         return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
 
 
@@ -263,7 +267,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set epochs=30")
         if key not in known:
-            raise ConfigError(f"--set {key}: there is no such setting{_nearest(key, known)}")
+            raise ConfigError(f"--set {key}: there is no such setting{setting_hint(key, known)}")
         _assign(settings, key.split("."), _value(key, text))
     try:
         return TypeAdapter(Recipe).validate_python({**settings, "name": Path(name).stem})
@@ -281,7 +285,7 @@ def _read(name: str) -> dict[str, Any]:
             raise ConfigError(f"recipe file {name} cannot be read: {_reason(error)}") from None
     else:
         raise ConfigError(
-            f"there is no recipe {name!r}{_nearest(name, shipped_recipes())}; "
+            f"there is no recipe {name!r}{nearest(name, shipped_recipes())}; "
             f"shipped are {', '.join(shipped_recipes())}, or give the path of a .yaml file"
         )
     try:
@@ -328,23 +332,12 @@ def _flatten_fields(of: Any, prefix: str = "") -> Iterable[str]:
             yield prefix + field.name
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name, also when only the last part of a dotted key was given."""
-    names = list(known)
-    by_last = {name.rpartition(".")[2]: name for name in names}
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6) or [
-        by_last[match]
-        for match in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.6)
-    ]
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _sentence(error: ValidationError, known: Iterable[str]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"there is no setting {key}{_nearest(key, known)}"
+            return f"there is no setting {key}{setting_hint(key, known)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"the setting {key} is missing"
         case "value_error":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +15,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from trainer import ranks
+from trainer.config import DeviceChoice
 from trainer.errors import DeviceError, ProcessLost, TrainerError
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 TIMEOUT = 600.0  # seconds
 ROLL_CALL = 5.0  # seconds
@@ -47,7 +46,7 @@ class World:
     @property
     def is_local_main(self) -> bool:
         """Whether this process speaks for its machine."""
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+        return ranks.local_rank() == 0
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` over all processes, on all of them."""
@@ -157,11 +156,11 @@ def join_world(choice: DeviceChoice, *, timeout: float = TIMEOUT) -> Iterator[Wo
         choice: the device, or `auto`.
         timeout: seconds that a process waits for another before it calls it stuck.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = ranks.rank(), ranks.world_size()
     kind = choose_device(choice)
     device = torch.device("cpu")
     if kind == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", ranks.local_rank())
         torch.cuda.set_device(device)
     if size == 1:
         yield World(rank, size, device)

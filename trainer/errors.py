@@ -10,6 +10,7 @@
     ├── ExportError         a bundle that cannot be written or differs from its model
     └── TrainingDiverged    the loss stopped being a number
     ProcessLost             exit 1: another process ended or is stuck; start again to go on
+    ProcessesFailed         the exit code of processes that have said themselves what is wrong
     Stopped                 exit 75: stopped on request, everything saved, start again to go on
 
 Any other exception is a bug of ours and keeps its traceback.
@@ -23,7 +24,7 @@ from pathlib import Path
 class TrainerError(Exception):
     """Base of all errors that are shown to the user as one sentence."""
 
-    exit_code = 2
+    exit_code: int = 2
 
 
 class ConfigError(TrainerError):
@@ -65,7 +66,7 @@ class TrainingDiverged(TrainerError):
         )
 
     def after(self, checkpoint: Path | None) -> TrainingDiverged:
-        """The same, with the name of the newest checkpoint; what is no number is never saved."""
+        """The same error, with the path of the newest checkpoint; a state with infinities or NaN is never saved."""
         saved = (
             f"the last good checkpoint is {checkpoint}"
             if checkpoint
@@ -78,6 +79,16 @@ class ProcessLost(TrainerError):
     """Another process ended, or does not answer."""
 
     exit_code = 1
+
+
+class ProcessesFailed(TrainerError):
+    """The processes that `trainer` started ended with an exit code, and have said why."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(
+            f"the processes of this command ended with exit code {exit_code}; the reason stands above"
+        )
 
 
 class Stopped(TrainerError):

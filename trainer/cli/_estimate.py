@@ -1,22 +1,75 @@
-"""`trainer estimate`: hours and dollars before they are spent."""
+"""`trainer estimate`."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer.cli._terminal import show_table
+from trainer.cli import _args
 from trainer.config import load_recipe
-from trainer.dataset import open_dataset
-from trainer.performance import IMAGENET, INSTANCES, JPEG_KB, Estimate, estimate, find_instance
+
+if TYPE_CHECKING:
+    from trainer.performance import Estimate
+
+NAME, GROUP, ORDER = "estimate", "train", 2
+HELP = "estimate hours, dollars and the bottleneck of a recipe on rented machines"
+EXAMPLE = "trainer estimate rn50-onecycle --instance g5.12xlarge --price 1.60"
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    _args.add_recipe(parser)
+    _args.add_json(parser)
+    parser.add_argument(
+        "--instance", metavar="NAME", help="instance type of AWS (default: all that are known)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of a prepared data set (default: ImageNet as published)",
+    )
+    parser.add_argument(
+        "--images-per-second",
+        type=_args.positive_float,
+        metavar="N",
+        help="throughput of one GPU, as `trainer bench train` measures it (default: predicted)",
+    )
+    parser.add_argument(
+        "--price",
+        type=_args.positive_float,
+        metavar="USD",
+        help="price of the machine per hour, in US dollars (default: on demand)",
+    )
+    parser.add_argument(
+        "--disk-mb",
+        type=_args.positive_float,
+        default=125.0,
+        metavar="N",
+        help="throughput of the volume, in megabytes per second (default: 125, gp3)",
+    )
+    parser.add_argument(
+        "--disk-iops",
+        type=_args.positive_float,
+        default=3000.0,
+        metavar="N",
+        help="reads per second of the volume (default: 3,000, gp3)",
+    )
+
+
+def run(options: Namespace) -> int:
     """Print what the recipe will take on one instance, or on all that are known."""
+    from trainer.cli._terminal import show_table
+    from trainer.performance import IMAGENET, INSTANCES, JPEG_KB, estimate, find_instance
+
     recipe = load_recipe(options.recipe, options.set)
     images, kilobytes, name = IMAGENET, JPEG_KB, "ImageNet as published"
     if options.data:
+        from trainer.dataset import open_dataset
+
         dataset = open_dataset(options.data)
         name, images = dataset.name, (len(dataset.train), len(dataset.val))
         kilobytes = float(dataset.train.rows["bytes"].mean()) / 1000
@@ -37,15 +90,17 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({instance: dataclasses.asdict(one) for instance, one in made.items()}))
         return 0
-    sizes = " to ".join(str(size) for size in dict.fromkeys((recipe.train_size(0), recipe.images.train_size)))
+    sizes = " to ".join(
+        str(size) for size in dict.fromkeys((recipe.train_size(0), recipe.preprocess.train_size))
+    )
     what = f"{recipe.name}, {recipe.epochs} epochs at {sizes} px of {name}, {images[0]:,} images"
     rows = {instance: _row(one) for instance, one in made.items()}
     if options.instance:
         one = made[options.instance]
-        rows |= {f"… {part}": f"allows {rate:,.0f} images/s" for part, rate in one.limits.items()}
+        rows |= {f"… {limit}": f"allows {most:,.0f} images/s" for limit, most in one.limits.items()}
         rows["disk"] = f"{one.disk_gb:,.0f} GB of images, and room for the archive while it is read"
     show_table(what, rows)
-    basis = "the images/s that were given" if options.images_per_second else "published facts"
+    basis = "the given images/s" if options.images_per_second else "published facts"
     print(
         f"\nA prediction from {basis}, see docs/performance.md. On demand in us-east-1; on spot instances, give what you "
         "pay with --price."

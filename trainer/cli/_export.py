@@ -1,16 +1,37 @@
-"""`trainer export`: a registered model as an ONNX bundle."""
+"""`trainer export`."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from trainer.export import export
+from trainer.cli import _args
+
+NAME, GROUP, ORDER = "export", "ship", 1
+HELP = "write the verified ONNX bundle of a model for a Jetson"
+EXAMPLE = "trainer export models:/resnet50-imagenet@candidate --out bundle"
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    for add in (_args.add_runs, _args.add_json):
+        add(parser)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run folder or a checkpoint file",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+
+
+def run(options: Namespace) -> int:
     """Write the bundle and say how well it agrees with the model."""
-    bundle = export(options.model, options.out, runs=options.runs)
+    from trainer.cli._terminal import configure_logging
+    from trainer.run import export_model
+
+    configure_logging()
+    bundle = export_model(options.model, options.out, runs=options.runs)
     if options.json:
         print(json.dumps({"bundle": str(bundle.folder), "max_difference": bundle.max_difference}))
     else:

@@ -1,18 +1,37 @@
-"""`trainer summary`: what a network is made of."""
+"""`trainer summary`."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import ArgumentParser, Namespace
 
+from trainer.cli import _args
 from trainer.config import load_recipe
-from trainer.model import summary_of
+
+NAME, GROUP, ORDER = "summary", "train", 5
+HELP = "show layers, parameters and multiply-adds of a recipe's network"
+EXAMPLE = "trainer summary rn50-baseline"
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    _args.add_recipe(parser)
+    _args.add_json(parser)
+    parser.add_argument(
+        "--classes",
+        type=_args.positive_int,
+        default=1000,
+        metavar="N",
+        help="number of classes of the data set (default: 1,000)",
+    )
+
+
+def run(options: Namespace) -> int:
     """Print the layers, parameters and multiply-adds of a recipe's network."""
     recipe = load_recipe(options.recipe, options.set)
-    made = summary_of(recipe.model, options.classes, recipe.images.train_size)
+    from trainer.model import summary_of
+
+    made = summary_of(recipe.model, options.classes, recipe.preprocess.train_size)
     if options.json:
         print(json.dumps({"model": recipe.model, **made.as_dict()}))
     else:

@@ -1,16 +1,29 @@
-"""`trainer sync`: MLflow as a run's journal has it."""
+"""`trainer sync`."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from trainer.tracking import has_saved_model, read_journal, register, sync
+NAME, GROUP, ORDER = "sync", "look", 2
+HELP = "bring MLflow up to date with a run's journal, and register its model"
+EXAMPLE = "trainer sync runs/digits-1a2b3c4d5e"
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("--follow", action="store_true", help="go on until the run ends")
+
+
+def run(options: Namespace) -> int:
     """Bring MLflow up to date, and register the model of a finished run."""
+    from trainer.cli._terminal import configure_logging
+    from trainer.tracking import has_saved_model, read_journal, register, sync
+
+    configure_logging()
     sync(options.folder, follow=options.follow)
-    # A shipper, which follows, leaves the model to its trainer.
+    # The child of a trainer, which follows, leaves the model to it.
     finished = not options.follow and read_journal(options.folder).status == "finished"
     if finished and has_saved_model(options.folder):
         print(f"the run is in MLflow, its model is {register(options.folder).uri}")

@@ -1,20 +1,125 @@
-"""`trainer train`: what was asked for is checked first, and only then torch imported, which takes seconds."""
+"""`trainer train`."""
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
+from argparse import ArgumentParser, Namespace
 
-from trainer.cli._outcome import outcome_of, show
-from trainer.cli._plan import make_plan
+from trainer.cli import _args
+from trainer.run import Plan, RunResult, TrainOptions, make_plan, read_result
+
+NAME, GROUP, ORDER = "train", "train", 4
+HELP = "train a recipe and register the model; the same command again goes on where it was"
+EXAMPLE = "trainer train rn50-baseline --data /data/imagenet --set epochs=30"
 
 
-def run(options: argparse.Namespace) -> int:
-    """Train, or show what came out if that is done; return the exit code."""
-    plan = make_plan(options)
-    if "RANK" not in os.environ and (outcome := outcome_of(plan.folder)):
-        show(outcome, options, again=True)
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    for add in (
+        _args.add_recipe,
+        _args.add_data,
+        _args.add_runs,
+        _args.add_device,
+        _args.add_nproc,
+        _args.add_execution,
+        _args.add_offline,
+        _args.add_json,
+    ):
+        add(parser)
+    defaults = TrainOptions
+    parser.add_argument("--name", help="name of the run (default: the recipe's)")
+    parser.add_argument(
+        "--checkpoint-interval",
+        type=_args.positive_float,
+        default=defaults.checkpoint_interval,
+        metavar="SECONDS",
+        help="seconds of training between two checkpoints (default: 60); each epoch ends with one as well",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=_args.non_negative_int,
+        default=defaults.max_restarts,
+        metavar="N",
+        help="restarts of all processes after crashes without progress (default: 3)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_args.positive_float,
+        default=defaults.timeout,
+        metavar="SECONDS",
+        help="seconds after which a process that does not answer the others is called stuck (default: 600)",
+    )
+    parser.add_argument(
+        "--price",
+        type=_args.positive_float,
+        default=os.environ.get("TRAINER_PRICE_PER_HOUR") or None,
+        metavar="USD",
+        help="price of this machine per hour, in US dollars, to show what the run costs "
+        "(default: $TRAINER_PRICE_PER_HOUR)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
+    )
+
+
+def run(options: Namespace) -> int:
+    """Train, or show the result if that is done; return the exit code."""
+    given = _args.options_of(TrainOptions, options)
+    plan = make_plan(given)
+    from trainer.cli._terminal import ConsoleLog, configure_logging
+
+    configure_logging()
+    if options.dry_run and not read_result(plan.folder):
+        _show_plan(plan, given)
         return 0
-    from trainer.cli._run import start
+    from trainer.run import train_run
 
-    return start(plan, options)
+    if result := train_run(given, display=ConsoleLog):
+        if options.json:
+            print(json.dumps(result.as_dict()))
+        else:
+            _show(result)
+    return 0
+
+
+def _show(result: RunResult) -> None:
+    from trainer.cli._terminal import show_table
+
+    rows = {
+        "top-1": f"{result.top1:.2%} of {result.num_images:,} validation images",
+        "top-5": f"{result.top5:.2%}",
+        "images/s": f"{result.images_per_second:,.0f} on {result.device}",
+        "time": f"{result.hours:,.2f} hours" + (f", ${result.usd:,.2f}" if result.usd is not None else ""),
+        "run": result.run,
+        "model": f"{result.model} (version {result.version})",
+        "MLflow": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
+        "next": f"trainer export {result.model} --out bundle",
+    }
+    if result.again:
+        rows["again"] = "to train from the start, give the new run a name with --name"
+    show_table("this run is finished already; nothing was trained" if result.again else "finished", rows)
+
+
+def _show_plan(plan: Plan, given: TrainOptions) -> None:
+    from trainer.cli._terminal import show_table
+    from trainer.run import network_summary, preflight
+
+    recipe, dataset = plan.recipe, plan.dataset
+    processes, summary = preflight(plan, given), network_summary(plan)
+    steps = recipe.steps_per_epoch(len(dataset.train))
+    accumulation_steps = recipe.accumulation_steps(processes, given.batch_per_gpu)
+    cost = summary.line() if summary else "whose layers cannot be counted here, see `trainer summary`"
+    show_table(
+        "all is well; nothing was started",
+        {
+            "model": f"{recipe.model}, {cost}",
+            "data": f"{dataset.name}, {len(dataset.classes):,} classes, "
+            f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
+            "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
+            "batch": f"{processes} process(es) x {accumulation_steps} accumulation step(s) of "
+            f"{recipe.micro_batch(processes, given.batch_per_gpu)} images",
+            "peak lr": f"{recipe.peak_lr:g}",
+            "run": str(plan.folder),
+        },
+    )

@@ -75,7 +75,8 @@ def train(
     checkpoints = Checkpoints(
         folder / "checkpoints",
         world,
-        identity=f"{recipe.digest()} {dataset.digest}",
+        recipe=recipe,
+        dataset_digest=dataset.digest,
         tell=log.note,
         interval=checkpoint_interval,
     )

@@ -1,0 +1,77 @@
+"""One tracked run as a use case: typed options in, a result out; no arguments to parse and no console.
+
+    from trainer.run import TrainOptions, train_run
+
+    result = train_run(TrainOptions(recipe="digits", data=Path("data/digits")))
+    print(result.top1, result.model)
+
+Names are imported when they are asked for: what is wrong with the options is said before torch is imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.run._eta import Eta
+    from trainer.run._evaluate import EvaluationResult, evaluate_model
+    from trainer.run._export import export_model
+    from trainer.run._find_lr import LrSuggestion, find_lr
+    from trainer.run._options import EvaluateOptions, FindLrOptions, TrainOptions
+    from trainer.run._plan import Plan, make_plan
+    from trainer.run._preflight import network_summary, preflight
+    from trainer.run._resolve import ResolvedModel, resolve_model
+    from trainer.run._result import RunResult, read_result
+    from trainer.run._train import train_run
+    from trainer.run._worker import Display
+
+_MODULES = {
+    "Display": "_worker",
+    "Eta": "_eta",
+    "EvaluateOptions": "_options",
+    "EvaluationResult": "_evaluate",
+    "FindLrOptions": "_options",
+    "LrSuggestion": "_find_lr",
+    "Plan": "_plan",
+    "ResolvedModel": "_resolve",
+    "RunResult": "_result",
+    "TrainOptions": "_options",
+    "evaluate_model": "_evaluate",
+    "export_model": "_export",
+    "find_lr": "_find_lr",
+    "make_plan": "_plan",
+    "network_summary": "_preflight",
+    "preflight": "_preflight",
+    "read_result": "_result",
+    "resolve_model": "_resolve",
+    "train_run": "_train",
+}
+
+__all__ = [
+    "Display",
+    "Eta",
+    "EvaluateOptions",
+    "EvaluationResult",
+    "FindLrOptions",
+    "LrSuggestion",
+    "Plan",
+    "ResolvedModel",
+    "RunResult",
+    "TrainOptions",
+    "evaluate_model",
+    "export_model",
+    "find_lr",
+    "make_plan",
+    "network_summary",
+    "preflight",
+    "read_result",
+    "resolve_model",
+    "train_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,93 @@
+"""One command in several processes, one a GPU, started again after crashes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from trainer import ranks
+from trainer.checkpoint import list_checkpoints
+from trainer.errors import ProcessesFailed, Stopped, TrainerError
+from trainer.tracking import read_journal
+
+SHUTDOWN_SECONDS = 90  # that a process has to stop when it is asked to
+KILLED = 128 + signal.SIGTERM  # asked to stop, or had to be killed: what a shell says of that
+
+logger = logging.getLogger(__name__)
+
+
+def launch_until_done(
+    command: Sequence[str], processes: int, folder: Path, *, max_restarts: int, timeout: float
+) -> None:
+    """Run `trainer COMMAND` in `processes` processes; after a crash again, from the newest checkpoint.
+
+    torchrun's own --max-restarts would start on the same wrong input again.
+
+    Args:
+        command: arguments of `trainer`.
+        processes: on this machine.
+        folder: the run folder; a new checkpoint in it is progress.
+        max_restarts: after crashes without progress in between.
+        timeout: seconds that the processes wait for each other.
+
+    Raises: ProcessesFailed with the exit code, if it is not 0.
+    """
+    left = max_restarts
+    while True:
+        before = list_checkpoints(folder / "checkpoints")[:1]
+        code = launch(command, processes, timeout=timeout)
+        if code == 0:
+            return
+        if code == KILLED and read_journal(folder, empty=True).status == "interrupted":
+            code = Stopped.exit_code
+        if code in (TrainerError.exit_code, Stopped.exit_code, KILLED):
+            raise ProcessesFailed(code)
+        if list_checkpoints(folder / "checkpoints")[:1] != before:
+            left = max_restarts
+        if left == 0:
+            logger.error("the processes ended too often without progress; giving up")
+            raise ProcessesFailed(code)
+        left -= 1
+        logger.warning("a process ended (%s); all are started again from the last checkpoint", _cause(code))
+
+
+def launch(command: Sequence[str], processes: int, *, timeout: float) -> int:
+    """Run `trainer COMMAND` in `processes` processes under torchrun.
+
+    torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
+    the input was wrong (2) or the run was stopped and can go on (75).
+
+    Returns: the exit code of the process that failed first; KILLED if this one was asked to stop.
+    """
+    # torchrun would say at length that it sets this to 1.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
+    shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(timeout)))}"
+    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    arguments = ["--standalone", f"--nproc-per-node={processes}", shutdown, signals]
+    os.environ[ranks.LAUNCHED] = "1"
+    try:
+        torchrun.run(torchrun.parse_args([*arguments, "-m", "trainer", *command]))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        # One that had a reason to end says more than those that missed it.
+        reasons = [code for code in codes if code in (TrainerError.exit_code, Stopped.exit_code)]
+        return reasons[0] if reasons else error.get_first_failure()[1].exitcode
+    except SignalException:
+        return KILLED
+    finally:
+        del os.environ[ranks.LAUNCHED]
+    return 0
+
+
+def _cause(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "signal SIGKILL, which Linux sends where memory is short; in Compose TRAINER_MEMORY in .env gives more"
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

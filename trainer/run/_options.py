@@ -1,0 +1,81 @@
+"""Options of the use cases, each with the default that the command line shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import CompileMode, Decoder, DeviceChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every tracked run is started with."""
+
+    recipe: str  # name of a shipped recipe, or path of a YAML file
+    data: Path  # folder of a prepared data set
+    set: tuple[str, ...] = ()  # KEY=VALUE settings that replace the recipe's
+    runs: Path = Path("runs")  # folder of all runs, and of MLflow's SQLite store where no server is named
+    name: str | None = None  # of the run; None: the recipe's
+    device: DeviceChoice = "auto"
+    batch_per_gpu: int | None = None  # images at a time; None: measured on a GPU
+    compile: CompileMode | None = None  # None: measured on a GPU
+    decoder: Decoder | None = None  # None: measured on a GPU
+    offline: bool = False  # start although MLflow does not answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """What `train_run` takes."""
+
+    nproc_per_node: int | None = None  # processes on this machine; None: one a GPU, one on the CPU
+    checkpoint_interval: float = 60.0  # seconds of training between two checkpoints
+    max_restarts: int = 3  # of all processes after crashes without progress
+    timeout: float = 600.0  # seconds after which a process that does not answer is called stuck
+    price: float | None = None  # of this machine per hour, in US dollars
+
+    def arguments(self) -> list[str]:
+        """The arguments of `trainer train` that mean the same."""
+        return _arguments(self, "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindLrOptions(RunOptions):
+    """What `find_lr` takes."""
+
+    min_lr: float = 1e-5  # learning rate of the first step, at the recipe's global batch
+    max_lr: float = 10.0  # learning rate of the last step
+    steps: int = 200  # at most; the test ends when the loss diverges
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `evaluate_model` takes."""
+
+    model: str  # in any of its forms, see `resolve_model`
+    data: Path  # folder of a prepared data set
+    runs: Path = Path("runs")  # folder of MLflow's SQLite store where no server is named
+    device: DeviceChoice = "auto"
+    nproc_per_node: int | None = None  # processes; None: one a GPU, one on the CPU
+    batch_size: int = 64  # images at a time in each process
+    per_class: bool = False  # count for each class as well
+    tta: bool = False  # average the logits of each image and of its mirror image
+
+    def arguments(self) -> list[str]:
+        """The arguments of `trainer evaluate` that mean the same."""
+        return _arguments(self, "model")
+
+
+def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list[str]:
+    words: list[str] = []
+    for field in dataclasses.fields(options):
+        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        if field.name == positional or value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag)
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [word for one in values for word in (flag, str(one))]
+    return [*words, "--", getattr(options, positional)]

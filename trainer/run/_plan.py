@@ -1,0 +1,103 @@
+"""What a run is made of and where it lives: found out without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import glob
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import Recipe, load_recipe
+from trainer.dataset import Dataset, open_dataset
+from trainer.errors import ConfigError
+from trainer.files import write_json
+from trainer.run._options import RunOptions
+
+RECIPE, DATASET = "recipe.json", "dataset.json"  # in the run folder: what the run is made of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be made of this recipe and this data set."""
+
+    recipe: Recipe
+    dataset: Dataset
+    folder: Path  # the run folder
+
+    def write(self) -> None:
+        """Write down in the run folder what the run is made of, unless an earlier start has."""
+        dataset = self.dataset
+        files = {
+            RECIPE: self.recipe.as_dict(),
+            DATASET: {
+                "name": dataset.name,
+                "digest": dataset.digest,
+                "source": str(dataset.root.resolve()),
+                "counts": {
+                    "train": len(dataset.train),
+                    "val": len(dataset.val),
+                    "classes": len(dataset.classes),
+                },
+                "class_names": list(dataset.class_names),
+            },
+        }
+        for name, content in files.items():
+            if not (self.folder / name).exists():
+                write_json(self.folder / name, content)
+
+
+def make_plan(options: RunOptions) -> Plan:
+    """Check everything that can be wrong with the recipe and the data set, and find the run's folder.
+
+    The same settings and images are the same run: its folder is the one whose stored recipe and data set are these,
+    else a new one. Nothing is written.
+
+    Raises: ConfigError, DataError.
+    """
+    recipe, dataset = load_recipe(options.recipe, options.set), open_dataset(options.data)
+    recipe.steps_per_epoch(len(dataset.train))
+    name = options.name or recipe.name
+    for folder in sorted(options.runs.glob(f"{glob.escape(name)}-*")):
+        if not differences(folder, recipe, dataset, unknown="no recipe"):
+            return Plan(recipe, dataset, folder)
+    folder = options.runs / f"{name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
+    if there := differences(folder, recipe, dataset):
+        raise ConfigError(
+            f"the run in {folder} was begun with {there}; go on with its own settings (--set KEY=VALUE), or give "
+            "the new run another --name"
+        )
+    return Plan(recipe, dataset, folder)
+
+
+def differences(folder: Path, recipe: Recipe, dataset: Dataset, *, unknown: str = "") -> str:
+    """How the run in `folder` differs from these, as words; empty if it does not.
+
+    Args:
+        folder: a run folder, which need not exist.
+        recipe: compared as a whole with the stored one, so that a default that has changed since shows.
+        dataset: compared by its digest.
+        unknown: the answer where nothing is stored.
+    """
+    stored, trained_on = _stored(folder / RECIPE), _stored(folder / DATASET)
+    if stored is None or trained_on is None:
+        return unknown
+    found = [
+        f"{key}={_yaml(theirs)} instead of {_yaml(ours)}"
+        for key, (theirs, ours) in recipe.differences(stored).items()
+    ]
+    if trained_on.get("digest") != dataset.digest:
+        found.append(f"another data set ({trained_on.get('name')} {str(trained_on.get('digest'))[:10]})")
+    return ", ".join(found)
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value

@@ -1,0 +1,81 @@
+"""Checks before a run starts: the device, MLflow, the network, and the machine itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from trainer import ranks
+from trainer.distributed import choose_device, choose_nproc
+from trainer.errors import ConfigError, Stopped, TrackingError
+from trainer.model import Summary, find, summary_of
+from trainer.run._options import TrainOptions
+from trainer.run._plan import Plan
+from trainer.tracking import check_reachable, read_run_ref, tracking_uri
+from trainer.training import SpotWatch, StopRequest, metadata_service
+
+NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
+
+logger = logging.getLogger(__name__)
+
+
+def preflight(plan: Plan, options: TrainOptions) -> int:
+    """Check that the run can be trained on this machine and that MLflow answers.
+
+    Returns: number of processes, on all machines together.
+    Raises: ConfigError, DeviceError, TrackingError.
+    """
+    recipe, device = plan.recipe, choose_device(options.device)
+    processes = ranks.world_size() if ranks.under_torchrun() else choose_nproc(device, options.nproc_per_node)
+    recipe.accumulation_steps(processes, options.batch_per_gpu)
+    if recipe.sync_batch_norm and processes > 1 and device == "cpu":
+        raise ConfigError("sync_batch_norm needs GPUs; leave it out here with --set sync_batch_norm=false")
+    find(recipe.model)
+    if ranks.rank() == 0:
+        # A run that was in MLflow before has the right address. A new one may have a wrong one.
+        check_tracking(options.runs, offline=options.offline or bool(read_run_ref(plan.folder)))
+    return processes
+
+
+def check_tracking(runs: Path, *, offline: bool) -> None:
+    """Check that runs can be kept in the folder `runs` and that MLflow answers; with `offline` only warn.
+
+    Raises: ConfigError, TrackingError.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--runs {runs} cannot be made: {error.strerror}; choose another") from None
+    try:
+        check_reachable(tracking_uri(runs))
+    except TrackingError as error:
+        if not offline:
+            raise TrackingError(f"{error}; --offline starts without it") from None
+        if ranks.world_size() == 1:
+            logger.warning("%s; training starts without it and syncs when MLflow answers", error)
+
+
+def network_summary(plan: Plan) -> Summary | None:
+    """Layers and cost of the network; None if they cannot be counted, which hinders nobody from training it."""
+    recipe = plan.recipe
+    try:
+        return summary_of(recipe.model, len(plan.dataset.classes), recipe.preprocess.train_size)
+    except ConfigError:
+        return None
+
+
+def wait_for_spot_end() -> None:
+    """Start nothing on a spot instance that has its notice: Docker starts a stopped run again at once.
+
+    Raises: Stopped.
+    """
+    with StopRequest() as stop, suppress(OSError):
+        notice = SpotWatch(metadata_service(), notice=stop.ask).pending()
+        if notice:
+            logger.warning("nothing is started, %s; the same command goes on afterwards", notice)
+            end = time.monotonic() + NOTICE_SECONDS
+            while not stop.made and time.monotonic() < end:
+                time.sleep(0.2)
+            raise Stopped(f"nothing was started, {notice}; start the same command again to go on")

@@ -1,0 +1,50 @@
+"""What came out of a finished run, as a file in its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from trainer.files import write_json
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    run: str  # its folder
+    run_id: str  # MLflow's
+    tracking_uri: str
+    model: str  # the registered version, as `trainer export` takes it
+    version: int
+    top1: float  # share of the validation images in 0..1, measured in fp32
+    top5: float
+    num_images: int  # of the validation set
+    images_per_second: float  # of training, median over the run, all processes together
+    device: str  # name of the GPU, or cpu
+    hours: float  # of all starts together
+    usd: float | None = None  # what they cost, where the price is known
+    url: str | None = None  # of the run in MLflow's UI, where a server has it
+    again: bool = False  # the run was finished before this start
+
+    def as_dict(self) -> dict[str, object]:
+        """As plain data, as it is stored."""
+        return asdict(self)
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Mark the run in `folder` as finished."""
+    write_json(folder / RESULT, result.as_dict())
+
+
+def read_result(folder: Path) -> RunResult | None:
+    """What came out of the run in `folder`; None if it is not finished."""
+    try:
+        stored = json.loads((folder / RESULT).read_bytes())
+    except FileNotFoundError:
+        return None
+    known = {field.name for field in fields(RunResult)}
+    return replace(RunResult(**{key: value for key, value in stored.items() if key in known}), again=True)

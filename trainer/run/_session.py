@@ -1,0 +1,69 @@
+"""A run folder in use: one process at a time, its messages in the journal, and its end noted."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trainer.errors import Stopped, TrackingError
+from trainer.files import file_lock
+from trainer.tracking import Journal, JournalHandler, RunLog
+
+LOCK_SECONDS = 10  # that a predecessor, which was told to end, may still take
+OF_A_DISK = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+}
+
+
+@contextmanager
+def exclusive_run_dir(folder: Path) -> Iterator[Journal]:
+    """The journal of the run in `folder`, which no other process can open; warnings are noted in it.
+
+    Raises: TrackingError if another process trains this run, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = TrackingError(
+            f"{folder} is being trained by another process; wait for it, or start another run with --name"
+        )
+        with file_lock(folder / "train.lock", timeout=LOCK_SECONDS, otherwise=taken):
+            journal = Journal(folder)
+            handler, logger = JournalHandler(journal), logging.getLogger("trainer")
+            logger.addHandler(handler)
+            try:
+                yield journal
+            finally:
+                logger.removeHandler(handler)
+    except OSError as error:
+        if error.errno not in OF_A_DISK:
+            raise
+        raise TrackingError(
+            f"the run folder {folder} cannot be written: {error.strerror}; mend that, or choose another with --runs, "
+            "and start again to go on"
+        ) from None
+
+
+@contextmanager
+def record_exit_status(log: RunLog) -> Iterator[None]:
+    """Note in the journal how the run ended if it ends in this context."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt):
+        log.finish("interrupted")
+        raise
+    except BaseException:
+        with suppress(OSError):  # a disk that is gone must not hide what went wrong
+            log.finish("failed")
+        raise

@@ -1,0 +1,54 @@
+"""Training as one call: planned, started in as many processes as there are GPUs, tracked and registered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from trainer import ranks
+from trainer.run._options import TrainOptions
+from trainer.run._plan import make_plan
+from trainer.run._result import RunResult, read_result
+
+if TYPE_CHECKING:
+    from trainer.run._worker import Display
+
+
+def train_run(options: TrainOptions, *, display: Display | None = None) -> RunResult | None:
+    """Train a recipe, register the model, and return what came out; the same options again go on where it was.
+
+    Progress and warnings go to the logger `trainer`, metrics to the run's journal and from there to MLflow.
+
+    Args:
+        options: what to train, on which images, and how.
+        display: shows the run's log while it is written; it gets the log and the run's estimated end.
+
+    Returns: the result; None in processes that leave the last word to another: all but the first, and those
+        that `trainer` itself has started as one of several.
+    Raises: ConfigError, DataError, DeviceError, TrackingError, CheckpointError for what the user can mend;
+        TrainingDiverged; Stopped when the run was stopped, with everything saved; ProcessesFailed.
+    """
+    plan = make_plan(options)
+    if not ranks.under_torchrun() and (result := read_result(plan.folder)):
+        return result
+    # Now and not before: these import torch, which takes seconds.
+    from trainer.run._launch import launch_until_done
+    from trainer.run._preflight import preflight, wait_for_spot_end
+    from trainer.run._worker import work
+
+    processes = preflight(plan, options)
+    if not ranks.under_torchrun():
+        wait_for_spot_end()
+        if processes > 1:
+            launch_until_done(
+                ["train", *options.arguments()],
+                processes,
+                plan.folder,
+                max_restarts=options.max_restarts,
+                timeout=options.timeout,
+            )
+            result = read_result(plan.folder)
+            assert result is not None, "processes that end well leave a result"
+            return replace(result, again=False)
+    result = work(plan, options, display)
+    return None if ranks.launched_by_trainer() else result

@@ -1,0 +1,234 @@
+"""One process of a run: tune, train, save, register, and write the result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer import metrics, ranks
+from trainer.checkpoint import list_checkpoints
+from trainer.config import Decoder
+from trainer.dataloader import ValLoader, preprocessing
+from trainer.distributed import World, join_world
+from trainer.errors import CheckpointError, TrackingDown, TrackingError
+from trainer.files import write_text
+from trainer.performance import autotune
+from trainer.run._eta import Eta
+from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
+from trainer.run._options import TrainOptions
+from trainer.run._plan import Plan
+from trainer.run._preflight import network_summary
+from trainer.run._result import RunResult, read_result, write_result
+from trainer.run._samples import samples_of
+from trainer.run._session import exclusive_run_dir, record_exit_status
+from trainer.tracking import (
+    BackgroundSync,
+    ModelInfo,
+    NullLog,
+    Registered,
+    RunInfo,
+    RunLog,
+    read_journal,
+    read_run_ref,
+    register,
+    run_url,
+    save_model,
+    tracking_uri,
+)
+from trainer.training import VAL_BATCH, Accuracy, evaluate, full_precision, train
+
+MODEL_TABLE = "model.txt"
+NOT_SUMMARIZED = "the layers of this network cannot be counted here, see `trainer summary`"
+SYNC_SECONDS = 120  # that the end of a run waits for MLflow
+
+logger = logging.getLogger(__name__)
+
+Display = Callable[[RunLog, Eta], AbstractContextManager[RunLog]]
+
+
+def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResult | None:
+    """Train as one of the run's processes; the first one tracks and registers, and returns the result.
+
+    Args:
+        plan: what to train, and where.
+        options: how.
+        display: see `train_run`.
+    """
+    recipe, dataset, folder = plan.recipe, plan.dataset, plan.folder
+    steps_per_epoch = recipe.steps_per_epoch(len(dataset.train))
+    total = recipe.epochs * steps_per_epoch
+    is_main = ranks.rank() == 0
+    with ExitStack() as stack:
+        log: RunLog = NullLog()
+        parameters: dict[str, str] = {}
+        if is_main:
+            log = stack.enter_context(exclusive_run_dir(folder))
+            plan.write()
+            summary = network_summary(plan)
+            write_text(folder / MODEL_TABLE, summary.table() if summary else f"{NOT_SUMMARIZED}\n")
+            logger.info("%s: %s", recipe.model, summary.line() if summary else NOT_SUMMARIZED)
+            parameters = {"parameters": str(summary.parameters)} if summary else {}
+            if display:
+                eta = Eta(
+                    elapsed=read_journal(folder, empty=True).seconds,
+                    price=options.price,
+                    total_steps=total,
+                    images_per_step=recipe.global_batch,
+                    epochs=recipe.epochs,
+                )
+                log = stack.enter_context(display(log, eta))
+        with record_exit_status(log), join_world(options.device, timeout=options.timeout) as world:
+            if done := _finished_before(folder, world):
+                return done if is_main else None
+            with world.detect_lost_ranks():
+                execution = autotune(
+                    recipe,
+                    dataset.train,
+                    world,
+                    folder,
+                    batch_per_gpu=options.batch_per_gpu,
+                    compile=options.compile,
+                    decoder=options.decoder,
+                ).execution
+            log.start(
+                RunInfo(
+                    name=folder.name,
+                    experiment=recipe.experiment,
+                    params=recipe.flat(),
+                    tags={**run_tags(plan, world), **execution_tags(execution), **parameters},
+                    dataset=dataset_info(dataset),
+                )
+            )
+            sync = stack.enter_context(BackgroundSync(folder)) if is_main else None
+            model, accuracy = train(
+                recipe,
+                dataset,
+                folder,
+                world,
+                log,
+                execution=execution,
+                checkpoint_interval=options.checkpoint_interval,
+            )
+        if sync is None:
+            return None
+        with record_exit_status(log):
+            batch = min(recipe.micro_batch(world.size, execution.batch_per_gpu), VAL_BATCH)
+            _save_model(plan, model, accuracy, world, batch, execution.decoder)
+        log.finish("finished")
+        registered = _register(folder)
+        if not sync.wait(SYNC_SECONDS):
+            logger.warning(
+                "MLflow does not have all metrics yet; send the rest with: trainer sync %s", folder
+            )
+    result = _result(plan, options, registered, accuracy, device_name(world.device))
+    write_result(folder, result)
+    return result
+
+
+def _finished_before(folder: Path, world: World) -> RunResult | None:
+    """The result of a run that is finished, on all processes; they may be on several machines.
+
+    Raises: CheckpointError if the run was begun, but the first process cannot see it.
+    """
+    done = world.broadcast_from_rank0(lambda: read_result(folder))
+    begun = bool(list_checkpoints(folder / "checkpoints"))
+    if not done and not world.broadcast_from_rank0(lambda: begun) and world.any(begun)[0]:
+        raise CheckpointError(
+            f"{folder} has checkpoints on another machine than that of the first process, so that the run would begin "
+            "anew; put --runs on storage that all machines share, or copy the folder"
+        )
+    return done
+
+
+def _save_model(
+    plan: Plan,
+    model: torch.nn.Module,
+    accuracy: Accuracy,
+    world: World,
+    batch: int,
+    decoder: Decoder | None,
+) -> None:
+    """Save the trained model after proving, on all validation images, that it is the one measured.
+
+    Args:
+        plan: of the run.
+        model: trained, in eval mode.
+        accuracy: as measured at the end of training.
+        world: for the device.
+        batch: images at a time, as when it was measured: cuDNN rounds otherwise with others.
+        decoder: as when it was measured.
+    """
+    recipe, dataset = plan.recipe, plan.dataset
+    alone = World(0, 1, world.device)
+
+    def measure(network: torch.nn.Module) -> tuple[float, float]:
+        images = ValLoader(dataset.val, recipe.preprocess, alone, batch=batch, decoder=decoder)
+        with full_precision():
+            again = evaluate(network.to(world.device), images, alone)
+        return again.top1, again.top5
+
+    save_model(
+        plan.folder,
+        model,
+        ModelInfo(
+            architecture=recipe.model,
+            classes=dataset.class_names,
+            preprocess=preprocessing(recipe.preprocess),
+            recipe=recipe.name,
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            dataset_digest=dataset.digest,
+        ),
+        samples_of(dataset.val),
+        measure,
+        name=recipe.registered_model_name,
+        num_images=accuracy.num_images,
+    )
+
+
+def _register(folder: Path) -> Registered:
+    """Register the run's model; wait a while for an MLflow that does not answer.
+
+    Raises: TrackingError if it does not answer in time, or does not take the model; nothing is lost.
+    """
+    end = time.monotonic() + SYNC_SECONDS
+    while True:
+        try:
+            return register(folder)
+        except TrackingDown as error:
+            if time.monotonic() > end:
+                raise TrackingError(
+                    f"training is done and all of it is in {folder}, but {error}; when MLflow answers, register "
+                    f"the model with `trainer sync {folder}`"
+                ) from None
+            time.sleep(2)
+
+
+def _result(
+    plan: Plan, options: TrainOptions, registered: Registered, accuracy: Accuracy, device: str
+) -> RunResult:
+    history, ref = read_journal(plan.folder), read_run_ref(plan.folder)
+    throughputs = [point.value for point in history.points if point.key == metrics.THROUGHPUT]
+    hours = history.seconds / 3600
+    return RunResult(
+        run=str(plan.folder),
+        run_id=registered.run_id,
+        tracking_uri=tracking_uri(options.runs),
+        model=registered.uri,
+        version=registered.version,
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        num_images=accuracy.num_images,
+        # The median, for the first value of each start holds the start-up.
+        images_per_second=float(np.median(throughputs)) if throughputs else 0.0,
+        device=device,
+        hours=hours,
+        usd=hours * options.price if options.price else None,
+        url=run_url(ref) if ref else None,
+    )
