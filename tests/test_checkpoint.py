@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.checkpoint import KEEP, Checkpoints, found, load_state
+from trainer.checkpoint import KEEP, Checkpoints, list_checkpoints, load_state
 from trainer.errors import CheckpointError
 
 
-class Part:
+class State:
     """A state of one tensor."""
 
     def __init__(self, value, size=1000):
@@ -42,18 +42,18 @@ def checkpoints(tmp_path, told):
 
 def save(checkpoints, *steps, **options):
     for step in steps:
-        checkpoints.save(step, {"part": Part(step)}, **options)
+        checkpoints.save(step, {"state": State(step)}, **options)
         checkpoints.wait()
 
 
 def restored(checkpoints):
-    part = Part(-1)
-    assert checkpoints.restore_newest({"part": part})
-    return int(part.value[0])
+    state = State(-1)
+    assert checkpoints.restore_newest({"state": state})
+    return int(state.value[0])
 
 
 def steps(folder):
-    return [int(path.name[5:13]) for path in found(folder)]
+    return [int(path.name[5:13]) for path in list_checkpoints(folder)]
 
 
 def test_the_newest_checkpoint_is_restored(checkpoints):
@@ -62,8 +62,8 @@ def test_the_newest_checkpoint_is_restored(checkpoints):
     assert restored(checkpoints) == 2
 
 
-def test_without_snapshots_there_is_nothing_to_restore(checkpoints):
-    assert not checkpoints.restore_newest({"part": Part(0)})
+def test_without_checkpoints_there_is_nothing_to_restore(checkpoints):
+    assert not checkpoints.restore_newest({"state": State(0)})
 
 
 def flip_a_bit(path):
@@ -79,7 +79,7 @@ def empty_a_page(path):
 
 
 def swap_for_another(path):
-    path.write_bytes(found(path.parent)[1].read_bytes())
+    path.write_bytes(list_checkpoints(path.parent)[1].read_bytes())
 
 
 DAMAGES = {
@@ -95,12 +95,12 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_newest_checkpoint_is_passed_over_loudly(checkpoints, tmp_path, told, damage):
     save(checkpoints, 1, 2)
-    newest = found(tmp_path)[0]
+    newest = list_checkpoints(tmp_path)[0]
     DAMAGES[damage](newest)
 
     assert restored(checkpoints) == 1
     assert told == [
-        f"damaged checkpoint passed over: {newest.name}; using {found(tmp_path)[1].name}",
+        f"damaged checkpoint passed over: {newest.name}; using {list_checkpoints(tmp_path)[1].name}",
     ]
 
 
@@ -112,7 +112,10 @@ def test_damage_with_a_name_that_fits_again_runs_no_code(checkpoints, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    torch.save({"identity": "mine", "parts": {"part": Hostile()}}, tmp_path / "draft")
+    torch.save(
+        {"recipe": RECIPE.as_dict(), "dataset_digest": "mine", "states": {"state": Hostile()}},
+        tmp_path / "draft",
+    )
     digest = hashlib.sha256((tmp_path / "draft").read_bytes()).hexdigest()[:16]
     (tmp_path / "draft").rename(tmp_path / f"step-00000009-{digest}.pt")
 
@@ -123,7 +126,7 @@ def test_damage_with_a_name_that_fits_again_runs_no_code(checkpoints, tmp_path):
 
 def test_a_run_whose_snapshots_are_all_damaged_is_not_silently_begun_anew(checkpoints, tmp_path):
     save(checkpoints, 1, 2)
-    for path in found(tmp_path):
+    for path in list_checkpoints(tmp_path):
         path.write_bytes(b"")
 
     with pytest.raises(CheckpointError, match=r"all checkpoints .* are damaged"):
@@ -146,12 +149,12 @@ def test_the_newest_snapshots_and_the_best_are_kept(checkpoints, tmp_path):
 
     assert steps(tmp_path) == [9, 8, 7, 2]
     assert len(steps(tmp_path)) == KEEP + 1
-    assert float(load_state(tmp_path / "best.pt", "part")["value"][0]) == 2
+    assert float(load_state(tmp_path / "best.pt", "state")["value"][0]) == 2
 
 
 def test_of_two_snapshots_of_a_step_the_newer_is_kept(checkpoints, tmp_path):
     save(checkpoints, 1)
-    checkpoints.save(1, {"part": Part(5)})
+    checkpoints.save(1, {"state": State(5)})
     checkpoints.wait()
 
     assert restored(checkpoints) == 5
@@ -160,7 +163,7 @@ def test_of_two_snapshots_of_a_step_the_newer_is_kept(checkpoints, tmp_path):
 
 def test_damaged_snapshots_do_not_outlive_the_ones_made_after_going_back(checkpoints, tmp_path):
     save(checkpoints, 1, 2, 3)
-    flip_a_bit(found(tmp_path)[0])
+    flip_a_bit(list_checkpoints(tmp_path)[0])
     assert restored(checkpoints) == 2
     save(checkpoints, 3)
 
@@ -170,11 +173,11 @@ def test_damaged_snapshots_do_not_outlive_the_ones_made_after_going_back(checkpo
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(checkpoints):
     begun, go_on = threading.Event(), threading.Event()
-    part = Part(1)
+    state = State(1)
 
-    checkpoints.save(1, {"part": part}, before=lambda: (begun.set(), go_on.wait()))
+    checkpoints.save(1, {"state": state}, before=lambda: (begun.set(), go_on.wait()))
     assert begun.wait(10)
-    part.value += 100
+    state.value += 100
     assert not checkpoints.due()  # it waits for the disk
     go_on.set()
     checkpoints.wait()
@@ -206,11 +209,11 @@ def test_a_write_that_fails_is_told_leaves_nothing_half_written_and_is_tried_aga
 
     with monkeypatch.context() as broken:
         broken.setattr("os.fsync", fails)
-        checkpoints.save(3, {"part": Part(3)})
+        checkpoints.save(3, {"state": State(3)})
         with pytest.raises(CheckpointError, match=os.strerror(number)):
             checkpoints.wait()
     assert restored(checkpoints) == 2
-    assert [path.name for path in tmp_path.iterdir()] == [found(tmp_path)[0].name]
+    assert [path.name for path in tmp_path.iterdir()] == [list_checkpoints(tmp_path)[0].name]
     assert "step 3 cannot be written" in told[0]
     assert "training goes on" in told[0]
 
@@ -224,7 +227,7 @@ def test_a_volume_that_vanishes_is_told_and_nothing_is_written_where_it_was(tmp_
         save(checkpoints, 1)
         volume.rename(tmp_path / "elsewhere")
         volume.mkdir()  # as the mount point that is left
-        checkpoints.save(2, {"part": Part(2)})
+        checkpoints.save(2, {"state": State(2)})
         with pytest.raises(CheckpointError, match=r"step 2 cannot be written.*No such file"):
             checkpoints.wait()
         assert not list(volume.iterdir())
@@ -240,16 +243,16 @@ def test_a_checkpoint_does_not_count_before_the_journal_is_safe(checkpoints, tmp
     def journal_fails():
         raise OSError(5, "Input/output error")
 
-    checkpoints.save(1, {"part": Part(1)}, before=journal_fails)
+    checkpoints.save(1, {"state": State(1)}, before=journal_fails)
     with pytest.raises(CheckpointError, match="Input/output error"):
         checkpoints.wait()
 
-    assert not found(tmp_path)
+    assert not list_checkpoints(tmp_path)
 
 
 def test_a_state_that_is_no_longer_finite_never_takes_the_place_of_a_good_one(checkpoints, told):
     save(checkpoints, 1)
-    checkpoints.save(2, {"part": Part(math.nan)})
+    checkpoints.save(2, {"state": State(math.nan)})
     with pytest.raises(CheckpointError, match="infinite or none"):
         checkpoints.wait()
 
@@ -258,9 +261,9 @@ def test_a_state_that_is_no_longer_finite_never_takes_the_place_of_a_good_one(ch
 
 def save_again_and_again(folder):
     with Checkpoints(folder, ALONE, identity="mine", tell=print) as checkpoints:
-        newest = found(folder)
+        newest = list_checkpoints(folder)
         for step in range(int(newest[0].name[5:13]) + 1 if newest else 1, 10**8):
-            checkpoints.save(step, {"part": Part(step), "bulk": Part(step, size=5_000_000)})
+            checkpoints.save(step, {"state": State(step), "bulk": State(step, size=5_000_000)})
 
 
 @pytest.mark.slow
@@ -271,14 +274,14 @@ def test_whenever_saving_is_killed_the_newest_checkpoint_is_sound(processes, che
     for _ in range(50):
         process = processes.Process(target=save_again_and_again, args=(tmp_path,))
         process.start()
-        while not (now := found(tmp_path)) or int(now[0].name[5:13]) <= last:
+        while not (now := list_checkpoints(tmp_path)) or int(now[0].name[5:13]) <= last:
             time.sleep(0.001)
         time.sleep(which.uniform(0, 0.05))
         process.kill()
         process.join()
 
-        last = int(found(tmp_path)[0].name[5:13])
-        part = Part(0)
-        assert checkpoints.restore_newest({"part": part})
-        assert int(part.value[0]) == last
+        last = int(list_checkpoints(tmp_path)[0].name[5:13])
+        state = State(0)
+        assert checkpoints.restore_newest({"state": state})
+        assert int(state.value[0]) == last
     assert told == []

@@ -86,7 +86,8 @@ def setting_hint(key: str, known: Iterable[str]) -> str:
         return f": {FLAGS[word]}"
     if word in ALIASES and ALIASES[word] != key and (not section or ALIASES[word].startswith(f"{section}.")):
         return f"; did you mean {ALIASES[word]}?"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+    sections = {name.rpartition(".")[0] for name in known}
+    close = [] if section in sections else difflib.get_close_matches(key, known, n=1, cutoff=0.85)
     # The last part alone was given, or stands in another section.
     elsewhere = close or [name for name in known if name.rpartition(".")[2] == last]
     if len(elsewhere) == 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "epochs=2", "global_batch=8", "batch_per_gpu=8", "schedule.warmup_epochs=1", "log_every=1",
+    "epochs=2", "global_batch=8", "schedule.warmup_epochs=1", "log_every=1",
     "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=32", "registered_model_name=cats-and-dogs",
 ]  # fmt: skip
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]

@@ -97,6 +97,24 @@ def test_a_run_folder_that_is_none(folder, photos, capsys):
     )
 
 
+@pytest.mark.parametrize("command", ["export", "evaluate"])
+def test_a_model_that_is_none_of_the_forms(folder, photos, capsys, command):
+    target = ["--out", "bundle"] if command == "export" else ["--data", photos]
+    said = refused(capsys, command, "foo", *target)
+
+    assert "there is no model foo" in said
+    for form in ("models:/NAME@ALIAS", "runs:/RUN_ID", "a run folder", "a checkpoint file", "a bundle"):
+        assert form in said
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["trian"])
+
+    assert stopped.value.code == 2
+    assert "there is no command 'trian'; did you mean train?" in capsys.readouterr().err
+
+
 def test_an_unknown_option_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "digits", "--data", "x", "--epochs", "3"])

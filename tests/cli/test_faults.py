@@ -17,22 +17,14 @@ from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
 from tests.stack.conftest import free_port
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
 from tests.training.test_stop import NOTICE, Metadata
+from trainer import metrics
 from trainer.checkpoint import list_checkpoints
 from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
 
 # Five steps an epoch, and none comes to its end.
-LONG = [
-    "--set",
-    "epochs=100000",
-    "--set",
-    "global_batch=4",
-    "--set",
-    "batch_per_gpu=4",
-    "--checkpoint-interval",
-    "1",
-]
+LONG = ["--set", "epochs=100000", "--set", "global_batch=4", "--checkpoint-interval", "1"]
 
 
 def training(photos: Path, folder: Path, *more: object, **environment: str) -> subprocess.Popen[str]:
@@ -105,9 +97,9 @@ def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    done = steps(run_of(folder), "train/loss")
+    done = steps(run_of(folder), metrics.TRAIN_LOSS)
     assert done == list(range(1, done[-1] + 1))
-    evaluated = steps(run_of(folder), "val/top1")
+    evaluated = steps(run_of(folder), metrics.VAL_TOP1)
     assert evaluated == list(range(5, evaluated[-1] + 1, 5))
 
 
@@ -122,7 +114,7 @@ class Machine:
             "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=r", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
             f"--max-restarts={restarts}", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS, *SMALL,
             "--data", photos, "--runs", runs, "--device", "cpu", "--timeout", 20,
-            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--set", "batch_per_gpu=2", "--checkpoint-interval", 1,
+            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--batch-per-gpu", 2, "--checkpoint-interval", 1,
         ]  # fmt: skip
         self.process = command(
             *arguments,
@@ -146,8 +138,8 @@ def test_two_machines_train_one_run_and_go_on_when_a_process_is_killed(photos: P
 
     assert [code for code, _ in ended] == [0, 0], ended
     assert "going on from the checkpoint at step" in "".join(said for _, said in ended)
-    assert steps(run_of(folder), "train/loss") == list(range(1, 5 * EPOCHS + 1))
-    assert steps(run_of(folder), "val/top1") == list(range(5, 5 * EPOCHS + 1, 5))
+    assert steps(run_of(folder), metrics.TRAIN_LOSS) == list(range(1, 5 * EPOCHS + 1))
+    assert steps(run_of(folder), metrics.VAL_TOP1) == list(range(5, 5 * EPOCHS + 1, 5))
 
     again = [Machine(photos, runs, port) for _ in range(2)]
     ended = [machine.end() for machine in again]
@@ -206,7 +198,7 @@ def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos
     assert time.monotonic() - asked < 25
     assert read_journal(run_of(folder)).status == "interrupted"
     newest = int(list_checkpoints(run_of(folder) / "checkpoints")[0].name[5:13])
-    assert max(steps(run_of(folder), "train/loss")) == newest
+    assert max(steps(run_of(folder), metrics.TRAIN_LOSS)) == newest
 
 
 def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later(
@@ -225,7 +217,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     assert not list((tmp_path / "runs").iterdir())
 
     impatient = (
-        "import sys, trainer.cli._run as run, trainer.cli as cli; run.SHIPPING_SECONDS = 1; "
+        "import sys, trainer.run._worker as worker, trainer.cli as cli; worker.SYNC_SECONDS = 1; "
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -237,7 +229,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     assert f"training is done and all of it is in {run.relative_to(tmp_path)}" in done.stderr
     assert read_journal(run).status == "finished"
 
-    until(lambda: "the trainer is gone" in (run / "sync.log").read_text())  # its shipper gives up
+    until(lambda: "the trainer is gone" in (run / "sync.log").read_text())  # its sync gives up
     sync = command("sync", run, folder=tmp_path, MLFLOW_TRACKING_URI=a_server.uri)
     said, err = sync.communicate(timeout=120)
     assert sync.returncode == 0, err
@@ -246,7 +238,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     version = client.get_model_version_by_alias("cats-and-dogs", "candidate")
     there = client.get_run(version.run_id)
     assert there.info.status == "FINISHED"
-    for key in ("train/loss", "val/top1", "final/top1"):
+    for key in (metrics.TRAIN_LOSS, metrics.VAL_TOP1):
         assert [p.step for p in client.get_metric_history(version.run_id, key)] == steps(run, key)
     kept = {Path(one.path).name for one in client.list_artifacts(version.run_id, "checkpoints")}
     local = run / "checkpoints"

@@ -10,20 +10,12 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.cli.conftest import SETTINGS, SMALL, command, until
+from trainer import metrics
 from trainer.cli import main
 from trainer.tracking import read_journal
 
 BATCH, STEPS = 64, 150
-TINY = [
-    *SETTINGS,
-    *SMALL,
-    "--set",
-    f"global_batch={BATCH}",
-    "--set",
-    f"batch_per_gpu={BATCH}",
-    "--device",
-    "cpu",
-]
+TINY = [*SETTINGS, *SMALL, "--set", f"global_batch={BATCH}", "--device", "cpu"]
 
 
 def find_lr(photos, *more):
@@ -45,7 +37,7 @@ def outcome(folder, digits):
 
 
 @pytest.mark.slow
-def test_the_suggestions_lie_among_the_rates_that_were_tried(outcome):
+def test_the_suggestions_lie_among_the_learning_rates_of_the_test(outcome):
     assert 1e-4 < outcome["steepest"] < 1
     assert 1e-4 < outcome["min_div_10"] <= 0.1
     assert outcome["base_lr"] == pytest.approx(outcome["steepest"] * 256 / BATCH)
@@ -58,7 +50,7 @@ def test_the_table_has_a_row_for_each_step(folder, outcome):
 
     assert [int(row["step"]) for row in rows] == list(range(1, outcome["steps"] + 1))
     assert outcome["steps"] == STEPS
-    assert (float(rows[0]["rate"]), float(rows[-1]["rate"])) == pytest.approx((1e-4, 1))
+    assert (float(rows[0]["lr"]), float(rows[-1]["lr"])) == pytest.approx((1e-4, 1))
     assert all(float(row["loss"]) > 0 and float(row["smoothed"]) > 0 for row in rows)
 
 
@@ -81,15 +73,26 @@ def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
 
     assert client.get_experiment(run.info.experiment_id).name == "cats-and-dogs"
     assert (run.info.status, run.data.tags["kind"], run.data.params["find_lr.steps"]) == (
-        "FINISHED", "find-lr", str(STEPS),
-    )  # fmt: skip
-    for key in ("find_lr/learning_rate", "find_lr/loss", "find_lr/smoothed_loss"):
-        shipped = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
-        assert sorted(shipped) == [(p.step, p.value) for p in history.points if p.key == key]
-        assert len(shipped) == STEPS
+        "FINISHED",
+        "find-lr",
+        str(STEPS),
+    )
+    assert float(run.data.tags["find_lr.steepest"]) == outcome["steepest"]
+    assert float(run.data.tags["find_lr.min_div_10"]) == outcome["min_div_10"]
+    for key in ("lr", "loss", "smoothed_loss"):
+        synced = [
+            (point.step, point.value)
+            for point in client.get_metric_history(run.info.run_id, metrics.FIND_LR + key)
+        ]
+        assert sorted(synced) == [(p.step, p.value) for p in history.points if p.key == metrics.FIND_LR + key]
+        assert len(synced) == STEPS
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "recipe.json", "journal.jsonl", "learning-rates.csv", "learning-rates.png",
-    }  # fmt: skip
+        "recipe.json",
+        "dataset.json",
+        "journal.jsonl",
+        "learning-rates.csv",
+        "learning-rates.png",
+    }
 
 
 @pytest.mark.slow
@@ -98,7 +101,7 @@ def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, digits, mon
     paste = f"optimizer.base_lr={outcome['base_lr']:.3g}"
 
     assert main(["train", "digits", *TINY, "--set", paste, "--data", str(digits), "--dry-run"]) == 0
-    assert f"peak rate  {float(paste.partition('=')[2]) * BATCH / 256:g}" in capsys.readouterr().out
+    assert f"peak lr  {float(paste.partition('=')[2]) * BATCH / 256:g}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -107,7 +110,7 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folde
     before = {path: path.read_bytes() for path in first.iterdir()}
     process = command(*find_lr(digits, "--steps", "100000"), folder=folder)
     journal = first.with_name(f"{first.name}-2") / "journal.jsonl"
-    until(lambda: journal.exists() and "find_lr/loss" in journal.read_text(), process)
+    until(lambda: journal.exists() and metrics.FIND_LR + "loss" in journal.read_text(), process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
 
@@ -142,10 +145,10 @@ def test_bad_input_is_refused_with_one_sentence(tmp_path, digits, monkeypatch, c
     assert not list(tmp_path.glob("runs/find-lr*"))
 
 
-@pytest.mark.parametrize("rate", ["0", "-1", "inf", "nan", "fast"])
-def test_a_rate_that_is_none_is_refused_by_the_parser(rate, capsys):
+@pytest.mark.parametrize("lr", ["0", "-1", "inf", "nan", "fast"])
+def test_an_impossible_learning_rate_is_refused_by_the_parser(lr, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["find-lr", "digits", "--data", "x", "--max-lr", rate])
+        main(["find-lr", "digits", "--data", "x", "--max-lr", lr])
 
     assert stopped.value.code == 2
     assert "--max-lr" in capsys.readouterr().err

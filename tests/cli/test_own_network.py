@@ -36,9 +36,10 @@ def test_ones_own_network_is_trained_averaged_registered_evaluated_and_exported(
     photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "nets.py").write_text(NETS)
-    arguments = ["train", "digits", *SETTINGS, "--set", "model=nets:TwoPaths", "--set", "ema_decay=0.5", "--set", "mixup=0.2",
-                 "--data", photos, "--json"]  # fmt: skip
-    said, err = command(*arguments, folder=tmp_path).communicate(timeout=200)
+    settings = ["model=nets:TwoPaths", "ema_decay=0.5", "mixup=0.2"]
+    own = [word for setting in settings for word in ("--set", setting)]
+    train = command("train", "digits", *SETTINGS, *own, "--data", photos, "--json", folder=tmp_path)
+    said, err = train.communicate(timeout=200)
     assert said, err
     outcome = json.loads(said)
     assert outcome["model"] == "models:/cats-and-dogs/1", err

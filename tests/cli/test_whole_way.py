@@ -10,10 +10,22 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import SETTINGS, command
+from trainer import metrics
 from trainer.cli import main
 from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
+
+
+MEASURED = {
+    metrics.TRAIN_LOSS,
+    metrics.TRAIN_TOP1,
+    metrics.TRAIN_TOP5,
+    metrics.LR,
+    metrics.VAL_LOSS,
+    metrics.VAL_TOP1,
+    metrics.VAL_TOP5,
+}
 
 
 def trainer(*arguments, folder):
@@ -60,9 +72,9 @@ def bundle(folder, run):
 
 def test_a_finished_run_is_registered_and_done(folder, run):
     assert run["model"] == "models:/cats-and-dogs/1"
-    assert run["images"] == 9
+    assert run["num_images"] == 9
     assert 0 < run["hours"] < 0.1
-    assert "usd" not in run
+    assert run["usd"] is None
     assert read_journal(folder / run["run"]).status == "finished"
 
 
@@ -71,18 +83,20 @@ def test_mlflow_has_every_point_of_the_journal_once(folder, run):
 
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     points = read_journal(folder / run["run"]).points
-    shipped = [
+    synced = [
         (key, metric.step, metric.value)
         for key in {point.key for point in points}
         for metric in client.get_metric_history(run["run_id"], key)
     ]
 
-    assert sorted(shipped) == sorted((point.key, point.step, point.value) for point in points)
+    assert sorted(synced) == sorted((point.key, point.step, point.value) for point in points)
     assert client.get_run(run["run_id"]).info.status == "FINISHED"
     tags = client.get_run(run["run_id"]).data.tags
     assert {"recipe", "git_commit", "image", "gpu", "world_size", "dataset_digest"} <= set(tags)
     assert tags["parameters"] == "23512130"
-    assert {"recipe.json", "model.txt"} <= {file.path for file in client.list_artifacts(run["run_id"])}
+    assert {"recipe.json", "dataset.json", "model.txt"} <= {
+        file.path for file in client.list_artifacts(run["run_id"])
+    }
     assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
 
 
@@ -109,9 +123,9 @@ def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, phot
     measured = trainer(*arguments, folder=folder)
     classes = measured["classes"]
 
-    assert (measured["top1"], measured["images"]) == (run["top1"], 9)
-    assert {one["class"]: one["images"] for one in classes} == {"cat": 5, "dog": 4}
-    assert sum(one["top1"] * one["images"] for one in classes) == pytest.approx(9 * run["top1"])
+    assert (measured["top1"], measured["num_images"]) == (run["top1"], 9)
+    assert {one["wnid"]: one["num_images"] for one in classes} == {"cat": 5, "dog": 4}
+    assert sum(one["top1"] * one["num_images"] for one in classes) == pytest.approx(9 * run["top1"])
     assert classes[0]["top1"] <= classes[1]["top1"]
 
 
@@ -141,7 +155,7 @@ def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, ru
     )
     shown = said("evaluate", run["run"], *arguments, "--per-class", folder=folder)
 
-    assert (plain["flip"], here["flip"], "classes" in here) == (False, True, False)
+    assert (plain["tta"], here["tta"], "classes" in here) == (False, True, False)
     assert here["loss"] != plain["loss"]
     assert here["loss"] == pytest.approx(
         there["loss"], abs=0.02
@@ -175,7 +189,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
     ]
     process = command(*arguments, folder=folder)
     journals = []
-    while not journals or "train/loss" not in journals[0].read_text():
+    while not journals or metrics.TRAIN_LOSS not in journals[0].read_text():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
         journals = list(folder.glob("runs/stopped-*/journal.jsonl"))
@@ -192,10 +206,8 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
     assert 0 < before < 3600 * resumed["hours"]
     assert resumed["usd"] == pytest.approx(36 * resumed["hours"])
     assert resumed["top1"] == run["top1"]
-    unbroken = [
-        p[:3] for p in read_journal(folder / run["run"]).points if p.key.startswith(("train/", "val/"))
-    ]
-    broken = [p[:3] for p in read_journal(journals[0].parent).points if p.key.startswith(("train/", "val/"))]
+    unbroken = [p[:3] for p in read_journal(folder / run["run"]).points if p.key in MEASURED]
+    broken = [p[:3] for p in read_journal(journals[0].parent).points if p.key in MEASURED]
     assert broken == unbroken
 
 
@@ -210,9 +222,8 @@ def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
         return [(point.step, point.value) for point in history.points if point.key == key]
 
     assert of_two.tags["world_size"] == "2"
-    assert values(of_two, "train/learning_rate") == values(of_one, "train/learning_rate")
-    assert {value for _, value in values(of_two, "val/images")} == {9.0}
-    assert two["images"] == 9
+    assert values(of_two, metrics.LR) == values(of_one, metrics.LR)
+    assert two["num_images"] == 9
 
 
 def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder, photos):

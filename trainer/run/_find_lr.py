@@ -100,18 +100,19 @@ def _work(plan: Plan, lrs: Sequence[float], options: FindLrOptions) -> LrSuggest
                 decoder=options.decoder,
             ).execution
             settings = {"min_lr": lrs[0], "max_lr": lrs[-1], "steps": len(lrs)}
-            journal.start(
-                RunInfo(
-                    name=folder.name,
-                    experiment=recipe.experiment,
-                    params={**recipe.flat(), **{f"find_lr.{key}": value for key, value in settings.items()}},
-                    tags={"kind": "find-lr", **run_tags(plan, world), **execution_tags(execution)},
-                    dataset=dataset_info(dataset),
-                )
+            info = RunInfo(
+                name=folder.name,
+                experiment=recipe.experiment,
+                params={**recipe.flat(), **{f"find_lr.{key}": value for key, value in settings.items()}},
+                tags={"kind": "find-lr", **run_tags(plan, world), **execution_tags(execution)},
+                dataset=dataset_info(dataset),
             )
+            journal.start(info)
             sync = stack.enter_context(BackgroundSync(folder))
             points = _points(plan, lrs, world, journal, execution)
             suggestion = _judged(plan, points, device_name(world.device))
+            found = {f"find_lr.{key}": str(lr) for key, lr in suggestion._asdict().items()}
+            journal.start(dataclasses.replace(info, tags={**info.tags, **found}))
         journal.finish("finished")
         if not sync.wait(SYNC_SECONDS):
             logger.warning("MLflow does not have all of it yet; send the rest with: trainer sync %s", folder)

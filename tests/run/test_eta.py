@@ -3,77 +3,81 @@
 import pytest
 from rich.console import Console
 
+from trainer import metrics
 from trainer.cli import _terminal, main
-from trainer.cli._spending import Spending
+from trainer.run import Eta
 from trainer.tracking import NullLog
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-def spending(clock, *, before=0.0, price=None):
+def eta(clock: Clock, *, elapsed: float = 0.0, price: float | None = None) -> Eta:
     """Ten epochs of 100 steps of 64 images."""
-    return Spending(before=before, price=price, steps=1000, images_per_step=64, epochs=10, clock=clock)
+    return Eta(elapsed=elapsed, price=price, total_steps=1000, images_per_step=64, epochs=10, clock=clock)
 
 
-def reading(images_per_second):
-    return {"speed/images_per_second": images_per_second}
+def values(images_per_second: float) -> dict[str, float]:
+    return {metrics.THROUGHPUT: images_per_second}
 
 
-def test_what_is_still_to_come_is_told_from_the_typical_speed():
+def test_what_is_still_to_come_is_told_from_the_median_throughput():
     clock = Clock()
-    spent = spending(clock, price=0.5)
+    spent = eta(clock, price=0.5)
     clock.now += 60
-    spent.look(50, reading(1.0))  # the start-up
+    spent.update(50, values(1.0))  # the start-up
     assert str(spent) == "1:00, $0.01"
 
-    for step, speed in ((60, 64.0), (70, 64.0), (80, 6.4), (90, 64.0)):
-        spent.look(step, reading(speed))
+    for step, throughput in ((60, 64.0), (70, 64.0), (80, 6.4), (90, 64.0)):
+        spent.update(step, values(throughput))
     assert str(spent) == "1:00 of about 16:10, $0.01 of about $0.13"  # 60 s, and 910 steps of a second
 
-    spent.look(100, {"val/top1": 0.1, "speed/evaluation_seconds": 120.0})  # nine more, and two at the end
+    spent.update(
+        100, {metrics.VAL_TOP1: 0.1, metrics.EVALUATION_SECONDS: 120.0}
+    )  # nine more, and two at the end
     assert str(spent) == "1:00 of about 38:00, $0.01 of about $0.32"
 
     clock.now += 3600
-    spent.look(1000, reading(64.0))
+    spent.update(1000, values(64.0))
     assert str(spent) == "1:01:00 of about 1:05:00, $0.51 of about $0.54"
 
 
 def test_a_run_that_goes_on_adds_to_what_it_has_spent():
     clock = Clock()
-    spent = spending(clock, before=7200.0, price=1.5)
+    spent = eta(clock, elapsed=7200.0, price=1.5)
     clock.now += 40
 
     assert str(spent) == "2:00:40, $3.02"
 
 
 def test_without_a_price_there_is_no_money():
-    assert str(spending(Clock(), before=59.0)) == "0:59"
+    assert str(eta(Clock(), elapsed=59.0)) == "0:59"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_log_and_the_bar_show_it(monkeypatch, capsys, terminal):
+def test_the_log_and_the_bar_show_it(monkeypatch, capsys, terminal: bool) -> None:
     console = Console(stderr=True, force_terminal=terminal, width=160, soft_wrap=True, highlight=False)
     monkeypatch.setattr(_terminal, "console", console)
+    _terminal.configure_logging()
     clock = Clock()
-    shown = _terminal.Shown(NullLog(), total=1000, steps_per_epoch=100, spending=spending(clock, price=0.5))
+    shown = _terminal.ConsoleLog(NullLog(), eta(clock, price=0.5))
     with shown:
         clock.now += 60
         for step in (90, 100):
-            shown.log(step, reading(64.0))
+            shown.log(step, values(64.0))
         if not terminal:
-            shown.log(100, {"val/top1": 0.5, "val/top5": 0.9, "val/loss": 1.0})
+            shown.log(100, {metrics.VAL_TOP1: 0.5, metrics.VAL_TOP5: 0.9, metrics.VAL_LOSS: 1.0})
 
     assert "1:00 of about 16:00, $0.01 of about $0.13" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["--price", "free"], ["--price", "0"]])
-def test_a_price_that_is_none_is_refused(given, capsys):
+def test_a_price_that_is_none_is_refused(given: list[str], capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits", "--data", "nowhere", *given])
     assert "--price" in capsys.readouterr().err

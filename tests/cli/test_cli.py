@@ -1,0 +1,81 @@
+"""The command line as a whole: what it lists, what it accepts, and what it does not import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trainer.cli import GROUPS, command_names, main, make_parser
+
+# A new flag takes a decision: it is added here as well.
+FLAGS = {
+    "bench": "",
+    "check": "--decode --json --quarantine",
+    "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
+    "evaluate": "--batch-size --data --device --json --nproc-per-node --per-class --runs --tta",
+    "export": "--json --out --runs",
+    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --runs --set --steps",
+    "prepare": "",
+    "recipes": "--json",
+    "summary": "--classes --json --set",
+    "sync": "--follow",
+    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json --max-restarts --name "
+    "--nproc-per-node --offline --price --runs --set --timeout",
+}
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_the_flags_of_each_command_are_those_that_were_decided_on(name: str) -> None:
+    parser = make_parser([name])
+    (commands,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
+    flags = {flag for action in commands[name]._actions for flag in action.option_strings}
+
+    assert flags - {"-h", "--help"} == set(FLAGS[name].split())
+
+
+def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+
+    assert [shown.index(f"\n{title}:") for title in GROUPS.values()] == sorted(
+        shown.index(f"\n{title}:") for title in GROUPS.values()
+    )
+    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.split()]
+    assert [name for name in listed if name in command_names()] == [
+        "prepare", "check", "recipes", "estimate", "find-lr", "train", "summary", "evaluate", "sync", "export", "bench",
+    ]  # fmt: skip
+    assert all(len(line) <= 110 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_each_command_has_help_with_an_example_of_itself(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+
+    assert f"example:  trainer {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["recipes"],
+        ["estimate", "rn50-onecycle"],
+        ["train", "digits", "--data", "nowhere"],
+        ["evaluate", "foo", "--data", "nowhere"],
+        ["find-lr", "digits", "--set", "lr=1", "--data", "nowhere"],
+    ],
+)
+def test_help_lists_and_wrong_input_do_not_wait_for_torch(arguments: list[str]) -> None:
+    code = (
+        f"import sys\nfrom trainer.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'nvidia.dali', 'mlflow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,111 @@
+"""Which run a command means: its identity is the stored recipe, compared as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config import Optimizer, Recipe
+from trainer.errors import ConfigError
+from trainer.run import Plan, TrainOptions, make_plan
+
+SMALL = ("global_batch=8",)
+
+
+def plan(photos: Path, runs: Path, *settings: str, **options: Any) -> Plan:
+    return make_plan(
+        TrainOptions(recipe="digits", data=photos, runs=runs, set=(*SMALL, *settings), **options)
+    )
+
+
+def begun(made: Plan) -> Plan:
+    """The plan, of a run that was begun."""
+    made.folder.mkdir(parents=True)
+    made.write()
+    return made
+
+
+def test_the_same_settings_and_images_are_the_same_run(photos: Path, tmp_path: Path) -> None:
+    first = begun(plan(photos, tmp_path))
+
+    assert plan(photos, tmp_path).folder == first.folder
+    assert plan(photos, tmp_path, "optimizer.momentum=0.9").folder == first.folder, "the default, written out"
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_per_gpu": 2}, {"compile": "default"}, {"decoder": "cpu"}, {"nproc_per_node": 2}]
+)
+def test_how_the_machine_executes_it_does_not_count(
+    photos: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    first = begun(plan(photos, tmp_path))
+
+    assert plan(photos, tmp_path, **options).folder == first.folder
+
+
+def test_other_settings_images_or_names_are_other_runs(photos: Path, digits: Path, tmp_path: Path) -> None:
+    folders = {
+        begun(made).folder
+        for made in (
+            plan(photos, tmp_path),
+            plan(photos, tmp_path, "seed=1"),
+            plan(digits, tmp_path),
+            plan(photos, tmp_path, name="second"),
+        )
+    }
+
+    assert len(folders) == 4
+
+
+def test_a_default_that_has_changed_since_is_refused_with_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    """As after an upgrade: the run must not go on with other hyper-parameters without a word."""
+    first = begun(plan(photos, tmp_path))
+    stored = json.loads((first.folder / "recipe.json").read_text())
+    stored["optimizer"]["momentum"] = 0.8  # the default of the version that began it
+    (first.folder / "recipe.json").write_text(json.dumps(stored))
+
+    with pytest.raises(ConfigError, match=r"begun with optimizer\.momentum=0\.8 instead of 0\.9; go on"):
+        plan(photos, tmp_path)
+    assert plan(photos, tmp_path, "optimizer.momentum=0.8").folder == first.folder
+    assert plan(photos, tmp_path, name="new").folder != first.folder
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_settings_it_did_not_know(
+    photos: Path, tmp_path: Path
+) -> None:
+    first = begun(plan(photos, tmp_path))
+    stored = json.loads((first.folder / "recipe.json").read_text())
+    del stored["cutmix"], stored["optimizer"]["nesterov"]
+    (first.folder / "recipe.json").write_text(json.dumps(stored))
+
+    assert plan(photos, tmp_path).folder == first.folder
+    assert plan(photos, tmp_path, "cutmix=1").folder != first.folder
+
+
+def test_a_setting_of_a_later_version_is_a_difference() -> None:
+    recipe = Recipe(registered_model_name="x")
+
+    assert recipe.differences(recipe.as_dict()) == {}
+    assert recipe.differences({**recipe.as_dict(), "sam_rho": 0.05}) == {"sam_rho": (0.05, None)}
+    changed = dataclasses.replace(recipe, name="y", optimizer=Optimizer(momentum=0.5))
+    assert changed.differences(recipe.as_dict()) == {"optimizer.momentum": (0.9, 0.5)}
+
+
+def test_what_the_run_is_made_of_is_written_once(photos: Path, tmp_path: Path) -> None:
+    first = begun(plan(photos, tmp_path))
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    plan(photos, tmp_path).write()
+
+    assert before.keys() == {"recipe.json", "dataset.json"}
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+    assert json.loads(before["dataset.json"])["class_names"] == ["cat", "dog"]
+
+
+def test_nothing_is_written_for_a_plan(photos: Path, tmp_path: Path) -> None:
+    plan(photos, tmp_path / "runs")
+
+    assert not list(tmp_path.iterdir())

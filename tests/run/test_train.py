@@ -1,0 +1,42 @@
+"""Training as a call, as from a notebook."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TINY
+
+pytestmark = pytest.mark.slow
+
+
+def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    caplog.set_level(logging.INFO)
+
+    from trainer.run import EvaluateOptions, TrainOptions, evaluate_model, train_run
+
+    options = TrainOptions(
+        recipe="digits", data=digits, device="cpu", set=(*TINY, "global_batch=64", "model=tests.nets:Small")
+    )
+    result = train_run(options)
+    assert result is not None
+    measured = evaluate_model(EvaluateOptions(model=result.model, data=digits, device="cpu"))
+    assert measured is not None
+    print(f"{result.top1:.1%} {result.model}")
+
+    assert (measured.top1, measured.num_images) == (result.top1, 360)
+    assert (result.model, result.again) == ("models:/cats-and-dogs/1", False)
+    again = train_run(options)
+    assert again is not None
+    assert (again.again, again.run_id) == (True, result.run_id)
+    assert capfd.readouterr().out == f"{result.top1:.1%} {result.model}\n", "no bar, no table, no chatter"
