@@ -174,3 +174,12 @@ def test_a_pinned_tag_fits_every_place_it_goes_to():
     assert set(images) == set(
         re.findall(r"^([A-Z]+_TAG) ", (ROOT / "scripts" / "pin").read_text(), re.MULTILINE)
     )
+
+
+def test_both_images_are_labelled_with_version_revision_and_source():
+    for name in ("trainer", "mlflow"):
+        dockerfile = (ROOT / "docker" / name / "Dockerfile").read_text()
+        for label in ("version", "revision", "source"):
+            assert f'org.opencontainers.image.{label}="${{{label.upper()}}}"' in dockerfile
+        arguments = SERVICES[name]["build"]["args"]
+        assert {"VERSION", "REVISION", "SOURCE"} <= set(arguments)
