@@ -249,6 +249,14 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(settings)))
 
 
+def stored_recipe(content: Mapping[str, Any]) -> Recipe:
+    """The recipe that `Recipe.as_dict` has given. Raises: ConfigError if it is none of this version."""
+    try:
+        return TypeAdapter(Recipe).validate_python(content)
+    except ValidationError as error:
+        raise ConfigError(f"a stored recipe does not fit this version: {_sentence(error, ())}") from None
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("trainer.recipes")

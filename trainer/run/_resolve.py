@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from trainer import metrics
 from trainer.checkpoint import checkpoint_step, list_checkpoints, load_state
-from trainer.config import Preprocess, Recipe
+from trainer.config import Preprocess, stored_recipe
 from trainer.dataloader import preprocessing
 from trainer.dataset import open_dataset
 from trainer.errors import ConfigError, DataError, ExportError
@@ -93,7 +92,7 @@ def _of_checkpoint(path: Path) -> LoadedModel:
     # best.pt is a link to a checkpoint, and beside a copy of one in another folder stands no recipe.
     path = path.resolve()
     run = path.parent.parent
-    recipe, trained_on = _recipe(run, path), _read(run / DATASET, path)
+    recipe, trained_on = stored_recipe(_read(run / RECIPE, path)), _read(run / DATASET, path)
     classes = tuple(str(name) for name in trained_on["class_names"])
     module = build(recipe.model, len(classes))
     try:
@@ -132,18 +131,7 @@ def _of_checkpoint(path: Path) -> LoadedModel:
 
 
 def _preprocess(described: dict[str, Any]) -> Preprocess:
-    return TypeAdapter(Preprocess).validate_python(
-        {"val_resize": described["val_resize"], "val_size": described["val_size"]}
-    )
-
-
-def _recipe(run: Path, checkpoint: Path) -> Recipe:
-    try:
-        return TypeAdapter(Recipe).validate_python(_read(run / RECIPE, checkpoint))
-    except ValueError:
-        raise ConfigError(
-            f"the recipe {run / RECIPE} of the checkpoint {checkpoint.name} is not one of this version of trainer"
-        ) from None
+    return Preprocess(val_resize=described["val_resize"], val_size=described["val_size"])
 
 
 def _read(path: Path, checkpoint: Path) -> dict[str, Any]:
