@@ -111,10 +111,19 @@ def tiny() -> Recipe:
     """Three epochs of two steps of 8 images; 32 pixels."""
     return load_recipe(
         "digits",
-        ["epochs=3", "global_batch=8", "schedule.warmup_epochs=1", "log_every=1",
-         "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=36", "preprocess.crop_area=[0.3,1]",
-         "preprocess.flip=true", "precision=fp32"],
-    )  # fmt: skip
+        [
+            "epochs=3",
+            "global_batch=8",
+            "schedule.warmup_epochs=1",
+            "log_every=1",
+            "preprocess.train_size=32",
+            "preprocess.val_size=32",
+            "preprocess.val_resize=36",
+            "preprocess.crop_area=[0.3,1]",
+            "preprocess.flip=true",
+            "precision=fp32",
+        ],
+    )
 
 
 @pytest.fixture(scope="session")

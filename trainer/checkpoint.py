@@ -203,7 +203,8 @@ class Checkpoints:
             others.append("another data set")
         if others:
             raise CheckpointError(
-                f"{self._folder / file} belongs to another run, of {', '.join(others)}; start a new run with another --name"
+                f"{self._folder / file} belongs to another run, of {', '.join(others)}; start a new run with another "
+                "--name"
             )
         for name, part in states.items():
             part.load_state_dict(saved["states"][name])

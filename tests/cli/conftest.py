@@ -12,9 +12,15 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "epochs=2", "global_batch=8", "schedule.warmup_epochs=1", "log_every=1",
-    "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=32", "registered_model_name=cats-and-dogs",
-]  # fmt: skip
+    "epochs=2",
+    "global_batch=8",
+    "schedule.warmup_epochs=1",
+    "log_every=1",
+    "preprocess.train_size=32",
+    "preprocess.val_size=32",
+    "preprocess.val_resize=32",
+    "registered_model_name=cats-and-dogs",
+]
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
 SMALL = ["--set", "model=tests.nets:Small"]
 
@@ -28,8 +34,12 @@ def command(
         env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def until(

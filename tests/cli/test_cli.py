@@ -16,13 +16,14 @@ FLAGS = {
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --per-class --runs --tta",
     "export": "--json --out --runs",
-    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --runs --set --steps",
+    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --runs "
+    "--set --steps",
     "prepare": "",
     "recipes": "--json",
     "summary": "--classes --json --set",
     "sync": "--follow",
-    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json --max-restarts --name "
-    "--nproc-per-node --offline --price --runs --set --timeout",
+    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
+    "--max-restarts --name --nproc-per-node --offline --price --runs --set --timeout",
 }
 
 
@@ -45,8 +46,18 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
     )
     listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.split()]
     assert [name for name in listed if name in command_names()] == [
-        "prepare", "check", "recipes", "estimate", "find-lr", "train", "summary", "evaluate", "sync", "export", "bench",
-    ]  # fmt: skip
+        "prepare",
+        "check",
+        "recipes",
+        "estimate",
+        "find-lr",
+        "train",
+        "summary",
+        "evaluate",
+        "sync",
+        "export",
+        "bench",
+    ]
     assert all(len(line) <= 110 for line in shown.splitlines())
 
 

@@ -111,11 +111,36 @@ class Machine:
 
     def __init__(self, photos: Path, runs: Path, port: int, *, restarts: int = 3) -> None:
         arguments = [
-            "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=r", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
-            f"--max-restarts={restarts}", "--shutdown-timeout=90", "-m", "trainer", "train", "digits", *SETTINGS, *SMALL,
-            "--data", photos, "--runs", runs, "--device", "cpu", "--timeout", 20,
-            "--set", f"epochs={EPOCHS}", "--set", "global_batch=4", "--batch-per-gpu", 2, "--checkpoint-interval", 1,
-        ]  # fmt: skip
+            "--nnodes=2",
+            "--nproc-per-node=1",
+            "--rdzv-id=r",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint=127.0.0.1:{port}",
+            f"--max-restarts={restarts}",
+            "--shutdown-timeout=90",
+            "-m",
+            "trainer",
+            "train",
+            "digits",
+            *SETTINGS,
+            *SMALL,
+            "--data",
+            photos,
+            "--runs",
+            runs,
+            "--device",
+            "cpu",
+            "--timeout",
+            20,
+            "--set",
+            f"epochs={EPOCHS}",
+            "--set",
+            "global_batch=4",
+            "--batch-per-gpu",
+            2,
+            "--checkpoint-interval",
+            1,
+        ]
         self.process = command(
             *arguments,
             folder=runs.parent,
@@ -222,8 +247,12 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     )
     done = subprocess.run(
         [sys.executable, "-c", impatient, *arguments, "--offline"],
-        cwd=tmp_path, env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     run = run_of(tmp_path)
     assert done.returncode == 2, done.stderr
     assert f"training is done and all of it is in {run.relative_to(tmp_path)}" in done.stderr

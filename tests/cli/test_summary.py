@@ -21,7 +21,23 @@ def test_the_table_and_its_figures(capsys):
 def test_a_dry_run_shows_what_the_network_is_made_of(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert main(["train", "digits", "--set", "global_batch=8", "--set", "preprocess.train_size=64",
-                 "--data", str(photos), "--device", "cpu", "--dry-run"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "digits",
+                "--set",
+                "global_batch=8",
+                "--set",
+                "preprocess.train_size=64",
+                "--data",
+                str(photos),
+                "--device",
+                "cpu",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
 
     assert "resnet50, 23,512,130 parameters, 333.65 MMAC an image at 64 px" in capsys.readouterr().out

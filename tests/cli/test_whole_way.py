@@ -213,9 +213,20 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
 
 def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
     two = trained(
-        "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--nproc-per-node", "2", "--name", "two",
-        "--json", folder=folder,
-    )  # fmt: skip
+        "train",
+        "digits",
+        *SETTINGS,
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+        "--nproc-per-node",
+        "2",
+        "--name",
+        "two",
+        "--json",
+        folder=folder,
+    )
     of_one, of_two = read_journal(folder / run["run"]), read_journal(folder / two["run"])
 
     def values(history, key):
@@ -229,9 +240,19 @@ def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
 def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder, photos):
     """torchrun answers 1 and a traceback to everything; the launcher must not."""
     process = command(
-        "train", "digits", *SETTINGS, "--set", "global_batch=7", "--data", photos, "--device", "cpu",
-        "--nproc-per-node", "2", folder=folder,
-    )  # fmt: skip
+        "train",
+        "digits",
+        *SETTINGS,
+        "--set",
+        "global_batch=7",
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+        "--nproc-per-node",
+        "2",
+        folder=folder,
+    )
     _, err = process.communicate(timeout=120)
 
     assert process.returncode == 2

@@ -66,7 +66,8 @@ def test_ones_own_network_is_found_from_the_folder_one_is_in(tmp_path, monkeypat
     (tmp_path / "my_nets.py").write_text(
         "import torch\n"
         "def small(num_classes):\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, num_classes))\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1),\n"
+        "        torch.nn.Flatten(), torch.nn.Linear(4, num_classes))\n"
         "def wrong(num_classes):\n"
         "    return num_classes\n"
     )

@@ -71,8 +71,11 @@ def test_a_network_of_ones_own_is_counted_in_full(kind):
     rows = {layer.name: (layer.parameters, layer.macs) for layer in made.layers}
 
     assert rows == {
-        "twice": (81, 2 * 81 * 64), "idle": (6, 0), "head": (12, 9), "(elsewhere)": (9, 9),
-    }  # fmt: skip
+        "twice": (81, 2 * 81 * 64),
+        "idle": (6, 0),
+        "head": (12, 9),
+        "(elsewhere)": (9, 9),
+    }
     assert made.parameters == sum(parameter.numel() for parameter in kind().parameters())
     assert made.table().splitlines()[2].split() == ["idle", "Linear", "-", "6", "0.00"]
 

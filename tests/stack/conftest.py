@@ -45,8 +45,12 @@ class Stack:
         command = ["docker", "compose", "-p", self.project, "--env-file", str(self.folder / ".env"), *files]
         done = subprocess.run(
             [*command, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT,
+        )
         assert not check or done.returncode == 0, (
             f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout}"
         )
@@ -64,8 +68,12 @@ class Stack:
         }
         return subprocess.run(
             [ROOT / "scripts" / name, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT | settings,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENVIRONMENT | settings,
+        )
 
     def sibling(self, project: str, folder: Path, **settings: object) -> Stack:
         """Another project with the same `.env`, but a port of its own and `settings`; `folder` gets its `.env`."""

@@ -147,8 +147,11 @@ def test_the_second_projects_model_loads_and_answers_as_the_first_ones(stack, re
     torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
 
 
+SUMS = "cd / && find artifacts -type f -exec sha256sum {} +"
+
+
 def test_every_artifact_is_back_with_its_checksum_and_nothing_else_is(backup, restored):
-    listed = restored.compose("exec", "-T", "mlflow", "sh", "-c", "cd / && find artifacts -type f -exec sha256sum {} +").stdout  # fmt: skip
+    listed = restored.compose("exec", "-T", "mlflow", "sh", "-c", SUMS).stdout
     sums = (backup / "SHA256SUMS").read_text().splitlines()
 
     assert sorted(listed.splitlines()) == sorted(line for line in sums if "  artifacts/" in line)
@@ -258,9 +261,11 @@ def test_artifacts_are_not_restored_over_and_missing_rows_are_seen(backup, other
     sums = (copy / "SHA256SUMS").read_text()
     old = hashlib.sha256((copy / "backup.json").read_bytes()).hexdigest()
     (copy / "backup.json").unlink()
-    (copy / "backup.json").write_text((backup / "backup.json").read_text().replace(
-        f'"metrics": {facts["rows"]["metrics"] - 1}', f'"metrics": {facts["rows"]["metrics"]}'
-    ))  # fmt: skip
+    (copy / "backup.json").write_text(
+        (backup / "backup.json")
+        .read_text()
+        .replace(f'"metrics": {facts["rows"]["metrics"] - 1}', f'"metrics": {facts["rows"]["metrics"]}')
+    )
     new = hashlib.sha256((copy / "backup.json").read_bytes()).hexdigest()
     (copy / "SHA256SUMS").unlink()
     (copy / "SHA256SUMS").write_text(sums.replace(old, new))
@@ -294,7 +299,8 @@ def test_a_backup_that_is_cut_off_leaves_nothing(stack, tmp_path):
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin" / "docker"
     shim.write_text(
-        f'#!/bin/bash\ncase "$*" in *"tar --create"*) {docker} "$@" | head -c 1024000; exit 1 ;; esac\nexec {docker} "$@"\n'
+        f'#!/bin/bash\ncase "$*" in *"tar --create"*) {docker} "$@" | head -c 1024000; exit 1 ;; esac\n'
+        f'exec {docker} "$@"\n'
     )
     shim.chmod(0o755)
     (tmp_path / "backups").mkdir()

@@ -39,8 +39,10 @@ def test_the_database_password_is_in_no_log_param_tag_artifact_image_and_not_wit
         "logs": stack.compose("logs").stdout,
         "database": stack.compose("exec", "-T", "postgres", "pg_dump", "--username=mlflow", "mlflow").stdout,
         "trainer": subprocess.check_output(["docker", "inspect", trainer["Id"]], text=True),
-        "files": stack.compose("exec", "-T", "mlflow", "grep", "-rlF", password, "/artifacts", check=False).stdout,
-    }  # fmt: skip
+        "files": stack.compose(
+            "exec", "-T", "mlflow", "grep", "-rlF", password, "/artifacts", check=False
+        ).stdout,
+    }
     for image in (trainer["Config"]["Image"], stack.containers()["mlflow"]["Config"]["Image"]):
         places[image] = subprocess.check_output(["docker", "history", "--no-trunc", image], text=True)
 

@@ -145,9 +145,12 @@ def test_pin_fixes_all_base_images_and_moves_on_when_it_is_run_again(tmp_path):
         assert {name: settings[name] for name in settings if name.endswith("_TAG")} == {
             name: f"{tag}@sha256:{letter * 64}"
             for name, tag in (
-                ("NGC_TAG", "26.08-py3"), ("PYTHON_TAG", "3.13-slim"), ("POSTGRES_TAG", "17.6"), ("CADDY_TAG", "2"),
+                ("NGC_TAG", "26.08-py3"),
+                ("PYTHON_TAG", "3.13-slim"),
+                ("POSTGRES_TAG", "17.6"),
+                ("CADDY_TAG", "2"),
             )
-        }  # fmt: skip
+        }
     assert {line for line in before.splitlines() if "_TAG=" not in line} <= set(env.read_text().splitlines())
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
 
@@ -167,9 +170,10 @@ def test_pin_changes_nothing_if_one_image_cannot_be_looked_up(tmp_path, registry
 
 
 def test_a_pinned_tag_fits_every_place_it_goes_to():
-    images = re.findall(r"[a-z./]+:\$\{([A-Z]+_TAG)", COMPOSE + "".join(
-        file.read_text() for file in (ROOT / "docker").glob("*/Dockerfile")
-    ))  # fmt: skip
+    images = re.findall(
+        r"[a-z./]+:\$\{([A-Z]+_TAG)",
+        COMPOSE + "".join(file.read_text() for file in (ROOT / "docker").glob("*/Dockerfile")),
+    )
 
     assert set(images) == set(
         re.findall(r"^([A-Z]+_TAG) ", (ROOT / "scripts" / "pin").read_text(), re.MULTILINE)

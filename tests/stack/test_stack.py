@@ -218,9 +218,12 @@ def test_the_trainer_neither_reaches_postgres_nor_knows_its_password(stack):
 
     assert holders == {"postgres", "migrate", "mlflow"}
     assert {service for service, names in networks.items() if database in names} == holders
-    assert subprocess.check_output(
-        ["docker", "network", "inspect", database, "--format", "{{.Internal}}"], text=True
-    ).strip() == "true"  # fmt: skip
+    assert (
+        subprocess.check_output(
+            ["docker", "network", "inspect", database, "--format", "{{.Internal}}"], text=True
+        ).strip()
+        == "true"
+    )
     for one in containers.values():
         assert password not in json.dumps(
             [one["Config"]["Cmd"], one["Config"]["Entrypoint"], one["Path"], one["Args"]]
@@ -258,7 +261,10 @@ def test_the_api_answers_a_container_by_the_services_name_and_turns_strange_host
 
 
 def test_the_trainers_own_torch_torchvision_and_dali_are_used(stack):
-    code = "import torch, torchvision, numpy, nvidia.dali as dali; print(*(m.__file__ for m in (torch, torchvision, numpy, dali)))"
+    code = (
+        "import torch, torchvision, numpy, nvidia.dali as dali; "
+        "print(*(m.__file__ for m in (torch, torchvision, numpy, dali)))"
+    )
     said = stack.compose(
         "run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "trainer", "-W", "ignore", "-c", code
     ).stdout.splitlines()[-1]
@@ -269,7 +275,9 @@ def test_the_trainers_own_torch_torchvision_and_dali_are_used(stack):
 def test_evaluate_on_the_host_agrees(stack, run, digits):
     said = subprocess.check_output(
         [sys.executable, "-m", "trainer", "evaluate", MODEL, "--data", digits, "--json"],
-        text=True, cwd=ROOT, env=ENVIRONMENT | {"MLFLOW_TRACKING_URI": stack.uri},
-    )  # fmt: skip
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT | {"MLFLOW_TRACKING_URI": stack.uri},
+    )
 
     assert json.loads(said)["top1"] == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)

@@ -28,8 +28,10 @@ upgrade(_get_alembic_config(url), "{OLD}")
 OLD_RUN = """
 INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, last_update_time)
 VALUES (7, 'resnet50', 'mlflow-artifacts:/7', 'active', 1, 1);
-INSERT INTO runs (run_uuid, name, user_id, source_type, source_name, entry_point_name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id)
-VALUES (repeat('a', 32), 'of 2023', 'ana', 'LOCAL', '', '', 'FINISHED', 1, 2, 'active', 'mlflow-artifacts:/7/a/artifacts', 7);
+INSERT INTO runs (run_uuid, name, user_id, source_type, source_name, entry_point_name, status, start_time, end_time,
+  lifecycle_stage, artifact_uri, experiment_id)
+VALUES (repeat('a', 32), 'of 2023', 'ana', 'LOCAL', '', '', 'FINISHED', 1, 2,
+  'active', 'mlflow-artifacts:/7/a/artifacts', 7);
 INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)
 VALUES ('val/top1', 0.25, 2, 3, false, repeat('a', 32));
 INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)

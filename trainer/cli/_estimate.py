@@ -102,8 +102,8 @@ def run(options: Namespace) -> int:
     show_table(what, rows)
     basis = "the given images/s" if options.images_per_second else "published facts"
     print(
-        f"\nA prediction from {basis}, see docs/performance.md. On demand in us-east-1; on spot instances, give what you "
-        "pay with --price."
+        f"\nA prediction from {basis}, see docs/performance.md. On demand in us-east-1; on spot instances, give what "
+        "you pay with --price."
     )
     return 0
 

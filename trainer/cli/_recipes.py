@@ -25,8 +25,17 @@ def run(options: Namespace) -> int:
     recipes = sorted(
         map(load_recipe, shipped_recipes()), key=lambda one: (one.bar is None, one.bar, one.epochs)
     )
-    rows = [{"name": one.name, "bar": one.bar, "epochs": one.epochs, "global_batch": one.global_batch,
-             "description": one.description, "estimates": _estimates(one)} for one in recipes]  # fmt: skip
+    rows = [
+        {
+            "name": one.name,
+            "bar": one.bar,
+            "epochs": one.epochs,
+            "global_batch": one.global_batch,
+            "description": one.description,
+            "estimates": _estimates(one),
+        }
+        for one in recipes
+    ]
     if options.json:
         print(json.dumps(rows))
         return 0
@@ -39,8 +48,8 @@ def run(options: Namespace) -> int:
         print(f"{one.name:<15} {bar:>5} {one.epochs:>6}  " + "  ".join(f"{cost:>13}" for cost in costs))
         print(f"{'':<15} {row['description']}")
     print(
-        "\nHours and dollars are predictions for ImageNet, on demand; `trainer estimate RECIPE` has more. Nobody has trained "
-        "the ImageNet\nrecipes with this program yet; docs/recipes.md names their sources and published results."
+        "\nHours and dollars are predictions for ImageNet, on demand; `trainer estimate RECIPE` has more.\n"
+        "Nobody has trained the ImageNet recipes with this program yet; docs/recipes.md names their sources."
     )
     return 0
 

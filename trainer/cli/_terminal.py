@@ -39,7 +39,6 @@ def configure_logging() -> None:
     root = logging.getLogger("trainer")
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    root.propagate = False
 
 
 class _ConsoleHandler(logging.Handler):

@@ -69,8 +69,12 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
-        return {"size": self.size, "parameters": self.parameters, "macs": self.macs,
-                "layers": [asdict(layer) for layer in self.layers]}  # fmt: skip
+        return {
+            "size": self.size,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
 
 
 def summary(model: torch.nn.Module, size: int) -> Summary:

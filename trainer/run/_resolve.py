@@ -49,8 +49,8 @@ def resolve_model(model: str, *, runs: Path, device: torch.device) -> ResolvedMo
         runs: folder of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
         device: where the network shall be called.
 
-    Raises: ConfigError if `model` names nothing; TrackingError, CheckpointError, ExportError, DataError if what it names
-        is missing, damaged or not made by this program.
+    Raises: ConfigError if `model` names nothing; TrackingError, CheckpointError, ExportError or DataError if what it
+        names is missing, damaged or not made by this program.
     """
     path = Path(model)
     if not model.startswith(("models:/", "runs:/")) and is_bundle(path):
@@ -141,7 +141,7 @@ def _read(path: Path, checkpoint: Path) -> dict[str, Any]:
             raise TypeError
     except (OSError, ValueError, TypeError):
         raise ConfigError(
-            f"the checkpoint {checkpoint} has no readable {path.name} at {path}; keep checkpoints in the folder of their "
-            "run"
+            f"the checkpoint {checkpoint} has no readable {path.name} at {path}; keep checkpoints in the folder of "
+            "their run"
         ) from None
     return content
