@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import os
 import pickle
@@ -34,6 +35,8 @@ KEEP = 3  # newest checkpoints, and the best
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
 INTERVAL = 60.0  # seconds
 GPU_TIMEOUT = 10.0  # seconds that a GPU has to hand over a last copy when all else has failed
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
@@ -81,7 +84,6 @@ class Checkpoints:
         *,
         recipe: Recipe,
         dataset_digest: str,
-        tell: Callable[[str], None],
         interval: float = INTERVAL,
     ) -> None:
         """Take over the checkpoints of a run.
@@ -91,12 +93,11 @@ class Checkpoints:
             world: the processes that train together.
             recipe: of the run; a checkpoint of other settings is refused.
             dataset_digest: of the run; a checkpoint of another data set is refused.
-            tell: takes a sentence when a checkpoint is damaged or cannot be written; the thread calls it too.
             interval: seconds after which another checkpoint is due.
         """
         self._folder, self._world = folder, world
         self._recipe, self._dataset_digest = recipe, dataset_digest
-        self._tell, self._interval = tell, interval
+        self._interval = interval
         # The first is due at once: it takes memory and proves the disk before hours rely on both.
         self._since = -math.inf
         self._waiting: _Staged | None = None  # not begun yet
@@ -218,7 +219,7 @@ class Checkpoints:
                 damaged.append(path.name)
                 continue
             if damaged:
-                self._tell(f"damaged checkpoint passed over: {', '.join(damaged)}; using {path.name}")
+                logger.warning("damaged checkpoint passed over: %s; using %s", ", ".join(damaged), path.name)
             return path.name, data
         if damaged:
             raise CheckpointError(
@@ -239,7 +240,7 @@ class Checkpoints:
             try:
                 self._write_checkpoint(staged)
             except CheckpointError as error:
-                self._tell(f"{error}; it is tried again with the next one, and training goes on")
+                logger.warning("%s; it is tried again with the next one, and training goes on", error)
                 failed = error
             except Exception as error:  # a bug of ours: `wait` raises it where it is seen
                 failed = error

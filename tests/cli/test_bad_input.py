@@ -1,5 +1,10 @@
 """What the user sees when the input is wrong: one sentence, exit 2, nothing left behind."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,13 +13,13 @@ from trainer.cli import main
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 
 
-def refused(capsys, *arguments):
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     """Run the command line, see it refuse, and return its sentence."""
     assert main([str(argument) for argument in arguments]) == 2
 
@@ -26,18 +31,18 @@ def refused(capsys, *arguments):
     return err
 
 
-def test_a_missing_data_folder(folder, capsys):
+def test_a_missing_data_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "trainer prepare digits" in refused(capsys, "train", "digits", "--data", "nowhere")
     assert list(folder.iterdir()) == []
 
 
-def test_an_empty_data_folder(folder, capsys):
+def test_an_empty_data_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "data").mkdir()
 
     assert "holds no data set" in refused(capsys, "train", "digits", "--data", "data")
 
 
-def test_train_and_val_with_different_classes(folder, capsys):
+def test_train_and_val_with_different_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photo(folder / "data" / "train" / "cat" / "0.JPEG")
     write_photo(folder / "data" / "val" / "fox" / "0.JPEG")
 
@@ -59,13 +64,15 @@ def test_train_and_val_with_different_classes(folder, capsys):
         ),
     ],
 )
-def test_a_recipe_or_setting_that_is_wrong(folder, photos, capsys, arguments, says):
+def test_a_recipe_or_setting_that_is_wrong(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
     assert says in refused(capsys, "train", *arguments, "--data", photos, "--device", "cpu")
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there(folder, photos, capsys):
+def test_a_gpu_that_is_not_there(folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cuda")
 
     assert "--device cpu" in said
@@ -73,7 +80,9 @@ def test_a_gpu_that_is_not_there(folder, photos, capsys):
     assert list(folder.iterdir()) == []
 
 
-def test_an_mlflow_server_that_does_not_answer(folder, photos, capsys, monkeypatch):
+def test_an_mlflow_server_that_does_not_answer(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
 
     said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cpu")
@@ -82,14 +91,16 @@ def test_an_mlflow_server_that_does_not_answer(folder, photos, capsys, monkeypat
 
 
 @pytest.mark.parametrize("command", ["export", "evaluate"])
-def test_a_registered_model_that_does_not_exist(folder, photos, capsys, command):
+def test_a_registered_model_that_does_not_exist(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     target = ["--out", "bundle"] if command == "export" else ["--data", photos]
 
     assert "nothing@candidate" in refused(capsys, command, "models:/nothing@candidate", *target)
     assert not (folder / "bundle").exists()
 
 
-def test_a_run_folder_that_is_none(folder, photos, capsys):
+def test_a_run_folder_that_is_none(folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "empty").mkdir()
 
     assert "neither a run with checkpoints nor a bundle" in refused(
@@ -98,7 +109,9 @@ def test_a_run_folder_that_is_none(folder, photos, capsys):
 
 
 @pytest.mark.parametrize("command", ["export", "evaluate"])
-def test_a_model_that_is_none_of_the_forms(folder, photos, capsys, command):
+def test_a_model_that_is_none_of_the_forms(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     target = ["--out", "bundle"] if command == "export" else ["--data", photos]
     said = refused(capsys, command, "foo", *target)
 
@@ -107,7 +120,7 @@ def test_a_model_that_is_none_of_the_forms(folder, photos, capsys, command):
         assert form in said
 
 
-def test_an_unknown_command_names_the_nearest(capsys):
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["trian"])
 
@@ -115,7 +128,7 @@ def test_an_unknown_command_names_the_nearest(capsys):
     assert "there is no command 'trian'; did you mean train?" in capsys.readouterr().err
 
 
-def test_an_unknown_option_is_refused_by_the_parser(capsys):
+def test_an_unknown_option_is_refused_by_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["train", "digits", "--data", "x", "--epochs", "3"])
 
@@ -123,7 +136,9 @@ def test_an_unknown_option_is_refused_by_the_parser(capsys):
     assert "unrecognized arguments: --epochs 3" in capsys.readouterr().err
 
 
-def test_a_dry_run_shows_the_plan_and_starts_nothing(folder, photos, capsys):
+def test_a_dry_run_shows_the_plan_and_starts_nothing(
+    folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
         "train",
         "rn50-baseline",

@@ -265,6 +265,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     assert "models:/cats-and-dogs/1" in said
     client = MlflowClient(a_server.uri)
     version = client.get_model_version_by_alias("cats-and-dogs", "candidate")
+    assert version.run_id
     there = client.get_run(version.run_id)
     assert there.info.status == "FINISHED"
     for key in (metrics.TRAIN_LOSS, metrics.VAL_TOP1):

@@ -1,8 +1,12 @@
 """`trainer find-lr` as it is typed."""
 
+from __future__ import annotations
+
 import csv
 import json
 import signal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,18 +22,18 @@ BATCH, STEPS = 64, 150
 TINY = [*SETTINGS, *SMALL, "--set", f"global_batch={BATCH}", "--device", "cpu"]
 
 
-def find_lr(photos, *more):
+def find_lr(photos: Path, *more: str) -> list[str]:
     return ["find-lr", "digits", *TINY, "--data", str(photos), *more]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("find-lr")
 
 
 @pytest.fixture(scope="module")
-def outcome(folder, digits):
-    arguments = find_lr(digits, "--min-lr", "1e-4", "--max-lr", "1", "--steps", STEPS, "--json")
+def outcome(folder: Path, digits: Path) -> Any:
+    arguments = find_lr(digits, "--min-lr", "1e-4", "--max-lr", "1", "--steps", str(STEPS), "--json")
     process = command(*arguments, folder=folder)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -37,14 +41,14 @@ def outcome(folder, digits):
 
 
 @pytest.mark.slow
-def test_the_suggestions_lie_among_the_learning_rates_of_the_test(outcome):
+def test_the_suggestions_lie_among_the_learning_rates_of_the_test(outcome: dict[str, Any]) -> None:
     assert 1e-4 < outcome["steepest"] < 1
     assert 1e-4 < outcome["min_div_10"] <= 0.1
     assert outcome["base_lr"] == pytest.approx(outcome["steepest"] * 256 / BATCH)
 
 
 @pytest.mark.slow
-def test_the_table_has_a_row_for_each_step(folder, outcome):
+def test_the_table_has_a_row_for_each_step(folder: Path, outcome: dict[str, Any]) -> None:
     with (folder / outcome["table"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -55,7 +59,7 @@ def test_the_table_has_a_row_for_each_step(folder, outcome):
 
 
 @pytest.mark.slow
-def test_the_curve_is_a_picture_with_both_suggestions(folder, outcome):
+def test_the_curve_is_a_picture_with_both_suggestions(folder: Path, outcome: dict[str, Any]) -> None:
     with Image.open(folder / outcome["curve"]) as image:
         pixels = np.asarray(image.convert("RGB"))
 
@@ -66,7 +70,7 @@ def test_the_curve_is_a_picture_with_both_suggestions(folder, outcome):
 
 
 @pytest.mark.slow
-def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
+def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder: Path, outcome: dict[str, Any]) -> None:
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     run = client.get_run(outcome["run_id"])
     history = read_journal(folder / outcome["run"])
@@ -96,7 +100,13 @@ def test_mlflow_has_points_and_files_in_the_recipes_experiment(folder, outcome):
 
 
 @pytest.mark.slow
-def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, digits, monkeypatch, capsys):
+def test_what_is_to_be_pasted_is_a_setting_of_train(
+    folder: Path,
+    outcome: dict[str, Any],
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(folder)
     paste = f"optimizer.base_lr={outcome['base_lr']:.3g}"
 
@@ -105,7 +115,9 @@ def test_what_is_to_be_pasted_is_a_setting_of_train(folder, outcome, digits, mon
 
 
 @pytest.mark.slow
-def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folder, outcome, digits):
+def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(
+    folder: Path, outcome: dict[str, Any], digits: Path
+) -> None:
     first = folder / outcome["run"]
     before = {path: path.read_bytes() for path in first.iterdir()}
     process = command(*find_lr(digits, "--steps", "100000"), folder=folder)
@@ -133,7 +145,14 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(folde
         (["--data", "nowhere"], "trainer prepare digits"),
     ],
 )
-def test_bad_input_is_refused_with_one_sentence(tmp_path, digits, monkeypatch, capsys, more, says):
+def test_bad_input_is_refused_with_one_sentence(
+    tmp_path: Path,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -146,7 +165,9 @@ def test_bad_input_is_refused_with_one_sentence(tmp_path, digits, monkeypatch, c
 
 
 @pytest.mark.parametrize("lr", ["0", "-1", "inf", "nan", "fast"])
-def test_an_impossible_learning_rate_is_refused_by_the_parser(lr, capsys):
+def test_an_impossible_learning_rate_is_refused_by_the_parser(
+    lr: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["find-lr", "digits", "--data", "x", "--max-lr", lr])
 
@@ -154,7 +175,9 @@ def test_an_impossible_learning_rate_is_refused_by_the_parser(lr, capsys):
     assert "--max-lr" in capsys.readouterr().err
 
 
-def test_several_processes_are_refused(photos, tmp_path, monkeypatch, capsys):
+def test_several_processes_are_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
 

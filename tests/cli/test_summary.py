@@ -1,11 +1,16 @@
 """`trainer summary` as it is typed, and where a run shows the same."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+
+import pytest
 
 from trainer.cli import main
 
 
-def test_the_table_and_its_figures(capsys):
+def test_the_table_and_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "rn50-baseline"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert main(["summary", "rn50-baseline", "--classes", "10", "--set", "model=resnet18", "--json"]) == 0
@@ -18,7 +23,9 @@ def test_the_table_and_its_figures(capsys):
     assert sum(layer["macs"] for layer in figures["layers"]) == figures["macs"]
 
 
-def test_a_dry_run_shows_what_the_network_is_made_of(capsys, photos, tmp_path, monkeypatch):
+def test_a_dry_run_shows_what_the_network_is_made_of(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert (

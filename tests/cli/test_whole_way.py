@@ -1,18 +1,21 @@
 """The whole way on the command line: train, evaluate every form of the model, export, stop and go on."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import SETTINGS, command
 from trainer import metrics
 from trainer.cli import main
-from trainer.tracking import read_journal
+from trainer.tracking import RunHistory, read_journal
 
 pytestmark = pytest.mark.slow
 
@@ -28,12 +31,12 @@ MEASURED = {
 }
 
 
-def trainer(*arguments, folder):
+def trainer(*arguments: Any, folder: Path) -> Any:
     """The result of a command that is run in this process: importing torch and MLflow once is enough."""
     return json.loads(said(*arguments, folder=folder))
 
 
-def said(*arguments, folder):
+def said(*arguments: Any, folder: Path) -> str:
     """What a command that is run in this process prints."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
@@ -43,7 +46,7 @@ def said(*arguments, folder):
     return out.getvalue()
 
 
-def trained(*arguments, folder):
+def trained(*arguments: Any, folder: Path) -> Any:
     """The result of a command in a process of its own, as long-running ones are used."""
     process = command(*arguments, folder=folder)
     out, err = process.communicate(timeout=300)
@@ -52,17 +55,17 @@ def trained(*arguments, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("whole-way")
 
 
 @pytest.fixture(scope="module")
-def run(folder, photos):
+def run(folder: Path, photos: Path) -> Any:
     return trained("train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--json", folder=folder)
 
 
 @pytest.fixture(scope="module")
-def bundle(folder, run):
+def bundle(folder: Path, run: dict[str, Any]) -> Path:
     return Path(
         trainer("export", "models:/cats-and-dogs@candidate", "--out", "bundle", "--json", folder=folder)[
             "bundle"
@@ -70,7 +73,7 @@ def bundle(folder, run):
     )
 
 
-def test_a_finished_run_is_registered_and_done(folder, run):
+def test_a_finished_run_is_registered_and_done(folder: Path, run: dict[str, Any]) -> None:
     assert run["model"] == "models:/cats-and-dogs/1"
     assert run["num_images"] == 9
     assert 0 < run["hours"] < 0.1
@@ -78,7 +81,7 @@ def test_a_finished_run_is_registered_and_done(folder, run):
     assert read_journal(folder / run["run"]).status == "finished"
 
 
-def test_mlflow_has_every_point_of_the_journal_once(folder, run):
+def test_mlflow_has_every_point_of_the_journal_once(folder: Path, run: dict[str, Any]) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
@@ -100,7 +103,9 @@ def test_mlflow_has_every_point_of_the_journal_once(folder, run):
     assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
 
 
-def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):
+def test_the_same_command_again_trains_nothing_and_says_so(
+    folder: Path, run: dict[str, Any], photos: Path
+) -> None:
     again = trainer(
         "train", "digits", *SETTINGS, "--data", photos, "--device", "cpu", "--json", folder=folder
     )
@@ -109,7 +114,9 @@ def test_the_same_command_again_trains_nothing_and_says_so(folder, run, photos):
 
 
 @pytest.mark.parametrize("form", ["alias", "version", "run", "folder", "checkpoint", "bundle"])
-def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, photos, form):
+def test_every_form_of_the_model_has_the_same_accuracy(
+    folder: Path, run: dict[str, Any], bundle: Path, photos: Path, form: str
+) -> None:
     checkpoint = max((folder / run["run"] / "checkpoints").glob("step-*.pt"))
     forms = {
         "alias": "models:/cats-and-dogs@candidate",
@@ -129,7 +136,9 @@ def test_every_form_of_the_model_has_the_same_accuracy(folder, run, bundle, phot
     assert classes[0]["top1"] <= classes[1]["top1"]
 
 
-def test_two_processes_share_the_images_of_an_evaluation(folder, run, photos):
+def test_two_processes_share_the_images_of_an_evaluation(
+    folder: Path, run: dict[str, Any], photos: Path
+) -> None:
     arguments = ["evaluate", run["model"], "--data", photos, "--device", "cpu", "--per-class", "--json"]
     process = command(*arguments, "--nproc-per-node", "2", folder=folder)
     shared, err = process.communicate(timeout=120)
@@ -139,7 +148,7 @@ def test_two_processes_share_the_images_of_an_evaluation(folder, run, photos):
     assert json.loads(shared) == {**alone, "loss": pytest.approx(alone["loss"])}
 
 
-def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder, photos):
+def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder: Path, photos: Path) -> None:
     process = command("evaluate", "nothing.pt", "--data", photos, "--nproc-per-node", "2", folder=folder)
     _, err = process.communicate(timeout=120)
 
@@ -147,7 +156,9 @@ def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder,
     assert err.count("trainer: ") == 1
 
 
-def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, run, bundle, photos):
+def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(
+    folder: Path, run: dict[str, Any], bundle: Path, photos: Path
+) -> None:
     arguments = ["--data", photos, "--device", "cpu", "--tta"]
     plain = trainer("evaluate", run["run"], *arguments[:-1], "--json", folder=folder)
     here, there = (
@@ -165,7 +176,7 @@ def test_classes_and_mirror_images_are_shown_where_they_are_asked_for(folder, ru
     assert {line.split()[0] for line in shown.splitlines()[-2:]} == {"cat", "dog"}
 
 
-def test_a_bundle_is_never_written_over(folder, bundle):
+def test_a_bundle_is_never_written_over(folder: Path, bundle: Path) -> None:
     process = command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", folder=folder)
     _, err = process.communicate(timeout=120)
 
@@ -174,7 +185,9 @@ def test_a_bundle_is_never_written_over(folder, bundle):
     assert err.count("\n") == 1
 
 
-def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
+def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(
+    folder: Path, run: dict[str, Any], photos: Path
+) -> None:
     arguments = [
         "train",
         "digits",
@@ -188,7 +201,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
         "stopped",
     ]
     process = command(*arguments, folder=folder)
-    journals = []
+    journals: list[Path] = []
     while not journals or metrics.TRAIN_LOSS not in journals[0].read_text():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
@@ -211,7 +224,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(folder, run, photos):
     assert broken == unbroken
 
 
-def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
+def test_two_processes_take_the_same_steps_as_one(folder: Path, run: dict[str, Any], photos: Path) -> None:
     two = trained(
         "train",
         "digits",
@@ -229,7 +242,7 @@ def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
     )
     of_one, of_two = read_journal(folder / run["run"]), read_journal(folder / two["run"])
 
-    def values(history, key):
+    def values(history: RunHistory, key: str) -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in history.points if point.key == key]
 
     assert of_two.tags["world_size"] == "2"
@@ -237,7 +250,7 @@ def test_two_processes_take_the_same_steps_as_one(folder, run, photos):
     assert two["num_images"] == 9
 
 
-def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder, photos):
+def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder: Path, photos: Path) -> None:
     """torchrun answers 1 and a traceback to everything; the launcher must not."""
     process = command(
         "train",

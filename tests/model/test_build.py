@@ -1,6 +1,9 @@
 """The network."""
 
+from __future__ import annotations
+
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from trainer.model import architectures, build
 from trainer.model._blurpool import BlurredConv2d
 
 
-def test_it_is_resnet_50_v1_5_in_channels_last_layout():
+def test_it_is_resnet_50_v1_5_in_channels_last_layout() -> None:
     network = build("resnet50", 1000)
 
     assert sum(p.numel() for p in network.parameters()) == 25_557_032
@@ -19,12 +22,12 @@ def test_it_is_resnet_50_v1_5_in_channels_last_layout():
     assert network.layer2[0].conv2.stride == (2, 2), "v1.5: the stride is in the 3 x 3 convolution"
 
 
-def test_residual_blocks_can_start_as_identity():
+def test_residual_blocks_can_start_as_identity() -> None:
     assert not build("resnet50", 10, zero_init_residual=True).layer1[0].bn3.weight.any()
     assert build("resnet50", 10).layer1[0].bn3.weight.all()
 
 
-def test_blurpool_blurs_before_each_stride_but_the_first():
+def test_blurpool_blurs_before_each_stride_but_the_first() -> None:
     plain, blurred = build("resnet50", 10), build("resnet50_blurpool", 10)
     layers = [name for name, layer in blurred.named_modules() if isinstance(layer, BlurredConv2d)]
     features = torch.randn(2, 128, 12, 12)
@@ -43,13 +46,13 @@ def test_blurpool_blurs_before_each_stride_but_the_first():
     torch.testing.assert_close(convolution(features), convolution.conv(smooth))
 
 
-def test_an_unknown_architecture_is_refused_with_those_there_are():
+def test_an_unknown_architecture_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="use one of torchvision's, such as resnet18"):
         build("resnet5", 10)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "vit_b_16"])
-def test_torchvisions_other_classifiers_are_there(name):
+def test_torchvisions_other_classifiers_are_there(name: str) -> None:
     with torch.device("meta"):
         network = build(name, 7, zero_init_residual=True)
         answer = network(torch.empty(2, 3, 224, 224))
@@ -57,12 +60,14 @@ def test_torchvisions_other_classifiers_are_there(name):
     assert answer.shape == (2, 7)
 
 
-def test_every_architecture_that_is_named_answers_with_one_tensor():
+def test_every_architecture_that_is_named_answers_with_one_tensor() -> None:
     assert {"googlenet", "inception_v3"}.isdisjoint(architectures())
     assert len(architectures()) > 50
 
 
-def test_ones_own_network_is_found_from_the_folder_one_is_in(tmp_path, monkeypatch):
+def test_ones_own_network_is_found_from_the_folder_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_nets.py").write_text(
         "import torch\n"
         "def small(num_classes):\n"

@@ -1,5 +1,9 @@
 """What a network is made of, against torchvision's own figures and plain counting."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -10,7 +14,7 @@ from trainer.model import build, summary, summary_of
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "convnext_tiny", "densenet121"])
-def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(name):
+def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(name: str) -> None:
     published = torchvision.models.get_model_weights(name).DEFAULT.meta
     made = summary_of(name, 1000, 224)
 
@@ -19,7 +23,7 @@ def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(name)
     assert 10 < len(made.layers) < 40, "a table that fits on a screen"
 
 
-def test_resnet_50_is_shown_by_its_blocks():
+def test_resnet_50_is_shown_by_its_blocks() -> None:
     made = summary_of("resnet50", 1000, 224)
     rows = {layer.name: layer for layer in made.layers}
 
@@ -31,7 +35,7 @@ def test_resnet_50_is_shown_by_its_blocks():
     assert (rows["fc"].output, rows["fc"].parameters, rows["fc"].macs) == ((1000,), 2_049_000, 2_048_000)
 
 
-def test_a_model_that_is_there_is_summarized_and_left_as_it_was():
+def test_a_model_that_is_there_is_summarized_and_left_as_it_was() -> None:
     model = build("resnet18", 10).train()
     model.layer1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -47,26 +51,26 @@ def test_a_model_that_is_there_is_summarized_and_left_as_it_was():
 class Own(nn.Module):
     """What blocks do not show: a layer that is used twice, one that is not, and a bare parameter."""
 
-    def __init__(self, num_classes=3):
+    def __init__(self, num_classes: int = 3) -> None:
         super().__init__()
         self.twice = nn.Conv2d(3, 3, 3, padding=1, bias=False)
         self.idle = nn.Linear(2, 2)
         self.head = nn.Linear(3, num_classes)
         self.bare = nn.Parameter(torch.zeros(3, 3))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> Any:
         return self.head(self.twice(self.twice(images)).mean(dim=(2, 3)) @ self.bare)
 
 
 class Looking(Own):
     """Goes by the numbers that it sees, which fake ones do not have."""
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> Any:
         return super().forward(images) if images.sum().item() == 0 else images
 
 
 @pytest.mark.parametrize("kind", [Own, Looking])
-def test_a_network_of_ones_own_is_counted_in_full(kind):
+def test_a_network_of_ones_own_is_counted_in_full(kind: Any) -> None:
     made = summary(kind(), 8)
     rows = {layer.name: (layer.parameters, layer.macs) for layer in made.layers}
 
@@ -80,7 +84,7 @@ def test_a_network_of_ones_own_is_counted_in_full(kind):
     assert made.table().splitlines()[2].split() == ["idle", "Linear", "-", "6", "0.00"]
 
 
-def test_a_network_that_takes_no_such_image_is_refused_with_its_own_words():
+def test_a_network_that_takes_no_such_image_is_refused_with_its_own_words() -> None:
     with pytest.raises(
         ConfigError, match=r"cannot take an image of 16 x 16 pixels \(AssertionError: Wrong image"
     ):

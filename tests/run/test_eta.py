@@ -1,5 +1,7 @@
 """Time and money of a run, as the bar and the log show them."""
 
+from __future__ import annotations
+
 import pytest
 from rich.console import Console
 
@@ -26,7 +28,7 @@ def values(images_per_second: float) -> dict[str, float]:
     return {metrics.THROUGHPUT: images_per_second}
 
 
-def test_what_is_still_to_come_is_told_from_the_median_throughput():
+def test_what_is_still_to_come_is_told_from_the_median_throughput() -> None:
     clock = Clock()
     spent = eta(clock, price=0.5)
     clock.now += 60
@@ -47,7 +49,7 @@ def test_what_is_still_to_come_is_told_from_the_median_throughput():
     assert str(spent) == "1:01:00 of about 1:05:00, $0.51 of about $0.54"
 
 
-def test_a_run_that_goes_on_adds_to_what_it_has_spent():
+def test_a_run_that_goes_on_adds_to_what_it_has_spent() -> None:
     clock = Clock()
     spent = eta(clock, elapsed=7200.0, price=1.5)
     clock.now += 40
@@ -55,12 +57,14 @@ def test_a_run_that_goes_on_adds_to_what_it_has_spent():
     assert str(spent) == "2:00:40, $3.02"
 
 
-def test_without_a_price_there_is_no_money():
+def test_without_a_price_there_is_no_money() -> None:
     assert str(eta(Clock(), elapsed=59.0)) == "0:59"
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_log_and_the_bar_show_it(monkeypatch, capsys, terminal: bool) -> None:
+def test_the_log_and_the_bar_show_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
     console = Console(stderr=True, force_terminal=terminal, width=160, soft_wrap=True, highlight=False)
     monkeypatch.setattr(_terminal, "console", console)
     _terminal.configure_logging()
@@ -77,13 +81,15 @@ def test_the_log_and_the_bar_show_it(monkeypatch, capsys, terminal: bool) -> Non
 
 
 @pytest.mark.parametrize("given", [["--price", "free"], ["--price", "0"]])
-def test_a_price_that_is_none_is_refused(given: list[str], capsys):
+def test_a_price_that_is_none_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits", "--data", "nowhere", *given])
     assert "--price" in capsys.readouterr().err
 
 
-def test_the_price_may_come_from_the_environment(monkeypatch, capsys):
+def test_the_price_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TRAINER_PRICE_PER_HOUR", "cheap")
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits", "--data", "nowhere"])

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.stack.conftest import ENVIRONMENT, MARKS, Stack
 from trainer.config import load_recipe
@@ -25,7 +27,6 @@ MODEL = "models:/resnet50-digits@candidate"
 @pytest.fixture(scope="module")
 def backup(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backup that was made while a run logged metrics and artifacts as fast as it could."""
-    from mlflow import MlflowClient
 
     client, done = MlflowClient(stack.uri), threading.Event()
     experiment = client.create_experiment("busy")
@@ -100,7 +101,7 @@ def volumes(project: Stack) -> list[str]:
     ).split()
 
 
-def test_a_backup_is_private_and_says_what_is_in_it(stack, backup):
+def test_a_backup_is_private_and_says_what_is_in_it(stack: Stack, backup: Path) -> None:
     facts = json.loads((backup / "backup.json").read_text())
     artifacts = [path for path in (backup / "artifacts").rglob("*") if path.is_file()]
 
@@ -116,8 +117,7 @@ def test_a_backup_is_private_and_says_what_is_in_it(stack, backup):
     assert [path.name for path in backup.parent.iterdir()] == [backup.name]
 
 
-def test_the_second_project_has_the_same_runs_metrics_and_versions(stack, restored):
-    from mlflow import MlflowClient
+def test_the_second_project_has_the_same_runs_metrics_and_versions(stack: Stack, restored: Stack) -> None:
 
     first, second = MlflowClient(stack.uri), MlflowClient(restored.uri)
     name = load_recipe("digits").registered_model_name
@@ -134,7 +134,9 @@ def test_the_second_project_has_the_same_runs_metrics_and_versions(stack, restor
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and torch.export's own
-def test_the_second_projects_model_loads_and_answers_as_the_first_ones(stack, restored, monkeypatch):
+def test_the_second_projects_model_loads_and_answers_as_the_first_ones(
+    stack: Stack, restored: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     import torch
 
@@ -150,15 +152,14 @@ def test_the_second_projects_model_loads_and_answers_as_the_first_ones(stack, re
 SUMS = "cd / && find artifacts -type f -exec sha256sum {} +"
 
 
-def test_every_artifact_is_back_with_its_checksum_and_nothing_else_is(backup, restored):
+def test_every_artifact_is_back_with_its_checksum_and_nothing_else_is(backup: Path, restored: Stack) -> None:
     listed = restored.compose("exec", "-T", "mlflow", "sh", "-c", SUMS).stdout
     sums = (backup / "SHA256SUMS").read_text().splitlines()
 
     assert sorted(listed.splitlines()) == sorted(line for line in sums if "  artifacts/" in line)
 
 
-def test_what_a_run_logged_before_the_backup_is_whole_in_it(restored):
-    from mlflow import MlflowClient
+def test_what_a_run_logged_before_the_backup_is_whole_in_it(restored: Stack) -> None:
 
     client = MlflowClient(restored.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("busy").experiment_id])
@@ -170,7 +171,7 @@ def test_what_a_run_logged_before_the_backup_is_whole_in_it(restored):
         assert texts[f"texts/{step}.txt"] == len(str(step)) * 10_000
 
 
-def test_checkpoints_are_back_if_they_were_asked_for(backup, restored):
+def test_checkpoints_are_back_if_they_were_asked_for(backup: Path, restored: Stack) -> None:
     found = restored.compose(
         "run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "trainer", "-c", "cd /runs && grep -r . ."
     ).stdout
@@ -222,7 +223,9 @@ def lose_the_facts(folder: Path) -> None:
         (lose_the_facts, "no backup.json"),
     ],
 )
-def test_a_damaged_backup_is_refused_and_nothing_is_written(backup, other, tmp_path, damage, says):
+def test_a_damaged_backup_is_refused_and_nothing_is_written(
+    backup: Path, other: Stack, tmp_path: Path, damage: Any, says: str
+) -> None:
     copy = damaged_copy(backup, tmp_path / "copy")
     damage(copy)
     said = other.script("restore", copy)
@@ -232,7 +235,7 @@ def test_a_damaged_backup_is_refused_and_nothing_is_written(backup, other, tmp_p
     assert volumes(other) == []
 
 
-def test_a_project_with_a_database_is_not_restored_over(stack, backup):
+def test_a_project_with_a_database_is_not_restored_over(stack: Stack, backup: Path) -> None:
     before = stack.sql("SELECT count(*) FROM metrics")
     said = stack.script("restore", backup)
 
@@ -244,7 +247,9 @@ def test_a_project_with_a_database_is_not_restored_over(stack, backup):
     assert stack.sql("SELECT count(*) FROM metrics") == before
 
 
-def test_artifacts_are_not_restored_over_and_missing_rows_are_seen(backup, other, tmp_path):
+def test_artifacts_are_not_restored_over_and_missing_rows_are_seen(
+    backup: Path, other: Stack, tmp_path: Path
+) -> None:
     touch = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "touch", "mlflow", "/artifacts/mine")
     other.compose(*touch)
     said = other.script("restore", backup)
@@ -275,7 +280,9 @@ def test_artifacts_are_not_restored_over_and_missing_rows_are_seen(backup, other
     assert f"< metrics: {facts['rows']['metrics']}" in said.stdout
 
 
-def test_backup_refuses_a_folder_that_is_there_and_a_stack_that_is_not_up(stack, backup, other, tmp_path):
+def test_backup_refuses_a_folder_that_is_there_and_a_stack_that_is_not_up(
+    stack: Stack, backup: Path, other: Stack, tmp_path: Path
+) -> None:
     assert "is there already" in (said := stack.script("backup", backup)).stdout
     assert said.returncode == 2
     assert "postgres is not running" in (said := other.script("backup", tmp_path / "new")).stdout
@@ -283,7 +290,7 @@ def test_backup_refuses_a_folder_that_is_there_and_a_stack_that_is_not_up(stack,
     assert not (tmp_path / "new").exists()
 
 
-def test_checkpoints_are_not_copied_while_the_trainer_writes_them(stack, tmp_path):
+def test_checkpoints_are_not_copied_while_the_trainer_writes_them(stack: Stack, tmp_path: Path) -> None:
     at_work = stack.compose("run", "--detach", "--no-deps", "--entrypoint", "sleep", "trainer", "60").stdout
     try:
         said = stack.script("backup", "--runs", tmp_path / "busy")
@@ -294,7 +301,7 @@ def test_checkpoints_are_not_copied_while_the_trainer_writes_them(stack, tmp_pat
     assert "the trainer is at work" in said.stdout
 
 
-def test_a_backup_that_is_cut_off_leaves_nothing(stack, tmp_path):
+def test_a_backup_that_is_cut_off_leaves_nothing(stack: Stack, tmp_path: Path) -> None:
     docker = shutil.which("docker")
     (tmp_path / "bin").mkdir()
     shim = tmp_path / "bin" / "docker"

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ def setting(stack: Stack, name: str) -> str:
     return re.findall(rf"^{name}=(.+)$", (stack.folder / ".env").read_text(), re.MULTILINE)[-1]
 
 
-def test_the_database_password_is_in_no_log_param_tag_artifact_image_and_not_with_the_trainer(stack):
+def test_the_database_password_is_in_no_log_param_tag_artifact_image_and_not_with_the_trainer(
+    stack: Stack,
+) -> None:
     password = setting(stack, "POSTGRES_PASSWORD")
     trainer = stack.containers()["trainer"]
     places = {
@@ -71,13 +74,13 @@ def ask(stack: Stack, method: str, path: str, user: tuple[str, str] | None, **bo
     return requests.request(method, stack.uri + path, auth=user, json=body or None, timeout=30)
 
 
-def test_without_a_login_or_with_a_wrong_one_mlflow_tells_nothing(login):
+def test_without_a_login_or_with_a_wrong_one_mlflow_tells_nothing(login: Stack) -> None:
     for user in (None, ("admin", "password1234"), ("nobody", "")):
         for path in (SEARCH, "/", "/api/2.0/mlflow-artifacts/artifacts"):
             assert ask(login, "GET", path, user).status_code == 401, (path, user)
 
 
-def test_the_trainer_tracks_with_its_login_and_a_second_user_reads_but_changes_nothing(login):
+def test_the_trainer_tracks_with_its_login_and_a_second_user_reads_but_changes_nothing(login: Stack) -> None:
     login.compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "trainer", "-c", TRACK)
     admin = ("admin", setting(login, "MLFLOW_AUTH_ADMIN_PASSWORD"))
     reader = ("reader", "a password of 1 reader")
@@ -93,7 +96,7 @@ def test_the_trainer_tracks_with_its_login_and_a_second_user_reads_but_changes_n
     assert denied.status_code == 403
 
 
-def test_the_users_are_in_the_backup(login, tmp_path):
+def test_the_users_are_in_the_backup(login: Stack, tmp_path: Path) -> None:
     said = login.script("backup", tmp_path / "backup")
 
     assert said.returncode == 0, said.stdout
@@ -101,7 +104,7 @@ def test_the_users_are_in_the_backup(login, tmp_path):
     assert login.sql("SELECT username FROM users WHERE is_admin") == ["admin"]
 
 
-def test_no_login_password_is_in_a_log(login):
+def test_no_login_password_is_in_a_log(login: Stack) -> None:
     logs = login.compose("logs").stdout
 
     assert "mlflow" in logs

@@ -8,6 +8,7 @@ import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,25 +23,25 @@ TLS = yaml.safe_load((ROOT / "compose.tls.yaml").read_text())["services"]
 GIB = {"m": 1 / 1024, "g": 1.0}
 
 
-def test_every_variable_of_the_compose_files_is_in_env_example_and_the_other_way_round():
+def test_every_variable_of_the_compose_files_is_in_env_example_and_the_other_way_round() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE))
     listed = set(re.findall(r"^#? ?([A-Z_]+)=", EXAMPLE, re.MULTILINE))
 
     assert used == listed
 
 
-def test_env_example_shows_the_defaults_of_the_compose_files():
+def test_env_example_shows_the_defaults_of_the_compose_files() -> None:
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
     shown = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 
     assert shown == defaults
 
 
-def test_the_images_are_tagged_with_the_version_of_the_package():
+def test_the_images_are_tagged_with_the_version_of_the_package() -> None:
     assert set(re.findall(r"TRAINER_VERSION:-([^}]*)", COMPOSE)) == {trainer.__version__}
 
 
-def test_setup_writes_an_env_with_fresh_passwords_that_only_its_owner_reads(tmp_path):
+def test_setup_writes_an_env_with_fresh_passwords_that_only_its_owner_reads(tmp_path: Path) -> None:
     passwords = set()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -53,7 +54,7 @@ def test_setup_writes_an_env_with_fresh_passwords_that_only_its_owner_reads(tmp_
     assert len(passwords) == 2 * 3  # of the database, MLflow's admin, and the key of its forms
 
 
-def test_containers_get_the_ids_of_who_ran_setup_but_never_root(tmp_path):
+def test_containers_get_the_ids_of_who_ran_setup_but_never_root(tmp_path: Path) -> None:
     set_up(tmp_path)
     uid, gid = re.findall(r"^TRAINER_[UG]ID=(\d+)$", (tmp_path / ".env").read_text(), re.MULTILINE)
     export = (tmp_path / "export").stat()
@@ -62,14 +63,14 @@ def test_containers_get_the_ids_of_who_ran_setup_but_never_root(tmp_path):
     assert int(uid) > 0
 
 
-def test_setup_leaves_an_env_that_is_there_as_it_is(tmp_path):
+def test_setup_leaves_an_env_that_is_there_as_it_is(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine\n")
 
     assert "stays as it is" in set_up(tmp_path).stdout
     assert (tmp_path / ".env").read_text() == "POSTGRES_PASSWORD=mine\n"
 
 
-def test_of_two_setups_at_once_one_writes_env(tmp_path):
+def test_of_two_setups_at_once_one_writes_env(tmp_path: Path) -> None:
     set_up(tmp_path)
     (tmp_path / ".env").unlink()
     with ThreadPoolExecutor() as pool:
@@ -80,7 +81,7 @@ def test_of_two_setups_at_once_one_writes_env(tmp_path):
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "caddy"])
-def test_every_service_is_confined(service):
+def test_every_service_is_confined(service: str) -> None:
     settings = (SERVICES | {"caddy": TLS["caddy"]})[service]
 
     assert settings["cap_drop"] == ["ALL"]
@@ -91,7 +92,7 @@ def test_every_service_is_confined(service):
 
 
 @pytest.mark.parametrize("name", ["compose.cpu.yaml", "compose.auth.yaml", "compose.tls.yaml"])
-def test_an_override_file_opens_nothing(name):
+def test_an_override_file_opens_nothing(name: str) -> None:
     class Loader(yaml.SafeLoader):
         """Knows Compose's !reset."""
 
@@ -108,7 +109,7 @@ def test_an_override_file_opens_nothing(name):
             }
 
 
-def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge():
+def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge() -> None:
     over_before_training = {"migrate", "digits", "prepare", "check"}
     limits = [
         re.sub(r"\$\{.*:-(.*)\}", r"\1", settings["mem_limit"])
@@ -131,7 +132,7 @@ def pin(folder: Path, registry: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_pin_fixes_all_base_images_and_moves_on_when_it_is_run_again(tmp_path):
+def test_pin_fixes_all_base_images_and_moves_on_when_it_is_run_again(tmp_path: Path) -> None:
     set_up(tmp_path)
     env = tmp_path / ".env"
     with env.open("a") as file:
@@ -158,7 +159,7 @@ def test_pin_fixes_all_base_images_and_moves_on_when_it_is_run_again(tmp_path):
 @pytest.mark.parametrize(
     "registry", ['case $image in *postgres*) exit 1 ;; esac; printf "sha256:%064d" 1', "echo no"]
 )
-def test_pin_changes_nothing_if_one_image_cannot_be_looked_up(tmp_path, registry):
+def test_pin_changes_nothing_if_one_image_cannot_be_looked_up(tmp_path: Path, registry: Any) -> None:
     set_up(tmp_path)
     before = (tmp_path / ".env").read_text()
     done = pin(tmp_path, registry)
@@ -169,7 +170,7 @@ def test_pin_changes_nothing_if_one_image_cannot_be_looked_up(tmp_path, registry
     assert not list(tmp_path.glob(".env.??????"))
 
 
-def test_a_pinned_tag_fits_every_place_it_goes_to():
+def test_a_pinned_tag_fits_every_place_it_goes_to() -> None:
     images = re.findall(
         r"[a-z./]+:\$\{([A-Z]+_TAG)",
         COMPOSE + "".join(file.read_text() for file in (ROOT / "docker").glob("*/Dockerfile")),
@@ -180,7 +181,7 @@ def test_a_pinned_tag_fits_every_place_it_goes_to():
     )
 
 
-def test_both_images_are_labelled_with_version_revision_and_source():
+def test_both_images_are_labelled_with_version_revision_and_source() -> None:
     for name in ("trainer", "mlflow"):
         dockerfile = (ROOT / "docker" / name / "Dockerfile").read_text()
         for label in ("version", "revision", "source"):

@@ -10,8 +10,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from tests.dataset import published
 from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, Stack
@@ -25,14 +28,14 @@ RECIPE = load_recipe("digits")
 
 
 @pytest.fixture(scope="module")
-def client(stack: Stack):
+def client(stack: Stack) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(stack.uri)
 
 
 @pytest.fixture(scope="module")
-def run(client):
+def run(client: MlflowClient) -> Any:
     experiment = client.get_experiment_by_name(RECIPE.registered_model_name)
     (only,) = client.search_runs([experiment.experiment_id])
     return only
@@ -47,7 +50,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_trainer_ends_well_and_its_tracker_stays(stack):
+def test_the_trainer_ends_well_and_its_tracker_stays(stack: Stack) -> None:
     containers = stack.containers()
     states = {service: one["State"]["Status"] for service, one in containers.items()}
 
@@ -56,14 +59,14 @@ def test_the_trainer_ends_well_and_its_tracker_stays(stack):
     assert containers["trainer"]["State"]["ExitCode"] == 0
 
 
-def test_the_host_finds_one_finished_run_with_metrics_of_every_epoch(client, run):
+def test_the_host_finds_one_finished_run_with_metrics_of_every_epoch(client: MlflowClient, run: Run) -> None:
     assert run.info.status == "FINISHED"
     for key in ("val/top1", "val/top5", "val/loss"):
         assert len(client.get_metric_history(run.info.run_id, key)) == RECIPE.epochs, key
     assert run.data.metrics["final/top1"] >= 0.97
 
 
-def test_the_run_says_what_made_it(run):
+def test_the_run_says_what_made_it(run: Run) -> None:
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
 
     assert run.data.tags["recipe"] == "digits"
@@ -73,7 +76,7 @@ def test_the_run_says_what_made_it(run):
     assert len(run.data.tags["dataset_digest"]) == 64
 
 
-def test_postgres_holds_the_metrics(stack, run):
+def test_postgres_holds_the_metrics(stack: Stack, run: Run) -> None:
     rows = stack.sql(
         f"SELECT key, count(*) FROM metrics WHERE run_uuid = '{run.info.run_id}' AND key LIKE 'val/%' GROUP BY key"
     )
@@ -82,7 +85,9 @@ def test_postgres_holds_the_metrics(stack, run):
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and torch.export's own
-def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run, digits, monkeypatch):
+def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(
+    stack: Stack, run: Run, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     import torch
 
@@ -93,13 +98,15 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(stack, run
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.uri)
     alone = World(0, 1, torch.device("cpu"))
     network = mlflow.pytorch.load_model(MODEL)
-    measured = evaluate(network, ValLoader(open_dataset(digits).val, RECIPE.images, alone, batch=64), alone)
+    measured = evaluate(network, ValLoader(open_dataset(digits).val, RECIPE.preprocess, alone, batch=64), alone)
 
-    assert measured.images == 360
+    assert measured.num_images == 360
     assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
 
 
-def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(client, run):
+def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(
+    client: MlflowClient, run: Run
+) -> None:
     files = {one.path for one in client.list_artifacts(run.info.run_id)}
     checkpoints = [one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")]
 
@@ -109,7 +116,7 @@ def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(
     assert max(checkpoints).startswith(f"checkpoints/step-{steps:08d}-")
 
 
-def test_the_version_is_the_candidate_of_this_run(client, run):
+def test_the_version_is_the_candidate_of_this_run(client: MlflowClient, run: Run) -> None:
     version = client.get_model_version_by_alias(RECIPE.registered_model_name, "candidate")
 
     assert version.run_id == run.info.run_id
@@ -118,10 +125,11 @@ def test_the_version_is_the_candidate_of_this_run(client, run):
     ] == [version.version]
 
 
-def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stack):
+def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stack: Stack) -> None:
     stack.compose("run", "--rm", "export")
     bundle = stack.folder / "export" / "resnet50-digits@candidate"
-    sums = dict(reversed(line.split("  ", 1)) for line in (bundle / "SHA256SUMS").read_text().splitlines())
+    lines = (line.split("  ", 1) for line in (bundle / "SHA256SUMS").read_text().splitlines())
+    sums = {name: digest for digest, name in lines}
     files = {str(file.relative_to(bundle)): file for file in bundle.rglob("*") if file.is_file()}
 
     assert {"model.onnx", "labels.txt", "preprocess.json"} <= sums.keys()
@@ -135,7 +143,9 @@ def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stac
     assert "Traceback" not in again.stdout
 
 
-def test_the_same_command_finds_its_run_finished_and_trains_nothing(stack, client):
+def test_the_same_command_finds_its_run_finished_and_trains_nothing(
+    stack: Stack, client: MlflowClient
+) -> None:
     stack.compose("up", "trainer")
     experiment = client.get_experiment_by_name(RECIPE.registered_model_name)
 
@@ -143,7 +153,7 @@ def test_the_same_command_finds_its_run_finished_and_trains_nothing(stack, clien
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
-def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack):
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack: Stack) -> None:
     command = ("run", "--rm", "--no-deps", "trainer")
     mistakes = {
         ("train", "digitz", "--data", "/data", "--runs", "/runs"): "did you mean digits",
@@ -160,7 +170,7 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack):
         assert says in said[0]
 
 
-def test_kaggles_zip_becomes_a_checked_data_set(stack, tmp_path):
+def test_kaggles_zip_becomes_a_checked_data_set(stack: Stack, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("archives", "data")}
     for folder in folders.values():
         folder.mkdir()
@@ -180,7 +190,7 @@ def test_kaggles_zip_becomes_a_checked_data_set(stack, tmp_path):
     assert len(open_dataset(folders["data"]).classes) == 3
 
 
-def test_a_missing_env_says_to_run_setup(stack, tmp_path):
+def test_a_missing_env_says_to_run_setup(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / ".env").touch()
     done = replace(stack, folder=tmp_path).compose("up", "trainer", check=False)
 
@@ -188,7 +198,7 @@ def test_a_missing_env_says_to_run_setup(stack, tmp_path):
     assert done.stdout.strip().endswith("run ./scripts/setup first")
 
 
-def test_without_an_nvidia_runtime_the_gpu_stack_refuses_to_start(stack):
+def test_without_an_nvidia_runtime_the_gpu_stack_refuses_to_start(stack: Stack) -> None:
     runtimes = subprocess.check_output(["docker", "info", "--format", "{{json .Runtimes}}"], text=True)
     if "nvidia" in runtimes:
         pytest.skip("this Docker Engine has an NVIDIA runtime")
@@ -199,7 +209,7 @@ def test_without_an_nvidia_runtime_the_gpu_stack_refuses_to_start(stack):
     assert 'could not select device driver "nvidia"' in done.stdout
 
 
-def test_only_mlflow_is_published_and_on_loopback_only(stack):
+def test_only_mlflow_is_published_and_on_loopback_only(stack: Stack) -> None:
     published = {
         service: one["HostConfig"]["PortBindings"]
         for service, one in stack.containers().items()
@@ -209,7 +219,7 @@ def test_only_mlflow_is_published_and_on_loopback_only(stack):
     assert published == {"mlflow": {"5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]}}
 
 
-def test_the_trainer_neither_reaches_postgres_nor_knows_its_password(stack):
+def test_the_trainer_neither_reaches_postgres_nor_knows_its_password(stack: Stack) -> None:
     password = re.search(r"^POSTGRES_PASSWORD=(.+)$", (stack.folder / ".env").read_text(), re.MULTILINE)[1]
     containers = stack.containers()
     holders = {service for service, one in containers.items() if password in json.dumps(one["Config"]["Env"])}
@@ -230,7 +240,7 @@ def test_the_trainer_neither_reaches_postgres_nor_knows_its_password(stack):
         )
 
 
-def test_nothing_runs_as_root_or_can_write_its_image(stack):
+def test_nothing_runs_as_root_or_can_write_its_image(stack: Stack) -> None:
     for service, one in stack.containers().items():
         assert one["HostConfig"]["ReadonlyRootfs"], service
         assert one["Config"]["User"].split(":")[0] not in ("", "0", "root"), service
@@ -253,14 +263,16 @@ except urllib.error.HTTPError as error:
 
 
 @pytest.mark.parametrize(("host", "answer"), [("mlflow:5000", "200"), ("evil.example:5000", "403")])
-def test_the_api_answers_a_container_by_the_services_name_and_turns_strange_hosts_away(stack, host, answer):
+def test_the_api_answers_a_container_by_the_services_name_and_turns_strange_hosts_away(
+    stack: Stack, host: Any, answer: Any
+) -> None:
     path = "/api/2.0/mlflow/experiments/search?max_results=1"
     command = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "trainer", "-c", ASK, path, host)
 
     assert stack.compose(*command).stdout.splitlines()[-1] == answer
 
 
-def test_the_trainers_own_torch_torchvision_and_dali_are_used(stack):
+def test_the_trainers_own_torch_torchvision_and_dali_are_used(stack: Stack) -> None:
     code = (
         "import torch, torchvision, numpy, nvidia.dali as dali; "
         "print(*(m.__file__ for m in (torch, torchvision, numpy, dali)))"
@@ -272,7 +284,7 @@ def test_the_trainers_own_torch_torchvision_and_dali_are_used(stack):
     assert "/opt/trainer" not in said
 
 
-def test_evaluate_on_the_host_agrees(stack, run, digits):
+def test_evaluate_on_the_host_agrees(stack: Stack, run: Run, digits: Path) -> None:
     said = subprocess.check_output(
         [sys.executable, "-m", "trainer", "evaluate", MODEL, "--data", digits, "--json"],
         text=True,

@@ -48,7 +48,7 @@ def empty(stack: Stack, tmp_path: Path) -> Iterator[Stack]:
     empty.down()
 
 
-def test_a_database_of_an_older_mlflow_is_upgraded_and_its_runs_are_still_there(empty):
+def test_a_database_of_an_older_mlflow_is_upgraded_and_its_runs_are_still_there(empty: Stack) -> None:
     from mlflow import MlflowClient
 
     empty.compose("up", "--detach", "--wait", "postgres")
@@ -77,7 +77,7 @@ def test_a_database_of_an_older_mlflow_is_upgraded_and_its_runs_are_still_there(
     assert empty.sql("SELECT count(*) FROM runs") == ["1"]
 
 
-def test_three_servers_at_once_start_on_an_empty_database(empty, tmp_path):
+def test_three_servers_at_once_start_on_an_empty_database(empty: Stack, tmp_path: Path) -> None:
     (tmp_path / "compose.scale.yaml").write_text("services: {mlflow: {ports: !reset []}}\n")
     scaled = replace(empty, files=(*empty.files, str(tmp_path / "compose.scale.yaml")))
     scaled.compose("up", "--detach", "--wait", "--scale", "mlflow=3", "mlflow")

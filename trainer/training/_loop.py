@@ -77,7 +77,6 @@ def train(
         world,
         recipe=recipe,
         dataset_digest=dataset.digest,
-        tell=log.note,
         interval=checkpoint_interval,
     )
     stop = StopRequest()
