@@ -35,6 +35,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Hue = Annotated[float, Field(ge=0, le=0.5)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -53,12 +54,8 @@ class Preprocess:
     augment: Literal["none", "randaugment", "trivialaugment"] = "none"
     randaugment_ops: Count = 2  # one after the other
     randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
-    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Annotated[float, Field(ge=0, le=0.5)]] = (
-        0,
-        0,
-        0,
-        0,
-    )  # brightness, contrast, saturation, hue, as torchvision's ColorJitter
+    # brightness, contrast, saturation, hue, as torchvision's ColorJitter
+    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Hue] = (0, 0, 0, 0)
     erasing: Share = 0.0  # of the training images get a random rectangle erased
 
     def __post_init__(self) -> None:
@@ -113,9 +110,8 @@ class Recipe:
     bar: Annotated[float, Field(gt=0, lt=1)] | None = None  # top-1 on ImageNet that the recipe is for
     registered_model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in MLflow's model registry
     experiment_name: str | None = None  # in MLflow; None: the registered model's name
-    model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = (
-        "resnet50"  # torchvision's, also with _blurpool behind it, or package.module:Name
-    )
+    # a name of torchvision's, also with _blurpool behind it, or package.module:Name
+    model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = "resnet50"
     epochs: Count = 90
     global_batch: Count = 1024  # images per optimizer step, all processes together
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
@@ -126,7 +122,7 @@ class Recipe:
     mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn
     cutmix: NotNegative = 0.0  # likewise
     ema_decay: Fraction = (
-        0.0  # of a moving average of the weights, which is then what is measured and kept; 0: none
+        0.0  # of the moving average of the weights, which is then measured and kept; 0: none
     )
     ema_steps: Count = 1  # optimizer steps between its updates
     seed: int = 0

@@ -8,49 +8,37 @@ reading it: neither torch.load nor safetensors notices a flipped byte.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import math
 import os
-import pickle
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any
 
-import numpy as np
-import torch
-
+from trainer.checkpoint._files import (
+    BEST,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+    load_content,
+    read_verified,
+    write_content,
+)
+from trainer.checkpoint._staging import Memory, Stateful, arrival, copy_to_host, is_finite
 from trainer.config import Recipe
 from trainer.distributed import World
 from trainer.errors import CheckpointError
 from trainer.files import sync_folder
 
 KEEP = 3  # newest checkpoints, and the best
-BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
 INTERVAL = 60.0  # seconds
 GPU_TIMEOUT = 10.0  # seconds that a GPU has to hand over a last copy when all else has failed
+
 logger = logging.getLogger(__name__)
-
-_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
-
-
-class Stateful(Protocol):
-    """State of a run that outlives the process."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as plain data and tensors; asked on all processes at the same step."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Take up a state."""
-
-
-Memory = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -155,9 +143,9 @@ class Checkpoints:
         content = {
             "recipe": self._recipe.as_dict(),
             "dataset_digest": self._dataset_digest,
-            "states": _copied(staged, memory),
+            "states": copy_to_host(staged, memory),
         }
-        waiting = _Staged(step, best, content, memory, _arrival(self._world.device), flush_first)
+        waiting = _Staged(step, best, content, memory, arrival(self._world.device), flush_first)
         with self._change:
             self._waiting, self._since = waiting, time.monotonic()
             self._change.notify_all()
@@ -195,7 +183,7 @@ class Checkpoints:
         if newest is None:
             return False
         file, data = newest
-        saved = _load(data)
+        saved = load_content(data)
         others = [
             f"{key}={theirs} instead of {ours}"
             for key, (theirs, ours) in self._recipe.differences(saved["recipe"]).items()
@@ -256,7 +244,7 @@ class Checkpoints:
                     f"the state at step {staged.step} is not saved: the GPU does not hand it over"
                 )
             time.sleep(0.005)
-        if not all(map(_finite, staged.memory.values())):
+        if not all(map(is_finite, staged.memory.values())):
             raise CheckpointError(
                 f"the state at step {staged.step} is not saved: it holds numbers that are infinite or none"
             )
@@ -266,10 +254,10 @@ class Checkpoints:
             # Not its parents: where a volume was, there is now a folder of another disk.
             self._folder.mkdir(exist_ok=True)
             with partial.open("wb") as file:
-                digest = _write(staged.content, file)
+                digest = write_content(staged.content, file)
                 file.flush()
                 os.fsync(file.fileno())
-            final = self._folder / f"step-{staged.step:08d}-{digest}.pt"
+            final = self._folder / checkpoint_name(staged.step, digest)
             os.replace(partial, final)
             sync_folder(self._folder)
             self._tidy(staged.best, keep=final)
@@ -295,128 +283,3 @@ class Checkpoints:
             os.replace(beside, link)
         for old in {*checkpoints} - {*newest, *bests[:1]}:
             old.unlink(missing_ok=True)
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in `folder`, newest first; whether they are sound is not known yet."""
-    there = []
-    for path in folder.glob("step-*.pt"):
-        if _NAME.fullmatch(path.name):
-            with suppress(FileNotFoundError):  # its trainer has just deleted it
-                there.append((checkpoint_step(path), path.stat().st_mtime_ns, path))
-    return [path for *_, path in sorted(there, reverse=True)]
-
-
-def load_state(path: Path, name: str) -> dict[str, Any]:
-    """The state saved under `name` in a checkpoint file, on the CPU.
-
-    Raises: CheckpointError if the file is missing, damaged or no checkpoint.
-    """
-    path = path.resolve()  # best.pt is a link
-    if not _NAME.fullmatch(path.name):
-        raise CheckpointError(
-            f"{path} is no checkpoint of this program; its name must be step-NUMBER-DIGEST.pt"
-        )
-    data = read_verified(path)
-    if data is None:
-        raise CheckpointError(
-            f"the checkpoint {path} is missing or damaged; use another one from the same folder"
-        )
-    state: dict[str, Any] = _load(data)["states"][name]
-    return state
-
-
-def checkpoint_step(path: Path) -> int:
-    """The optimizer step that a checkpoint's name tells."""
-    return int(path.name[5:13])
-
-
-def _copied(states: Any, memory: Memory, name: str = "") -> Any:
-    """`states` with each tensor copied to the host, into `memory` where it has a place for it."""
-    if isinstance(states, torch.Tensor):
-        place = memory.get(name)
-        if place is None or (place.shape, place.dtype) != (states.shape, states.dtype):
-            place = torch.empty_like(states, device="cpu", pin_memory=states.is_cuda)
-            memory[name] = place
-        return place.copy_(states, non_blocking=True)
-    if isinstance(states, Mapping):
-        return {key: _copied(value, memory, f"{name}/{key}") for key, value in states.items()}
-    if isinstance(states, list | tuple):
-        return [_copied(value, memory, f"{name}/{index}") for index, value in enumerate(states)]
-    return states
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Whether all its numbers are finite, asked of NumPy.
-
-    torch would ask in as many threads as the training step has, beside which it runs: that slowed a CPU's steps by
-    10 to 40 % where OpenMP's threads spin.
-    """
-    if not tensor.is_floating_point():
-        return True
-    if tensor.dtype not in (torch.float16, torch.float32, torch.float64):  # NumPy has no others
-        return bool(tensor.isfinite().all())
-    return bool(np.isfinite(tensor.numpy()).all())
-
-
-def _arrival(device: torch.device) -> Callable[[], bool]:
-    """Tells whether the copies are there that were asked of the GPU up to now."""
-    if device.type != "cuda":
-        return lambda: True
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return cast(Callable[[], bool], event.query)
-
-
-class _Hashed(io.RawIOBase):
-    """A file that keeps the SHA-256 of what it is given, and its first error to itself.
-
-    torch's writer, in C++, makes a RuntimeError of every error, and at times a second one on its way out.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.sha256 = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        self.sha256.update(data)
-        try:
-            if self.error is None:
-                self._file.write(data)
-        except OSError as error:
-            self.error = error
-        return len(data)
-
-
-def _write(content: dict[str, Any], file: BinaryIO) -> str:
-    hashed = _Hashed(file)
-    torch.save(content, cast(BinaryIO, hashed))
-    if hashed.error:
-        raise hashed.error
-    return hashed.sha256.hexdigest()[:16]
-
-
-def read_verified(path: Path) -> bytes | None:
-    """The content of a checkpoint that is what it was when it was written, or None."""
-    named = _NAME.fullmatch(path.name)
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if named is None or hashlib.sha256(data).hexdigest()[:16] != named[2]:
-        return None
-    return data
-
-
-def _load(data: bytes) -> dict[str, Any]:
-    try:
-        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            "a checkpoint holds more than numbers and text, so this program did not write it; it was not run: "
-            "delete it if you do not know where it is from"
-        ) from None
-    return saved

@@ -1,0 +1,113 @@
+"""Checkpoint files: their names, what they hold, and whether that is what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from trainer.errors import CheckpointError
+
+BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
+_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
+
+
+def checkpoint_name(step: int, digest: str) -> str:
+    """Name of the checkpoint of `step` whose SHA-256 begins with the 16 hexadecimal digits `digest`."""
+    return f"step-{step:08d}-{digest}.pt"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, newest first; whether they are sound is not known yet."""
+    there = []
+    for path in folder.glob("step-*.pt"):
+        if _NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # its trainer has just deleted it
+                there.append((checkpoint_step(path), path.stat().st_mtime_ns, path))
+    return [path for *_, path in sorted(there, reverse=True)]
+
+
+def load_state(path: Path, name: str) -> dict[str, Any]:
+    """The state saved under `name` in a checkpoint file, on the CPU.
+
+    Raises: CheckpointError if the file is missing, damaged or no checkpoint.
+    """
+    path = path.resolve()  # best.pt is a link
+    if not _NAME.fullmatch(path.name):
+        raise CheckpointError(
+            f"{path} is no checkpoint of this program; its name must be step-NUMBER-DIGEST.pt"
+        )
+    data = read_verified(path)
+    if data is None:
+        raise CheckpointError(
+            f"the checkpoint {path} is missing or damaged; use another one from the same folder"
+        )
+    state: dict[str, Any] = load_content(data)["states"][name]
+    return state
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step that a checkpoint's name tells."""
+    return int(path.name[5:13])
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps the SHA-256 of what it is given, and its first error to itself.
+
+    torch's writer, in C++, makes a RuntimeError of every error, and at times a second one on its way out.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.sha256.update(data)
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+
+def write_content(content: dict[str, Any], file: BinaryIO) -> str:
+    """Write a checkpoint's content; return the first 16 hexadecimal digits of its SHA-256."""
+    hashed = _Hashed(file)
+    torch.save(content, cast(BinaryIO, hashed))
+    if hashed.error:
+        raise hashed.error
+    return hashed.sha256.hexdigest()[:16]
+
+
+def read_verified(path: Path) -> bytes | None:
+    """The content of a checkpoint that is what it was when it was written, or None."""
+    named = _NAME.fullmatch(path.name)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if named is None or hashlib.sha256(data).hexdigest()[:16] != named[2]:
+        return None
+    return data
+
+
+def load_content(data: bytes) -> dict[str, Any]:
+    """The content of a verified checkpoint. Raises: CheckpointError if it holds more than data."""
+    try:
+        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            "a checkpoint holds more than numbers and text, so this program did not write it; it was not run: "
+            "delete it if you do not know where it is from"
+        ) from None
+    return saved
