@@ -3,18 +3,21 @@
 import io
 import random
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.conftest import ALONE, write_odd_files
+from trainer.config import Recipe
 from trainer.dataloader import TrainLoader, check_decoding
-from trainer.dataloader._integrity import _Decoder
-from trainer.dataset import folder, open_dataset, prepare
+from trainer.dataloader._integrity import ImageDecoder
+from trainer.dataset import Dataset, folder, open_dataset, prepare
 
 
-def photo(seed, **options):
+def photo(seed: int, **options: int) -> bytes:
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(
@@ -23,14 +26,14 @@ def photo(seed, **options):
     return file.getvalue()
 
 
-def flipped(data, count, seed):
-    luck, data = random.Random(seed), bytearray(data)
+def flipped(data: bytes, count: int, seed: int) -> bytes:
+    rng, damaged = random.Random(seed), bytearray(data)
     for _ in range(count):
-        data[luck.randrange(700, len(data) - 2)] ^= 1 << luck.randrange(8)
-    return bytes(data)
+        damaged[rng.randrange(700, len(damaged) - 2)] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "half": lambda data: data[: len(data) // 2],
     "nine tenths": lambda data: data[: len(data) * 9 // 10],
     "all but 20 bytes": lambda data: data[:-20],
@@ -42,17 +45,19 @@ DAMAGE = {
 STOPS = ("half", "nine tenths", "all but 20 bytes", "without its end")  # where DALI's decoder stops
 
 
-def prepared(root, files):
-    for part in ("train", "val"):
-        (root / part / "c").mkdir(parents=True)
+def prepared(root: Path, files: dict[str, bytes]) -> Dataset:
+    for split in ("train", "val"):
+        (root / split / "c").mkdir(parents=True)
         for name, data in files.items():
-            (root / part / "c" / name).write_bytes(data)
+            (root / split / "c" / name).write_bytes(data)
     prepare(folder(root, out=root), root)
     return open_dataset(root)
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-def test_every_damage_is_found_and_it_is_said_whether_training_would_stop(tmp_path, progressive):
+def test_every_damage_is_found_and_it_is_said_whether_training_would_stop(
+    tmp_path: Path, progressive: bool
+) -> None:
     good = photo(0, progressive=progressive)
     files = {f"{name}.JPEG": change(photo(1, progressive=progressive)) for name, change in DAMAGE.items()}
 
@@ -62,30 +67,30 @@ def test_every_damage_is_found_and_it_is_said_whether_training_would_stop(tmp_pa
     assert found.keys() == files.keys()
     for name in STOPS:
         assert found[f"{name}.JPEG"].kind == "bad"
-    with _Decoder() as dali:
+    with ImageDecoder() as dali:
         for name, one in found.items():
             assert (dali.decode(files[name]) is None) == (one.kind == "bad"), name
 
 
-def test_whatever_dali_stops_at_is_found():
+def test_whatever_dali_stops_at_is_found() -> None:
     """The promise behind decoding at an eighth of the size: not one of 300 damaged files slips through."""
     import simplejpeg
 
-    luck, missed = random.Random(3), []
-    with _Decoder() as dali:
+    rng, missed = random.Random(3), []
+    with ImageDecoder() as dali:
         for trial in range(300):
             data = photo(trial % 5, progressive=trial % 3 == 0, subsampling=trial % 3)
             match trial % 4:
                 case 0:
-                    data = data[: luck.randrange(700, len(data))]
+                    data = data[: rng.randrange(700, len(data))]
                 case 1:
-                    data = flipped(data, luck.randrange(1, 30), trial)
+                    data = flipped(data, rng.randrange(1, 30), trial)
                 case 2:
-                    start = luck.randrange(2, len(data) - 400)
-                    data = data[:start] + bytes(luck.randrange(1, 400)) + data[start + 400 :]
+                    start = rng.randrange(2, len(data) - 400)
+                    data = data[:start] + bytes(rng.randrange(1, 400)) + data[start + 400 :]
                 case 3:
-                    start = luck.randrange(2, len(data) - 400)
-                    data = data[:start] + data[start + luck.randrange(1, 400) :]
+                    start = rng.randrange(2, len(data) - 400)
+                    data = data[:start] + data[start + rng.randrange(1, 400) :]
             try:
                 simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
             except ValueError:
@@ -96,7 +101,7 @@ def test_whatever_dali_stops_at_is_found():
     assert missed == []
 
 
-def test_unusual_files_are_handled_and_named(tmp_path):
+def test_unusual_files_are_handled_and_named(tmp_path: Path) -> None:
     write_odd_files(tmp_path / "train" / "odd")
     shutil.copytree(tmp_path / "train", tmp_path / "val")
     prepare(folder(tmp_path, out=tmp_path), tmp_path)
@@ -110,7 +115,7 @@ def test_unusual_files_are_handled_and_named(tmp_path):
     }
 
 
-def test_a_file_that_changed_without_changing_its_length_is_bad(photos, tmp_path):
+def test_a_file_that_changed_without_changing_its_length_is_bad(photos: Path, tmp_path: Path) -> None:
     root = shutil.copytree(photos, tmp_path / "photos")
     dataset = open_dataset(root)
     path = dataset.train.path(3)
@@ -123,7 +128,7 @@ def test_a_file_that_changed_without_changing_its_length_is_bad(photos, tmp_path
     assert "its checksum differs" in found.reason
 
 
-def test_a_vetted_set_never_stops_a_training(tmp_path, tiny):
+def test_a_vetted_set_never_stops_a_training(tmp_path: Path, tiny: Recipe) -> None:
     """Damage that decodes is used as it is, whatever the crop."""
     files = {f"{name}.JPEG": change(photo(1)) for name, change in DAMAGE.items() if name not in STOPS}
     files |= {f"{seed}.JPEG": photo(seed) for seed in range(8 - len(files))}

@@ -1,9 +1,9 @@
-"""Whether every image of a data set decodes, found out before a training does.
+"""A check that every image of a data set decodes, before a training run finds out.
 
-Each JPEG is decoded by libjpeg-turbo in its strict mode, at an eighth of its size: all of its data is read, and
-what is saved is only the arithmetic on pixels. That sees whatever DALI's decoder stops at, and damage that DALI
-and Pillow take without a word (docs/decisions/0005). DALI's own decoder is then asked about each file that is not
-a plain JPEG or was complained about: it is the one that trains.
+libjpeg-turbo decodes each JPEG in its strict mode, at an eighth of its size: all of the file is read, and
+only arithmetic on pixels is saved. It finds every damage at which DALI's decoder stops, and damage that DALI
+and Pillow accept without a warning (docs/decisions/0005). DALI's decoder, which is the one that trains, then
+decodes each file that is not a plain JPEG or had a warning.
 """
 
 # mypy: disable-error-code="attr-defined,untyped-decorator,call-overload,no-untyped-call"
@@ -24,18 +24,18 @@ from nvidia.dali import fn, pipeline_def, types
 
 from trainer.dataset import Dataset, Finding, Split, in_threads
 
-PLAIN = ("YCbCr", "Gray")  # colour spaces that need no second opinion
+PLAIN = ("YCbCr", "Gray")  # colour spaces of ordinary JPEGs
 CLOSE = 2.0  # mean difference of pixels (of 255) up to which two decoders agree
 
 
 def check_decoding(
     dataset: Dataset, *, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
-    """Decode every image; yield those that are damaged, and those that are unusual but handled.
+    """Decode every image; yield a finding for each image that is damaged, or unusual but handled.
 
     Args:
         dataset: the opened data set.
-        progress: told of the images decoded.
+        progress: called with the number of images decoded since the last call.
     """
     doubtful: list[tuple[Split, int, Finding]] = []
 
@@ -49,13 +49,13 @@ def check_decoding(
 
     yield from in_threads(dataset, look, progress, batch=64)
     doubtful.sort(key=lambda one: one[2].path)
-    with _Decoder() as dali:
+    with ImageDecoder() as dali:
         for split, index, finding in doubtful:
             yield _second_opinion(dali, split.path(index).read_bytes(), finding)
 
 
 def _decode(split: Split, index: int) -> Finding | None:
-    """What there is to say about one image, as far as libjpeg-turbo can tell; nothing if all is plain and well."""
+    """What libjpeg-turbo finds in one image; None if it is an undamaged plain JPEG."""
     name, row = split.name(index), split.rows[index]
     try:
         data = split.path(index).read_bytes()
@@ -91,8 +91,8 @@ def _is_rotated(data: bytes) -> bool:
         return False  # broken EXIF data rotates nothing
 
 
-def _second_opinion(dali: _Decoder, data: bytes, finding: Finding) -> Finding:
-    """What the decoder that trains makes of a doubtful file."""
+def _second_opinion(dali: ImageDecoder, data: bytes, finding: Finding) -> Finding:
+    """The finding after DALI's decoder, the one that trains, has decoded a doubtful file as well."""
     ours = dali.decode(data)
     if ours is None:
         return finding._replace(kind="bad", reason=f"cannot be decoded: {finding.reason}")
@@ -121,46 +121,46 @@ def _pillow(data: bytes) -> npt.NDArray[np.uint8] | None:
         return None
 
 
-class _Decoder:
-    """DALI's decoder for one image at a time, as the training graph uses it."""
+class ImageDecoder:
+    """DALI's decoder for one image at a time, with the options of the training pipeline."""
 
-    def __enter__(self) -> _Decoder:
-        self._graph: Any = None
+    def __enter__(self) -> ImageDecoder:
+        self._pipeline: Any = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._graph = None
+        self._pipeline = None
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8] | None:
-        """Pixels (H, W, 3), or None if it stops at this file."""
+        """Pixels (H, W, 3), or None if DALI cannot decode the file."""
         with _quiet():
             try:
-                self._graph = self._graph or _decoding_graph(
+                self._pipeline = self._pipeline or _single_image_pipeline(
                     batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1
                 )
-                self._graph.feed_input("encoded", [np.frombuffer(data, np.uint8)])
-                (decoded,) = self._graph.run()
+                self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8)])
+                (decoded,) = self._pipeline.run()
                 return np.array(decoded.at(0))
             except RuntimeError:
-                self._graph = None  # of no use any more after an error
+                self._pipeline = None  # DALI's pipelines do not work after an error
                 return None
 
 
 @pipeline_def
-def _decoding_graph() -> Any:
+def _single_image_pipeline() -> Any:
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """libjpeg and nvImageCodec write their complaints straight to the standard error; we name the file instead."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Discard what libjpeg and nvImageCodec write to standard error; the finding names the file instead."""
+    stderr = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
