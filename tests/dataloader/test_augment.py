@@ -1,12 +1,18 @@
-"""What else happens to the pixels of a training crop, against torchvision."""
+"""Augmentations of a training crop, against torchvision's."""
+
+# DALI makes its enums at run time and does not type its decorator.
+# mypy: disable-error-code="attr-defined,untyped-decorator,call-overload"
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, RandomErasing
@@ -14,18 +20,29 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
 from tests.conftest import ALONE
-from trainer.config import Preprocess
-from trainer.dataloader import MEAN, STD, TrainLoader, uniform
-from trainer.dataloader._augment import BINS, FILL, ColorJitter, Erasing, make_augmentations
+from trainer.config import Preprocess, Recipe
+from trainer.dataloader import MEAN, STD, TrainLoader, step_draws
+from trainer.dataloader._augment import (
+    FILL,
+    MAGNITUDE_BINS,
+    Augmentation,
+    ColorJitter,
+    Erasing,
+    RandomOps,
+    make_augmentations,
+)
+from trainer.dataset import Dataset
 from trainer.distributed import World
+
+Image8 = npt.NDArray[np.uint8]  # (H, W, 3)
 
 SIZE = 128
 EVERYTHING = Preprocess(
     train_size=32, augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5, crop_area=(0.3, 1)
 )
 
-# DALI's operation and torchvision's, with the magnitude of the last bin, and how far their pixels may be apart (of
-# 255, on average). Equalizing uses other formulas; sharpening treats the border otherwise.
+# DALI's operation and torchvision's, with the magnitude of the last bin, and the largest mean difference of
+# their pixels (of 255). Equalizing uses other formulas; sharpening treats the border otherwise.
 OPERATIONS = {
     "translate_x": ("TranslateX", SIZE * 100 / 224, 3),
     "translate_y": ("TranslateY", SIZE * 100 / 224, 3),
@@ -45,41 +62,43 @@ OPERATIONS = {
 
 
 @pytest.fixture(scope="module")
-def photo():
-    """Paler than it was, so that there is contrast to win."""
+def photo() -> Image8:
+    """A photo of less contrast than the original, so that operations can add some."""
     pixels = np.asarray(Image.fromarray(load_sample_images().images[0]).resize((SIZE, SIZE)))
     return (40 + 0.6 * pixels).astype(np.uint8)
 
 
-def changed(augmentation, photo, numbers):
-    """The photo, once for each row of numbers, as DALI's graph makes it."""
+def augmented(augmentation: Augmentation, photo: Image8, params: npt.NDArray[Any]) -> Image8:
+    """The photo, once for each row of parameters, as it comes out of a DALI pipeline."""
 
-    @pipeline_def(batch_size=len(numbers), num_threads=1, device_id=None, enable_conditionals=True)
-    def graph():
+    @pipeline_def(batch_size=len(params), num_threads=1, device_id=None, enable_conditionals=True)
+    def one_augmentation() -> DataNode:
         pixels, given = fn.external_source(
-            source=lambda: ([photo] * len(numbers), list(numbers)),
+            source=lambda: ([photo] * len(params), list(params)),
             num_outputs=2,
-            dtype=[types.UINT8, augmentation.kind[0]],
+            dtype=[types.UINT8, augmentation.spec.dtype],
             layout=["HWC", ""],
         )
         return augmentation(pixels, given, SIZE)
 
     with warnings.catch_warnings(record=True):
-        made = graph()
-        (pixels,) = made.run()
-    return pixels.as_array()
+        pipeline = one_augmentation()
+        (pixels,) = pipeline.run()
+    made: Image8 = pixels.as_array()
+    return made
 
 
 @pytest.mark.parametrize("negated", [0, 1])
-def test_each_operation_is_as_strong_as_torchvisions(photo, negated):
+def test_each_operation_is_as_strong_as_torchvisions(photo: Image8, negated: int) -> None:
     (randaugment,) = make_augmentations(Preprocess(augment="randaugment", randaugment_ops=1))
-    names = [operation.name for operation in randaugment._suite]
-    numbers = np.array([[[index, BINS - 1, negated]] for index in range(len(names))], np.int32)
+    assert isinstance(randaugment, RandomOps)
+    names = [operation.name for operation in randaugment.suite]
+    params = np.array([[[index, MAGNITUDE_BINS - 1, negated]] for index in range(len(names))], np.int32)
 
     assert set(names) == set(OPERATIONS)
-    for name, pixels in zip(names, changed(randaugment, photo, numbers), strict=True):
+    for name, pixels in zip(names, augmented(randaugment, photo, params), strict=True):
         theirs, magnitude, allowed = OPERATIONS[name]
-        signs = [-1 if negated and randaugment._suite[names.index(name)].randomly_negate else 1]
+        signs = [-1 if negated and randaugment.suite[names.index(name)].randomly_negate else 1]
         if name.startswith(("shear", "rotate")):
             signs = [1, -1]  # which way is which differs, and is drawn
         tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1)
@@ -96,13 +115,19 @@ def test_each_operation_is_as_strong_as_torchvisions(photo, negated):
             assert np.abs(pixels.astype(float) - photo).mean() > 2 * difference, f"{name} does nothing"
 
 
-def test_colours_change_as_torchvisions_do(photo):
+def test_colours_change_as_torchvisions_do(photo: Image8) -> None:
     jitter = ColorJitter((0.4, 0.4, 0.4, 0.1))
-    numbers = np.array([[1.4, 1, 1, 0], [0.6, 1, 1, 0], [1, 1.4, 1, 0], [1, 0.6, 1, 0], [1, 1, 1.4, 0],
-                        [1, 1, 0.6, 0], [1, 1, 1, 36], [1, 1, 1, 0]], np.float32)  # fmt: skip
+    params = np.ones((8, 4), np.float32)
+    params[:, 3] = 0
+    for row, (column, value) in enumerate(
+        [(0, 1.4), (0, 0.6), (1, 1.4), (1, 0.6), (2, 1.4), (2, 0.6), (3, 36)]
+    ):
+        params[row, column] = value
     tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1)
 
-    for (light, contrast, colour, hue), pixels in zip(numbers, changed(jitter, photo, numbers), strict=True):
+    for (light, contrast, colour, hue), pixels in zip(
+        params.tolist(), augmented(jitter, photo, params), strict=True
+    ):
         expected = F.adjust_brightness(tensor, light)
         expected = F.adjust_saturation(F.adjust_contrast(expected, contrast), colour)
         expected = F.adjust_hue(expected, float(hue) / 360).permute(1, 2, 0).numpy().astype(float)
@@ -110,29 +135,30 @@ def test_colours_change_as_torchvisions_do(photo):
         assert np.abs(pixels - expected).mean() <= (12 if hue else 1.5)
 
 
-def test_the_draws_have_the_ranges_of_torchvision(tiny):
-    draws = uniform(0, 0, np.arange(5000), 6)
-    factors = ColorJitter((0.4, 0.2, 2.0, 0.1)).numbers(draws[:, :4], SIZE)
+def test_the_parameters_have_the_ranges_of_torchvision() -> None:
+    draws = step_draws(0, 0, 5000, 6)
+    factors = ColorJitter((0.4, 0.2, 2.0, 0.1)).make_params(draws[:, :4], SIZE)
     (trivial,) = make_augmentations(Preprocess(augment="trivialaugment"))
-    (chosen,) = trivial.numbers(draws[:, :3], SIZE).transpose(1, 0, 2)
+    assert isinstance(trivial, RandomOps)
+    (chosen,) = trivial.make_params(draws[:, :3], SIZE).transpose(1, 0, 2)
 
     assert factors.min(axis=0) == pytest.approx([0.6, 0.8, 0, -36], abs=0.2)
     assert factors.max(axis=0) == pytest.approx([1.4, 1.2, 3, 36], abs=0.2)
-    for column, values in zip(chosen.T, (len(trivial._suite), BINS, 2), strict=True):
+    for column, values in zip(chosen.T, (len(trivial.suite), MAGNITUDE_BINS, 2), strict=True):
         share = np.bincount(column, minlength=values) / len(column)
         assert len(share) == values
         assert share == pytest.approx(np.full(values, 1 / values), abs=0.02), "all are as likely"
 
 
-def test_rectangles_are_erased_as_torchvision_erases_them(photo):
+def test_rectangles_are_erased_as_torchvision_erases_them(photo: Image8) -> None:
     erasing = Erasing(0.25)
-    ours = erasing.numbers(uniform(0, 0, np.arange(8000), erasing.draws), SIZE)
+    ours = erasing.make_params(step_draws(0, 0, 8000, erasing.draws), SIZE)
     erased = ours[ours[:, 2] > 0]
     torch.manual_seed(0)
     blank = torch.empty(3, SIZE, SIZE)
     theirs = np.array([RandomErasing.get_params(blank, (0.02, 0.33), (0.3, 3.3))[:4] for _ in range(2000)])
     drawn = np.array([[0, 0, 0, 0], [10, 20, 30, 40]], np.float32)
-    untouched, painted = changed(erasing, photo, drawn)
+    untouched, painted = augmented(erasing, photo, drawn)
 
     assert len(erased) / len(ours) == pytest.approx(0.25, abs=0.02)
     for ours_of, theirs_of in zip(erased.T, theirs.T, strict=True):
@@ -145,8 +171,10 @@ def test_rectangles_are_erased_as_torchvision_erases_them(photo):
     assert painted[11, 21].tolist() == [124, 116, 104]
 
 
-def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_processes(dataset, tiny):
-    recipe = replace(tiny, images=EVERYTHING)
+def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_processes(
+    dataset: Dataset, tiny: Recipe
+) -> None:
+    recipe = replace(tiny, preprocess=EVERYTHING)
     unbroken = list(TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=4))
     (resumed,) = TrainLoader(dataset.train, recipe, ALONE).batches(first_step=3, last_step=4)
     shares = [
@@ -159,26 +187,11 @@ def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_proc
     assert not torch.equal(unbroken[0].images, unbroken[2].images)
 
 
-def test_all_augmentations_leave_normalised_images_of_the_right_kind(dataset, tiny):
-    recipe = replace(tiny, images=EVERYTHING)
+def test_all_augmentations_leave_normalised_images_of_the_right_kind(dataset: Dataset, tiny: Recipe) -> None:
+    recipe = replace(tiny, preprocess=EVERYTHING)
     (batch,) = TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=1)
 
     assert batch.images.shape == (8, 3, 32, 32)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.images.min() >= -max(MEAN) / min(STD) - 1e-3
     assert batch.images.max() <= (1 - min(MEAN)) / min(STD) + 1e-3
-
-
-def test_crops_grow_with_the_epoch_and_the_order_goes_on(dataset, tiny):
-    growing = replace(
-        tiny, epochs=4, images=replace(tiny.preprocess, min_res=16, res_step=8, growth=(0.25, 0.75))
-    )
-    images = TrainLoader(dataset.train, growing, ALONE)
-    batches = list(images.batches(first_step=0, last_step=8))
-    (resumed,) = images.batches(first_step=5, last_step=6)
-
-    assert [batch.images.shape[-1] for batch in batches] == [16, 16, 16, 16, 24, 24, 32, 32]
-    assert [batch.labels.tolist() for batch in batches] == [
-        dataset.train.labels[images.indices(step, 0)].tolist() for step in range(8)
-    ]
-    assert torch.equal(resumed.images, batches[5].images)

@@ -1,39 +1,32 @@
-"""What comes out of the DALI graphs."""
+"""Which images, crops and indices the batches of training and validation have."""
 
 import gc
-import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tests.conftest import ALONE, torchvisions_preprocessing, write_odd_files
-from trainer.config import Preprocess
-from trainer.dataloader import MEAN, STD, TrainLoader, ValLoader, file_reader_batches
-from trainer.dataloader._loaders import _read_file
-from trainer.dataset import folder, open_dataset, prepare
+from tests.conftest import ALONE
+from trainer.config import Execution, Preprocess, Recipe
+from trainer.dataloader import TrainLoader, ValLoader, step_draws
+from trainer.dataloader._crops import CROP_DRAWS
+from trainer.dataset import Dataset, open_dataset
 from trainer.distributed import World
 from trainer.errors import DataError
 
+AUGMENTED = Preprocess(
+    train_size=32, augment="randaugment", color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5, crop_area=(0.3, 1)
+)
 
-def places(size):
+
+def worlds(size: int) -> list[World]:
     return [World(rank, size, torch.device("cpu")) for rank in range(size)]
 
 
-def test_a_training_batch_is_normalised_and_channels_last_without_a_copy(dataset, tiny):
-    (batch, *_) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
-
-    assert batch.images.shape == (8, 3, 32, 32)
-    assert batch.images.dtype == torch.float32
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert batch.images._base is not None, "a view of what DALI wrote, not a copy"
-    assert batch.labels.dtype == torch.int64
-    assert 0.2 < batch.images.std() < 2.5
-
-
-def test_images_keep_their_labels(dataset, tiny):
+def test_images_keep_their_labels(dataset: Dataset, tiny: Recipe) -> None:
     images = TrainLoader(dataset.train, tiny, ALONE)
     batches = list(images.batches(first_step=0, last_step=2))
 
@@ -41,110 +34,166 @@ def test_images_keep_their_labels(dataset, tiny):
         assert batch.labels.tolist() == dataset.train.labels[images.indices(step, 0)].tolist()
 
 
-def test_a_step_has_the_same_images_and_crops_at_any_number_of_processes(dataset, tiny):
+def test_training_batches_name_their_images(dataset: Dataset, tiny: Recipe) -> None:
+    """Also where the crops grow, and a new pipeline begins."""
+    crops = replace(tiny.preprocess, min_res=16, res_step=8, ramp=(0.25, 0.75))
+    recipe, execution = replace(tiny, epochs=4, preprocess=crops), Execution(batch_per_gpu=4)
+    images = TrainLoader(dataset.train, recipe, ALONE, execution)
+    batches = list(images.batches(first_step=3, last_step=8))
+
+    assert [batch.indices.tolist() for batch in batches if batch.indices is not None] == [
+        images.indices(step, micro_step).tolist() for step in range(3, 8) for micro_step in range(2)
+    ]
+
+
+def test_a_step_has_the_same_images_and_crops_at_any_number_of_processes(
+    dataset: Dataset, tiny: Recipe
+) -> None:
     (alone,) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=3, last_step=4)
     shares = [
         next(TrainLoader(dataset.train, tiny, world).batches(first_step=3, last_step=4))
-        for world in places(2)
+        for world in worlds(2)
     ]
 
     torch.testing.assert_close(torch.cat([share.images for share in shares]), alone.images, rtol=0, atol=0)
     assert torch.cat([share.labels for share in shares]).tolist() == alone.labels.tolist()
 
 
-def test_accumulated_micro_batches_make_the_same_global_batch(dataset, tiny):
-    from dataclasses import replace
-
+def test_accumulated_micro_batches_make_the_same_global_batch(dataset: Dataset, tiny: Recipe) -> None:
     (whole,) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
-    images = TrainLoader(dataset.train, replace(tiny, batch_per_gpu=2), ALONE)
-    parts = list(images.batches(first_step=0, last_step=1))
+    images = TrainLoader(dataset.train, tiny, ALONE, Execution(batch_per_gpu=2))
+    micro_batches = list(images.batches(first_step=0, last_step=1))
 
     assert images.micro_batch == 2
-    torch.testing.assert_close(torch.cat([part.images for part in parts]), whole.images, rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.cat([batch.images for batch in micro_batches]), whole.images, rtol=0, atol=0
+    )
 
 
-def test_batches_do_not_depend_on_where_the_run_was_taken_up(dataset, tiny):
+@pytest.mark.parametrize(
+    ("processes", "batch_per_gpu", "preprocess"),
+    [(1, 2, None), (2, 4, None), (2, 1, None), (4, 2, None), (4, 1, None), (8, 1, None), (2, 2, AUGMENTED)],
+)
+def test_a_step_is_the_same_at_any_number_of_processes_and_accumulation_steps(
+    dataset: Dataset, tiny: Recipe, processes: int, batch_per_gpu: int, preprocess: Preprocess | None
+) -> None:
+    """And taken up in the middle of the second epoch, at step 3, as well as run through from the start."""
+    recipe = replace(tiny, preprocess=preprocess or tiny.preprocess)
+    unbroken = list(TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=5))[3:]
+    shares = [
+        list(
+            TrainLoader(dataset.train, recipe, world, Execution(batch_per_gpu=batch_per_gpu)).batches(
+                first_step=3, last_step=5
+            )
+        )
+        for world in worlds(processes)
+    ]
+    micro_batches = [batch for same_micro_step in zip(*shares, strict=True) for batch in same_micro_step]
+
+    for name in ("images", "labels", "indices"):
+        ours = torch.cat([getattr(batch, name) for batch in micro_batches])
+        assert torch.equal(ours, torch.cat([getattr(batch, name) for batch in unbroken])), name
+
+
+def test_draws_belong_to_the_position_in_the_global_batch(dataset: Dataset, tiny: Recipe) -> None:
+    """Each process takes its rows of the one array of the step: here the flips, which are its last column."""
+    unflipped = replace(tiny, preprocess=replace(tiny.preprocess, flip=False))
+    draws = step_draws(tiny.seed, 3, 8, CROP_DRAWS + 1)
+    flipped = torch.from_numpy(draws[:, CROP_DRAWS] < 0.5)
+    for world in worlds(2):
+        execution = Execution(batch_per_gpu=2)
+        pairs = zip(
+            TrainLoader(dataset.train, tiny, world, execution).batches(first_step=3, last_step=4),
+            TrainLoader(dataset.train, unflipped, world, execution).batches(first_step=3, last_step=4),
+            strict=True,
+        )
+        for micro_step, (ours, plain) in enumerate(pairs):
+            start = (2 * micro_step + world.rank) * 2
+            mirrored = (ours.images.flip(-1) - plain.images).abs().amax(dim=(1, 2, 3)) < 1e-5
+
+            assert mirrored.tolist() == flipped[start : start + 2].tolist()
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    flips = step_draws(0, 0, 100_000, CROP_DRAWS + 1)[:, CROP_DRAWS] < 0.5
+
+    assert abs(flips.mean() - 0.5) < 4.9 * 0.5 / np.sqrt(100_000), "one in a million"
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**64, 10**30])
+def test_any_seed_trains(dataset: Dataset, tiny: Recipe, seed: int) -> None:
+    (batch,) = TrainLoader(dataset.train, replace(tiny, seed=seed), ALONE).batches(first_step=0, last_step=1)
+    (usual,) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+
+    assert batch.images.shape == usual.images.shape
+    assert not torch.equal(batch.images, usual.images)
+
+
+@pytest.mark.parametrize("first_step", [3, 4])
+def test_batches_do_not_depend_on_where_the_run_was_taken_up(
+    dataset: Dataset, tiny: Recipe, first_step: int
+) -> None:
     images = TrainLoader(dataset.train, tiny, ALONE)
     unbroken = list(images.batches(first_step=0, last_step=6))
-    resumed = list(images.batches(first_step=4, last_step=6))
+    resumed = list(images.batches(first_step=first_step, last_step=6))
 
-    for one, other in zip(unbroken[4:], resumed, strict=True):
+    for one, other in zip(unbroken[first_step:], resumed, strict=True):
         torch.testing.assert_close(one.images, other.images, rtol=0, atol=0)
 
 
-def test_an_epoch_uses_no_image_twice(dataset, tiny):
+def test_an_epoch_uses_no_image_twice(dataset: Dataset, tiny: Recipe) -> None:
     images = TrainLoader(dataset.train, tiny, ALONE)
     used = np.concatenate([images.indices(step, 0) for step in range(images.steps_per_epoch)])
 
     assert len(set(used)) == len(used) == 16
 
 
-def test_a_flipped_crop_is_the_mirror_of_the_same_pixels(dataset, tiny):
-    """With the crop fixed to the whole image, each output is the resized photo or its mirror."""
-    from dataclasses import replace
+def test_crops_grow_with_the_epoch_and_the_order_goes_on(dataset: Dataset, tiny: Recipe) -> None:
+    crops = replace(tiny.preprocess, min_res=16, res_step=8, ramp=(0.25, 0.75))
+    images = TrainLoader(dataset.train, replace(tiny, epochs=4, preprocess=crops), ALONE)
+    batches = list(images.batches(first_step=0, last_step=8))
+    (resumed,) = images.batches(first_step=5, last_step=6)
 
-    whole = replace(tiny.preprocess, crop_area=(1.0, 1.0), crop_ratio=(0.01, 100.0), train_size=32)
-    shown = {}
-    for flip in (False, True):
-        recipe = replace(tiny, images=replace(whole, flip=flip))
-        shown[flip] = torch.cat(
-            [b.images for b in TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2)]
-        )
-    same = [(a - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
-    flip_tta = [(a.flip(-1) - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
-
-    assert all(s != m for s, m in zip(same, flip_tta, strict=True))
-    assert any(same)
-    assert any(flip_tta)
+    assert [batch.images.shape[-1] for batch in batches] == [16, 16, 16, 16, 24, 24, 32, 32]
+    assert [batch.labels.tolist() for batch in batches] == [
+        dataset.train.labels[images.indices(step, 0)].tolist() for step in range(8)
+    ]
+    assert torch.equal(resumed.images, batches[5].images)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_validation_counts_every_image_exactly_once(dataset, tiny, processes):
-    seen = [
-        labels
-        for world in places(processes)
+def test_validation_counts_every_image_exactly_once(dataset: Dataset, tiny: Recipe, processes: int) -> None:
+    batches = [
+        batch
+        for world in worlds(processes)
         for batch in ValLoader(dataset.val, tiny.preprocess, world, batch=4)
-        for labels in batch.labels.tolist()
     ]
+    labels = torch.cat([batch.labels for batch in batches])
+    indices = torch.cat([batch.indices for batch in batches if batch.indices is not None])
 
-    assert sorted(seen) == sorted(dataset.val.labels.tolist())
+    assert sorted(labels.tolist()) == sorted(dataset.val.labels.tolist())
+    assert sorted(indices.tolist()) == list(range(len(dataset.val)))
+    assert indices.dtype == torch.int64
+    assert labels.tolist() == dataset.val.labels[indices.numpy()].tolist()
 
 
-def test_validation_can_be_repeated(dataset, tiny):
+def test_validation_can_be_repeated(dataset: Dataset, tiny: Recipe) -> None:
     images = ValLoader(dataset.val, tiny.preprocess, ALONE, batch=4)
-    passes = [torch.cat([batch.images for batch in images]) for _ in range(3)]
+    repeats = [list(images) for _ in range(3)]
+    passes = [torch.cat([batch.images for batch in batches]) for batches in repeats]
 
     assert passes[0].shape == (9, 3, 32, 32)
     assert torch.equal(passes[0], passes[1])
     assert torch.equal(passes[0], passes[2])
-
-
-def test_validation_pixels_are_torchvisions(dataset, tiny):
-    for images in (tiny.preprocess, Preprocess(val_resize=256, val_size=224)):
-        reference = torchvisions_preprocessing(images)
-        ours = torch.cat([batch.images for batch in ValLoader(dataset.val, images, ALONE, batch=4)])
-        theirs = torch.stack([reference(Image.open(dataset.val.path(index))) for index in range(9)])
-
-        assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() * min(STD) < 0.5 / 255
-
-
-def test_odd_files_decode_as_pillow_decodes_them(tmp_path, tiny):
-    """Grey, CMYK, a PNG named .JPEG, and an EXIF rotation, which is not applied."""
-    write_odd_files(tmp_path / "val" / "odd")
-    shutil.copytree(tmp_path / "val", tmp_path / "train")
-    prepare(folder(tmp_path, out=tmp_path), tmp_path)
-    split = open_dataset(tmp_path).val
-
-    decoded = torch.cat([b.images for b in ValLoader(split, tiny.preprocess, ALONE, batch=4)])
-    for index, image in enumerate(decoded):
-        pillow = Image.open(split.path(index)).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
-        pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
-        theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
-        assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, split.name(index)
+    for batches in repeats:
+        indices = [batch.indices.tolist() for batch in batches if batch.indices is not None]
+        assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "grown"])
-def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny, damage):
+def test_a_file_that_went_bad_stops_the_run_with_its_name(
+    photos: Path, tmp_path: Path, tiny: Recipe, damage: str
+) -> None:
     tree = shutil.copytree(photos, tmp_path / "tree")
     split = open_dataset(tree).train
     bad = tree / "train" / "dog" / "005.JPEG"
@@ -159,22 +208,16 @@ def test_a_file_that_went_bad_stops_the_run_with_its_name(photos, tmp_path, tiny
         list(TrainLoader(split, tiny, ALONE).batches(first_step=0, last_step=10))
 
 
-@pytest.mark.parametrize("change", [-1, 0, 1, 99])
-def test_a_file_fills_its_place_and_no_byte_beside_it(tmp_path, change):
-    (tmp_path / "a.JPEG").write_bytes(b"x" * (100 + change))
-    memory = np.zeros(102, np.uint8)
-    path, place = os.fsencode(tmp_path / "a.JPEG"), memory[1:101]
+def test_a_file_that_vanished_stops_the_run_with_its_name(photos: Path, tmp_path: Path, tiny: Recipe) -> None:
+    tree = shutil.copytree(photos, tmp_path / "tree")
+    split = open_dataset(tree).val
+    (tree / "val" / "cat" / "000.JPEG").unlink()
 
-    if change:
-        with pytest.raises(DataError, match=f"has {100 + change:,} bytes and was prepared with 100"):
-            _read_file(path, place)
-    else:
-        _read_file(path, place)
-        assert (place == ord("x")).all()
-    assert memory[[0, 101]].tolist() == [0, 0]
+    with pytest.raises(DataError, match=r"000\.JPEG cannot be read: No such file"):
+        list(ValLoader(split, tiny.preprocess, ALONE, batch=4))
 
 
-def test_a_batch_outlives_the_graph_that_made_it(dataset, tiny):
+def test_a_batch_outlives_the_pipeline_that_made_it(dataset: Dataset, tiny: Recipe) -> None:
     """DALI works on our memory: what it was given must stay, however many batches come after it."""
     images = TrainLoader(dataset.train, tiny, ALONE)
     kept = [
@@ -188,25 +231,3 @@ def test_a_batch_outlives_the_graph_that_made_it(dataset, tiny):
         torch.equal(batch.images, pixels) and torch.equal(batch.labels, labels)
         for batch, pixels, labels in kept
     )
-
-
-def test_a_file_that_vanished_stops_the_run_with_its_name(photos, tmp_path, tiny):
-    tree = shutil.copytree(photos, tmp_path / "tree")
-    split = open_dataset(tree).val
-    (tree / "val" / "cat" / "000.JPEG").unlink()
-
-    with pytest.raises(DataError, match=r"000\.JPEG cannot be read: No such file"):
-        list(ValLoader(split, tiny.preprocess, ALONE, batch=4))
-
-
-def test_dalis_own_reader_makes_batches_of_the_same_kind(dataset, tiny):
-    ours = next(TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1))
-    theirs = file_reader_batches(dataset.train, tiny.preprocess, ALONE, batch=8, seed=0)
-    batches = [next(theirs) for _ in range(5)]  # two epochs: it does not end
-
-    for batch in batches:
-        assert batch.images.shape == ours.images.shape
-        assert batch.images.stride() == ours.images.stride()
-        assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int32)
-        assert 0.2 < batch.images.std() < 2.5
-    assert {label for batch in batches for label in batch.labels.tolist()} == {0, 1}

@@ -1,22 +1,39 @@
-"""From a prepared data set to batches on the device."""
+"""From a prepared data set to batches on the device.
 
-from trainer.dataloader._crops import MEAN, STD, preprocessing, random_resized_crops
+`_loaders` shows how a batch is made, `_pipelines` what DALI does to an image, `_augment` how to add an
+augmentation.
+"""
+
+from trainer.dataloader._crops import CROP_ATTEMPTS, MEAN, STD, preprocessing, random_resized_crops
 from trainer.dataloader._file_reader import dali_version, file_reader_batches
 from trainer.dataloader._integrity import check_decoding
 from trainer.dataloader._loaders import Batch, TrainLoader, ValLoader
-from trainer.dataloader._sampler import epoch_order, uniform
+from trainer.dataloader._pipelines import (
+    PREFETCH,
+    decoder_options,
+    default_decoder,
+    normalise,
+    pipeline_options,
+)
+from trainer.dataloader._sampler import epoch_order, step_draws
 
 __all__ = [
+    "CROP_ATTEMPTS",
     "MEAN",
+    "PREFETCH",
     "STD",
     "Batch",
     "TrainLoader",
     "ValLoader",
     "check_decoding",
     "dali_version",
+    "decoder_options",
+    "default_decoder",
     "epoch_order",
     "file_reader_batches",
+    "normalise",
+    "pipeline_options",
     "preprocessing",
     "random_resized_crops",
-    "uniform",
+    "step_draws",
 ]

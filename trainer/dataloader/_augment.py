@@ -1,8 +1,13 @@
-"""What else happens to the pixels of a training crop, in DALI's graph.
+"""Augmentations of a training crop: operators of DALI whose parameters are drawn outside of DALI.
 
-DALI's own RandAugment, TrivialAugment and jitter draw from generators inside the graph, whose state would be lost
-with the process. Here the numbers come from outside, as pure functions of (seed, epoch, sample), and DALI does to the
-pixels what they say.
+DALI's own RandAugment, TrivialAugment and jitter draw from generators inside the pipeline, whose state would
+be lost with the process. Here an augmentation says how many uniform draws it needs for an image (`draws`),
+makes parameters of them in NumPy (`make_params`), and applies DALI's operators with these parameters
+(`__call__`). The draws come from `_sampler.step_draws`, the parameters enter the pipeline as one more input
+(`_pipelines.train_stages`).
+
+To add an augmentation, write a class like `Erasing`, add a line to `make_augmentations`, and add its setting
+to `trainer.config.Preprocess`. Draws, inputs and pipeline follow from the class.
 """
 
 # DALI makes its enums and operators at run time and types few of them.
@@ -10,7 +15,7 @@ pixels what they say.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,84 +24,97 @@ from nvidia.dali.auto_aug import augmentations as dali
 from nvidia.dali.auto_aug.core import select, signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
+from nvidia.dali.data_node import DataNode
 
 from trainer.config import Preprocess
 from trainer.dataloader._crops import MEAN
 
-BINS = 31  # steps of magnitude, 0 to 30
-FILL = 128  # what comes in from outside of the image
+MAGNITUDE_BINS = 31  # magnitudes are whole numbers from 0 to 30
+FILL = 128  # grey value of pixels that come in from outside of the image
 ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
 AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of erased rectangles: share of the image, height / width
 
 Draws = npt.NDArray[np.float64]
 
 
+class Spec(NamedTuple):
+    """What DALI must know of an input: the type, and the dimensions of one image's value."""
+
+    dtype: Any  # member of nvidia.dali.types.DALIDataType
+    ndim: int
+
+
 class Augmentation(Protocol):
-    """A change of pixels that takes some numbers for each image."""
+    """A random change of pixels."""
 
     @property
     def draws(self) -> int:
-        """Uniform numbers that an image needs."""
+        """Number of uniform draws for one image."""
 
     @property
-    def kind(self) -> tuple[Any, int]:
-        """DALI's type of what `numbers` makes of them, and its dimensions for one image."""
+    def spec(self) -> Spec:
+        """Type and dimensions of the parameters of one image."""
 
-    def numbers(self, draws: Draws, size: int) -> npt.NDArray[Any]:
-        """What the graph gets: (N, …) from (N, draws) uniform numbers, for images of this size."""
+    def make_params(self, draws: Draws, size: int) -> npt.NDArray[Any]:
+        """Parameters (N, …) from uniform draws (N, draws) in [0, 1), for images of `size` x `size` pixels."""
 
-    def __call__(self, pixels: Any, numbers: Any, size: int) -> Any:
-        """Pixels (H, W, 3) uint8 of a node, changed; `numbers` is a node as well."""
+    def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
+        """The changed pixels, (H, W, 3) uint8, within a pipeline definition."""
 
 
 def make_augmentations(preprocess: Preprocess) -> list[Augmentation]:
-    """The augmentations that a recipe asks for, in the order of torchvision's references."""
+    """The augmentations of a recipe, in the order of torchvision's references."""
     chosen: list[Augmentation] = []
     if any(preprocess.color_jitter):
         chosen.append(ColorJitter(preprocess.color_jitter))
     if preprocess.augment == "randaugment":
         suite = get_rand_augment_suite(use_shape=True)
-        chosen.append(
-            OneOf(suite, times=preprocess.randaugment_ops, magnitude=preprocess.randaugment_magnitude)
-        )
+        ops, magnitude = preprocess.randaugment_ops, preprocess.randaugment_magnitude
+        chosen.append(RandomOps(suite, num_ops=ops, magnitude=magnitude))
     if preprocess.augment == "trivialaugment":
-        chosen.append(OneOf(get_trivial_augment_wide_suite(), times=1, magnitude=None))
+        chosen.append(RandomOps(get_trivial_augment_wide_suite(), num_ops=1, magnitude=None))
     if preprocess.erasing:
         chosen.append(Erasing(preprocess.erasing))
     return chosen
 
 
-class OneOf:
-    """Some operations one after the other, each drawn from a suite, of a magnitude given or drawn.
+class RandomOps:
+    """RandAugment or TrivialAugment: operations drawn from a suite and applied one after the other.
 
-    Source: RandAugment, Cubuk et al. 2019, arXiv:1909.13719; TrivialAugment, Müller and Hutter 2021, arXiv:2103.10158;
-    operations and their ranges are DALI's (nvidia.dali.auto_aug), which are those of the papers.
+    Operations and their ranges are DALI's (nvidia.dali.auto_aug), which are those of the papers.
+
+    Source: Cubuk et al. 2019, arXiv:1909.13719; Müller and Hutter 2021, arXiv:2103.10158.
     """
 
-    def __init__(self, suite: list[Any], *, times: int, magnitude: int | None) -> None:
-        self._suite, self._times, self._magnitude = suite, times, magnitude
-        self.draws = 3 * times
-        self.kind = (types.INT32, 2)
+    def __init__(self, suite: list[Any], *, num_ops: int, magnitude: int | None) -> None:
+        """Choose the operations.
 
-    def numbers(self, draws: Draws, size: int) -> npt.NDArray[np.int32]:
-        """(N, times, 3): which operation, its magnitude from 0 to 30, and 1 if that is to be negated."""
-        most = np.array([len(self._suite), BINS, 2])
-        made: npt.NDArray[np.int32] = np.floor(draws.reshape(len(draws), self._times, 3) * most).astype(
-            np.int32
-        )
+        Args:
+            suite: DALI's operations to draw from.
+            num_ops: number of operations for each image.
+            magnitude: 0 to 30; None: drawn for each operation.
+        """
+        self.suite, self._num_ops, self._magnitude = suite, num_ops, magnitude
+        self.draws = 3 * num_ops
+        self.spec = Spec(types.INT32, 2)
+
+    def make_params(self, draws: Draws, size: int) -> npt.NDArray[np.int32]:
+        """(N, num_ops, 3): index of the operation, its magnitude from 0 to 30, and 1 to negate that."""
+        choices = np.array([len(self.suite), MAGNITUDE_BINS, 2])
+        params = np.floor(draws.reshape(len(draws), self._num_ops, 3) * choices).astype(np.int32)
         if self._magnitude is not None:
-            made[:, :, 1] = self._magnitude
-        return made
+            params[:, :, 1] = self._magnitude
+        return params
 
-    def __call__(self, pixels: Any, numbers: Any, size: int) -> Any:
+    def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
         """Pixels after all operations."""
-        for turn in range(self._times):
+        for index in range(self._num_ops):
             pixels = select(
-                self._suite,
-                numbers[turn, 0],
+                self.suite,
+                params[index, 0],
                 data=pixels,
-                magnitude_bin=signed_bin(numbers[turn, 1], random_sign=numbers[turn, 2]),
-                num_magnitude_bins=BINS,
+                magnitude_bin=signed_bin(params[index, 1], random_sign=params[index, 2]),
+                num_magnitude_bins=MAGNITUDE_BINS,
                 fill_value=FILL,
                 shape=(size, size),
             )
@@ -110,24 +128,24 @@ class ColorJitter:
     """
 
     draws = 4
-    kind: ClassVar[tuple[Any, int]] = (types.FLOAT, 1)
+    spec: ClassVar[Spec] = Spec(types.FLOAT, 1)
 
     def __init__(self, strength: tuple[float, float, float, float]) -> None:
         self._strength = np.array(strength)
 
-    def numbers(self, draws: Draws, size: int) -> npt.NDArray[np.float32]:
-        """(N, 4): three factors of at least 0, and degrees."""
-        made = (2 * draws - 1) * self._strength
-        made[:, :3] = np.maximum(0, 1 + made[:, :3])
-        made[:, 3] *= 360
-        return made.astype(np.float32)
+    def make_params(self, draws: Draws, size: int) -> npt.NDArray[np.float32]:
+        """(N, 4): factors (at least 0) of brightness, contrast and saturation, and degrees of hue."""
+        params = (2 * draws - 1) * self._strength
+        params[:, :3] = np.maximum(0, 1 + params[:, :3])
+        params[:, 3] *= 360
+        return params.astype(np.float32)
 
-    def __call__(self, pixels: Any, numbers: Any, size: int) -> Any:
-        """Pixels after all four."""
-        for turn, change in enumerate((dali.brightness.op, dali.contrast.op, dali.color.op)):
-            if self._strength[turn]:
-                pixels = change(pixels, numbers[turn])
-        return fn.hue(pixels, hue=numbers[3]) if self._strength[3] else pixels
+    def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
+        """Pixels after all four changes."""
+        for index, operation in enumerate((dali.brightness.op, dali.contrast.op, dali.color.op)):
+            if self._strength[index]:
+                pixels = operation(pixels, params[index])
+        return fn.hue(pixels, hue=params[3]) if self._strength[3] else pixels
 
 
 class Erasing:
@@ -138,13 +156,13 @@ class Erasing:
     """
 
     draws = 1 + 4 * ATTEMPTS
-    kind: ClassVar[tuple[Any, int]] = (types.FLOAT, 1)
+    spec: ClassVar[Spec] = Spec(types.FLOAT, 1)
 
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def numbers(self, draws: Draws, size: int) -> npt.NDArray[np.float32]:
-        """(N, 4): top, left, height and width in pixels; the last two are 0 where nothing is erased."""
+    def make_params(self, draws: Draws, size: int) -> npt.NDArray[np.float32]:
+        """(N, 4): top, left, height and width in pixels; all are 0 where nothing is erased."""
         area, ratio, down, across = draws[:, 1:].reshape(len(draws), 4, ATTEMPTS).transpose(1, 0, 2)
         target = size**2 * (AREA[0] + (AREA[1] - AREA[0]) * area)
         low, high = np.log(RATIO)
@@ -158,7 +176,7 @@ class Erasing:
         erased = (draws[:, 0] < self._share) & fits[row, first]
         return (np.stack([top, left, height, width], axis=1) * erased[:, None]).astype(np.float32)
 
-    def __call__(self, pixels: Any, numbers: Any, size: int) -> Any:
+    def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
         """Pixels with the rectangle."""
         colour = [round(255 * mean) for mean in MEAN]
-        return fn.erase(pixels, anchor=numbers[0:2], shape=numbers[2:4], axis_names="HW", fill_value=colour)
+        return fn.erase(pixels, anchor=params[0:2], shape=params[2:4], axis_names="HW", fill_value=colour)

@@ -1,4 +1,4 @@
-"""What happens to pixels, in numbers: crop windows, and the constants every consumer must share."""
+"""Crop windows of training and validation images, and the constants of preprocessing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.config import Preprocess
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-ATTEMPTS = 10  # as in torchvision, before falling back to the centre
-DRAWS = 4 * ATTEMPTS  # area, ratio, x and y for each attempt
+CROP_ATTEMPTS = 10  # as in torchvision, before falling back to the centre
+CROP_DRAWS = 4 * CROP_ATTEMPTS  # area, ratio, x and y for each attempt
 
 
 def preprocessing(preprocess: Preprocess) -> dict[str, Any]:
-    """How to make the network's input outside of this program; written into registry and bundle."""
+    """The validation preprocessing as plain data, kept with registered models and bundles."""
     return {
         "val_resize": preprocess.val_resize,
         "val_size": preprocess.val_size,
@@ -38,13 +38,13 @@ def random_resized_crops(
 
     Args:
         sizes: (N, 2) width and height in pixels.
-        draws: (N, DRAWS) uniform numbers in [0, 1).
+        draws: (N, CROP_DRAWS) uniform random numbers in [0, 1).
         preprocess: ranges of area (share of the image) and ratio (width / height).
 
     Returns: anchors (N, 2) as x and y, and shapes (N, 2) as width and height, in whole pixels.
     Source: torchvision.transforms.RandomResizedCrop.get_params; Szegedy et al. 2014, arXiv:1409.4842.
     """
-    area, ratio, along_x, along_y = draws.reshape(len(sizes), 4, ATTEMPTS).transpose(1, 0, 2)
+    area, ratio, along_x, along_y = draws.reshape(len(sizes), 4, CROP_ATTEMPTS).transpose(1, 0, 2)
     width, height = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
 
     low, high = preprocess.crop_area
@@ -76,7 +76,7 @@ def random_resized_crops(
 def centre_crops(
     sizes: npt.NDArray[np.int64], preprocess: Preprocess
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """How each validation image is resized and where its centre is cut out, rounded as torchvision does.
+    """Sizes of validation images after the resize, and where their centres are cut out, as torchvision does.
 
     DALI's own rounding differs by a pixel for some shapes, which shifts the whole crop.
 
@@ -84,11 +84,11 @@ def centre_crops(
         sizes: (N, 2) width and height in pixels.
         preprocess: shorter side after resizing, and side of the crop.
 
-    Returns: heights and widths after resizing (N, 2), and the crop's place on each axis (N, 2) as
+    Returns: heights and widths after resizing (N, 2), and the crop's position on each axis (N, 2) as
         x and y, from 0 (left, top) to 1 (right, bottom).
     Source: torchvision.transforms.functional.resize and center_crop.
     """
     resized = np.floor(preprocess.val_resize * sizes / sizes.min(axis=1, keepdims=True))
-    room = resized - preprocess.val_size
-    places = np.round(room / 2) / np.maximum(room, 1)
-    return resized[:, ::-1].astype(np.float32), places.astype(np.float32)
+    margin = resized - preprocess.val_size
+    positions = np.round(margin / 2) / np.maximum(margin, 1)
+    return resized[:, ::-1].astype(np.float32), positions.astype(np.float32)

@@ -17,9 +17,16 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Decoder, Preprocess
-from trainer.dataloader._crops import ATTEMPTS
-from trainer.dataloader._loaders import Batch, _decoder, _default_decoder, _graph_options, normalised
-from trainer.dataloader._pipelines import PREFETCH
+from trainer.dataloader._crops import CROP_ATTEMPTS
+from trainer.dataloader._loaders import Batch
+from trainer.dataloader._pipelines import (
+    PREFETCH,
+    DataNodes,
+    decoder_options,
+    default_decoder,
+    normalise,
+    pipeline_options,
+)
 from trainer.dataset import Split
 from trainer.distributed import World
 
@@ -33,30 +40,30 @@ def file_reader_batches(
     seed: int,
     decoder: Decoder | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches like those of `TrainLoader`, made by `fn.readers.file` and `image_random_crop`.
+    """Endless training batches like those of `TrainLoader`, by `fn.readers.file` and `image_random_crop`.
 
     Args:
-        split: what to read.
-        preprocess: ranges of area and ratio, and the size, of the crops.
-        world: the share to read, and the device.
+        split: the images of all processes.
+        preprocess: ranges of area and ratio of the crops, and their size.
+        world: this process's rank, and the device of its batches.
         batch: images in one batch.
-        seed: of order, crops and flips.
-        decoder: where JPEGs are decoded (default: on the device).
+        seed: seed of order, crops and flips.
+        decoder: where JPEGs are decoded; None: on the GPU where there is one.
     """
-    graph = _graph(
+    pipeline = _pipeline(
         split,
         preprocess,
         world,
-        decoder or _default_decoder(world),
+        decoder or default_decoder(world),
         seed=seed,
-        **_graph_options(batch, world),
+        **pipeline_options(batch, world),
     )
-    for (made,) in DALIGenericIterator([graph], ["images", "labels"], size=-1, auto_reset=False):
-        yield Batch(made["images"].permute(0, 3, 1, 2), made["labels"].flatten())
+    for (out,) in DALIGenericIterator([pipeline], ["images", "labels"], size=-1, auto_reset=False):
+        yield Batch(out["images"].permute(0, 3, 1, 2), out["labels"].flatten())
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _graph(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> tuple[Any, Any]:
+def _pipeline(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> DataNodes:
     root = os.fspath(split.root)
     encoded, labels = fn.readers.file(
         files=[f"{root}/{os.fsdecode(path)}" for path in split.rows["path"].tolist()],
@@ -69,8 +76,8 @@ def _graph(split: Split, preprocess: Preprocess, world: World, decoder: Decoder)
         encoded,
         random_area=preprocess.crop_area,
         random_aspect_ratio=preprocess.crop_ratio,
-        num_attempts=ATTEMPTS,
-        **_decoder(decoder),
+        num_attempts=CROP_ATTEMPTS,
+        **decoder_options(decoder),
         output_type=types.RGB,
         adjust_orientation=False,
     )
@@ -78,7 +85,7 @@ def _graph(split: Split, preprocess: Preprocess, world: World, decoder: Decoder)
     size = preprocess.train_size
     pixels: Any = crops if Pipeline.current().device_id is None else crops.gpu()
     pixels = fn.resize(pixels, size=[size, size], interp_type=types.INTERP_TRIANGULAR)
-    return normalised(pixels, mirror=mirror), labels if Pipeline.current().device_id is None else labels.gpu()
+    return normalise(pixels, mirror=mirror), labels if Pipeline.current().device_id is None else labels.gpu()
 
 
 def dali_version() -> str:

@@ -305,7 +305,7 @@ class Step:
         mark = meter.phases.mark
         meter.phases.begin()
         for micro_step in range(self._accumulation_steps):
-            images, labels, targets = next(batches)
+            images, labels, targets = next(batches)[:3]
             mark("data")
             with self._maybe_no_sync(last=micro_step == self._accumulation_steps - 1):
                 with self.precision.autocast():

@@ -1,0 +1,68 @@
+"""The pixels that come out of DALI's pipelines."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.conftest import ALONE, torchvisions_preprocessing, write_odd_files
+from trainer.config import Preprocess, Recipe
+from trainer.dataloader import MEAN, STD, TrainLoader, ValLoader
+from trainer.dataset import Dataset, folder, open_dataset, prepare
+
+
+def test_a_training_batch_is_normalised_and_channels_last_without_a_copy(
+    dataset: Dataset, tiny: Recipe
+) -> None:
+    (batch, *_) = TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1)
+
+    assert batch.images.shape == (8, 3, 32, 32)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images._base is not None, "a view of what DALI wrote, not a copy"
+    assert batch.labels.dtype == torch.int64
+    assert 0.2 < batch.images.std() < 2.5
+
+
+def test_a_flipped_crop_is_the_mirror_of_the_same_pixels(dataset: Dataset, tiny: Recipe) -> None:
+    """With the crop fixed to the whole image, each output is the resized photo or its mirror."""
+    whole = replace(tiny.preprocess, crop_area=(1.0, 1.0), crop_ratio=(0.01, 100.0), train_size=32)
+    shown = {}
+    for flip in (False, True):
+        recipe = replace(tiny, preprocess=replace(whole, flip=flip))
+        shown[flip] = torch.cat(
+            [b.images for b in TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2)]
+        )
+    same = [(a - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
+    mirrored = [(a.flip(-1) - b).abs().max() < 1e-5 for a, b in zip(shown[True], shown[False], strict=True)]
+
+    assert all(s != m for s, m in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_validation_pixels_are_torchvisions(dataset: Dataset, tiny: Recipe) -> None:
+    for preprocess in (tiny.preprocess, Preprocess(val_resize=256, val_size=224)):
+        reference = torchvisions_preprocessing(preprocess)
+        ours = torch.cat([batch.images for batch in ValLoader(dataset.val, preprocess, ALONE, batch=4)])
+        theirs = torch.stack([reference(Image.open(dataset.val.path(index))) for index in range(9)])
+
+        assert (ours - theirs).abs().mean(dim=(1, 2, 3)).max() * min(STD) < 0.5 / 255
+
+
+def test_odd_files_decode_as_pillow_decodes_them(tmp_path: Path, tiny: Recipe) -> None:
+    """Grey, CMYK, a PNG named .JPEG, and an EXIF rotation, which is not applied."""
+    write_odd_files(tmp_path / "val" / "odd")
+    shutil.copytree(tmp_path / "val", tmp_path / "train")
+    prepare(folder(tmp_path, out=tmp_path), tmp_path)
+    split = open_dataset(tmp_path).val
+
+    decoded = torch.cat([b.images for b in ValLoader(split, tiny.preprocess, ALONE, batch=4)])
+    for index, image in enumerate(decoded):
+        pillow = Image.open(split.path(index)).convert("RGB").resize((48, 36), Image.Resampling.BILINEAR)
+        pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
+        theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
+        assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, split.name(index)
