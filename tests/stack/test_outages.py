@@ -27,7 +27,7 @@ COMMAND = (
     "train digits --data /data --runs /runs --device cpu --checkpoint-interval 15 --set epochs=200 --set log_every=1 "
     "--set global_batch=8 --set preprocess.train_size=32 --set preprocess.crop_area=[0.5,1]"
 )
-OUTAGE = 30.0  # seconds, longer than any request of MLflow's client waits
+OUTAGE = 30.0  # seconds
 SLOW = 20.0  # seconds that no step takes here, whatever else this machine does
 
 

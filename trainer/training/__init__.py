@@ -4,25 +4,24 @@ from trainer.training._evaluation import (
     VAL_BATCH,
     Accuracy,
     ClassAccuracy,
+    Prediction,
     evaluate,
     flip_tta,
     full_precision,
+    predict,
 )
 from trainer.training._input_stall import GP3_MB, GP3_READS, Counters, InputStall, read_counters, verdict
 from trainer.training._loop import Progress, train
+from trainer.training._losses import make_loss
 from trainer.training._lr_finder import LrPoint, Suggestion, lr_grid, range_test, suggest
+from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
+from trainer.training._optimizer import make_optimizer, parameter_groups
+from trainer.training._precision import Precision, choose_precision
 from trainer.training._schedule import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
-from trainer.training._step import (
-    Meter,
-    Precision,
-    Step,
-    choose_precision,
-    make_loss,
-    make_optimizer,
-    parameter_groups,
-)
-from trainer.training._stop import SpotWatch, StopRequest, metadata_service
+from trainer.training._spot import SpotWatch, metadata_service
+from trainer.training._step import Step
+from trainer.training._stop import StopRequest
 
 __all__ = [
     "GP3_MB",
@@ -35,6 +34,7 @@ __all__ = [
     "LrPoint",
     "Meter",
     "Precision",
+    "Prediction",
     "Progress",
     "SpotWatch",
     "Step",
@@ -53,6 +53,7 @@ __all__ = [
     "multi_step",
     "one_cycle",
     "parameter_groups",
+    "predict",
     "range_test",
     "read_counters",
     "suggest",

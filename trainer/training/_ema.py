@@ -12,16 +12,16 @@ from trainer.config import Recipe
 
 
 class EMA:
-    """An exponential moving average of weights and BatchNorm's statistics; of none, it is the network itself.
+    """An exponential moving average of weights and BatchNorm's statistics; without a decay, the network itself.
 
     Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`). Its
-    AveragedModel counts on one device and tells another, for which the host would wait at each update.
+    AveragedModel keeps its count of updates on a device, for which the host would wait at each update.
     """
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         self._model, self._every, self._updates = model, recipe.ema_steps, 0
         self._blend = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        # What is measured, kept and registered.
+        # The network that is measured, kept and registered.
         self.module = copy.deepcopy(model) if recipe.ema_decay else model
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Counting how often the network is right."""
+"""Accuracy of a network over the validation images, and its answers image by image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -15,36 +16,36 @@ from trainer.dataloader import ValLoader
 from trainer.distributed import World
 from trainer.errors import Stopped
 
-VAL_BATCH = 64  # images during a run: whole ones are decoded, beside what training holds of a GPU's memory
+VAL_BATCH = 64  # images at a time: whole ones are decoded, beside what training holds of a GPU's memory
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """What a pass says about the images of one class."""
+    """Right answers about the images of one class."""
 
-    images: int
-    top1_images: int  # of these the class was the best answer …
-    top5_images: int  # … and among the best five
+    num_images: int
+    top1_images: int  # images whose class has the largest logit …
+    top5_images: int  # … or is among the five largest
 
     @property
     def top1(self) -> float:
         """Share of the class's images in 0..1; nan if it has none."""
-        return self.top1_images / self.images if self.images else math.nan
+        return self.top1_images / self.num_images if self.num_images else math.nan
 
     @property
     def top5(self) -> float:
         """As `top1`, among the best five."""
-        return self.top5_images / self.images if self.images else math.nan
+        return self.top5_images / self.num_images if self.num_images else math.nan
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What a pass over the validation images says."""
+    """Right answers and loss over all validation images."""
 
     top1: float  # share of images in 0..1
     top5: float  # share of images in 0..1; of all classes where there are fewer than 5
     loss: float  # mean cross-entropy, nats
-    images: int  # counted, all processes together
+    num_images: int  # all processes together
     per_class: tuple[ClassAccuracy, ...] = ()  # by label, if it was asked for
 
     def values(self) -> dict[str, float]:
@@ -67,37 +68,67 @@ def full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@torch.inference_mode()
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Prediction(NamedTuple):
+    """What a network answers about a batch of images."""
+
+    indices: torch.Tensor  # (N,) int64 positions in the split, on the host
+    logits: torch.Tensor  # (N, classes) float32
+    labels: torch.Tensor  # (N,) int64
+
+
+def predict(
+    network: Network, batches: ValLoader, world: World, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Prediction]:
+    """Logits of `network` for each image of this process's share, batch by batch.
+
+    Args:
+        network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
+        batches: this process's share of the images, each once.
+        world: the processes that share the images.
+        stop: asked at each batch, on all processes alike; True ends the pass.
+
+    Raises: Stopped if asked to stop; DataError.
+    Source: evaluators that yield are big_vision's (github.com/google-research/big_vision).
+    """
+    share = iter(batches)
+    for _ in range(batches.rounds):  # some processes have a batch less than others, and ask all the same
+        if stop():
+            raise Stopped("stopped on request during an evaluation; start the same command again to go on")
+        batch = next(share, None)
+        if batch is None:
+            continue
+        assert batch.indices is not None, "batches of a split say which images they hold"
+        with torch.inference_mode():
+            logits = network(batch.images).float()
+        yield Prediction(batch.indices, logits, batch.labels)
+    next(share, None)  # lets the loader end its pass
+
+
 def evaluate(
-    network: Callable[[torch.Tensor], torch.Tensor],
+    network: Network,
     batches: ValLoader,
     world: World,
     *,
     stop: Callable[[], bool] = lambda: False,
     classes: int = 0,
 ) -> Accuracy:
-    """Accuracy of `network` over `batches`, summed over all processes.
+    """Accuracy of `network` over `batches`, summed over all processes; see `predict`.
 
     Args:
         network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
         batches: this process's share of the images, each once.
         world: the processes that share the images.
-        stop: asked at each batch, on all processes alike; True ends it.
-        classes: count for each of so many classes as well; 0: only for all together.
+        stop: asked at each batch, on all processes alike; True ends the pass.
+        classes: number of classes that are counted one by one as well; 0: only all together.
 
-    Raises: Stopped if asked to stop.
+    Raises: Stopped if asked to stop; DataError.
     """
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
-    # top1, top5, images of each class
-    per_class = torch.zeros(3, classes, dtype=torch.int64, device=world.device)
-    share = iter(batches)
-    for _ in range(batches.rounds):  # some processes have a batch less than others
-        if stop():
-            raise Stopped("stopped on request during an evaluation; start the same command again to go on")
-        batch = next(share, None)
-        if batch is None:
-            continue
-        logits, labels = network(batch.images).float(), batch.labels
+    per_class = torch.zeros(3, classes, dtype=torch.int64, device=world.device)  # top1, top5, images
+    for _, logits, labels in predict(network, batches, world, stop=stop):
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))
@@ -105,20 +136,19 @@ def evaluate(
         if classes:
             right = torch.stack([best[:, 0], best.any(dim=1), torch.ones_like(best[:, 0])])
             per_class.index_add_(1, labels, right.long())
-    next(share, None)  # the pass has its own end, after the last batch
-    top1, top5, loss_sum, images_seen = world.all_reduce_sum(sums).tolist()
+    top1, top5, loss_sum, num_images = world.all_reduce_sum(sums).tolist()
     counts = world.all_reduce_sum(per_class).T.tolist() if classes else []
     return Accuracy(
-        top1=top1 / images_seen,
-        top5=top5 / images_seen,
-        loss=loss_sum / images_seen,
-        images=int(images_seen),
+        top1=top1 / num_images,
+        top5=top5 / num_images,
+        loss=loss_sum / num_images,
+        num_images=int(num_images),
         per_class=tuple(ClassAccuracy(number, one, five) for one, five, number in counts),
     )
 
 
-def flip_tta(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`network`, asked about each image and its mirror image: the mean of both logits.
+def flip_tta(network: Network) -> Network:
+    """`network` with test-time augmentation: the mean logits of each image and of its mirror image.
 
     Source: FFCV's ResNet-50 results are measured so (rn_configs, `lr_tta`).
     """

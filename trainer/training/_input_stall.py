@@ -1,25 +1,29 @@
-"""What a GPU waits for when it waits for images: told once, from the machine's own counters."""
+"""What a GPU waits for when it waits for images, from the machine's own counters."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SHARE = 0.05  # of the time: waiting for less is not worth a word
-READINGS = 3  # in a row that show it; the first one, in which queues fill, does not count
+INTERVALS = 3  # log intervals in a row that show it; the first one, in which queues fill, does not count
 BUSY = 0.8  # share of the time in which a disk or all processors work: then they are what binds
-SECTOR = 512  # bytes, in /proc/diskstats whatever the disk's own are
 # What a gp3 volume of EBS has unless more was ordered.
 # Source: docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
 GP3_MB, GP3_READS = 125.0, 3000.0  # per second
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Counters:
-    """What the kernel has counted up to now."""
+    """What the kernel has counted since the machine started."""
 
     seconds: float
     cpu_busy: float  # seconds of all processors together
@@ -28,47 +32,43 @@ class Counters:
 
 
 class InputStall:
-    """Looks at each reading of a run, and says once what its images wait for."""
+    """Reads how long each log interval waited for images, and warns once with what binds."""
 
     def __init__(
-        self,
-        data: Path,
-        *,
-        on_gpu: bool,
-        tell: Callable[[str], None],
-        counters: Callable[[Path], Counters] | None = None,
+        self, data: Path, *, on_gpu: bool, counters: Callable[[Path], Counters] | None = None
     ) -> None:
-        """Get ready.
+        """Start watching.
 
         Args:
-            data: the folder that images are read from.
+            data: folder that images are read from.
             on_gpu: whether the GPU decodes them, beside training.
-            tell: takes the sentence.
-            counters: asked for the counters; by default /proc is.
+            counters: reads the counters; by default the kernel's.
         """
         self._data, self._on_gpu = data, on_gpu
-        self._tell, self._counters = tell, counters or read_counters
+        self._counters = counters or read_counters
         self._before: Counters | None = None
         self._late = 0
-        self._told = False
+        self._warned = False
 
-    def look(self, data_wait_share: float) -> None:
-        """Take note of a reading: the share of its time that was spent waiting for images."""
-        if self._told:
+    def update(self, data_wait_share: float) -> None:
+        """Take in the share of a log interval that was spent waiting for images."""
+        if self._warned:
             return
         now, before = self._counters(self._data), self._before
         if self._late == 0 or before is None:
             self._before = now
         self._late = self._late + 1 if before and data_wait_share > SHARE else 0
-        if before and self._late == READINGS:
-            self._told = True
-            self._tell(
-                f"{data_wait_share:.0%} of the time the GPU waits for images: {verdict(before, now, self._on_gpu)}"
+        if before and self._late == INTERVALS:
+            self._warned = True
+            logger.warning(
+                "%.0f%% of the time the GPU waits for images: %s",
+                100 * data_wait_share,
+                verdict(before, now, self._on_gpu),
             )
 
 
 def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
-    """What binds between two countings, and what can be done; `on_gpu`: the GPU decodes."""
+    """What binds between two counts, and what can be done about it; `on_gpu`: the GPU decodes."""
     seconds = after.seconds - before.seconds
     cpu = (after.cpu_busy - before.cpu_busy) / max(1e-9, after.cpu_total - before.cpu_total)
     figures = f"processors {cpu:.0%} busy"
@@ -90,8 +90,8 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             )
     if cpu >= BUSY:
         return (
-            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare --shorter-side 352`, "
-            "or take an instance with more vCPUs for each GPU"
+            f"the processors bind, decoding ({figures}); store images smaller with `trainer prepare "
+            "--shorter-side 352`, or take an instance with more vCPUs for each GPU"
         )
     if on_gpu:
         return (
@@ -104,17 +104,22 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
     )
 
 
-def read_counters(data: Path, proc: Path = Path("/proc")) -> Counters:
-    """The counters of this machine, and of the disk that `data` lies on. Source: proc(5), iostats.rst."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    user, nice, system, idle, iowait, irq, softirq, steal = (
-        int(number) / ticks for number in (proc / "stat").read_text().split("\n", 1)[0].split()[1:9]
+def read_counters(data: Path) -> Counters:
+    """The counters of this machine, and of the disk that `data` lies on."""
+    cpu = psutil.cpu_times()
+    busy = cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq + cpu.steal
+    name = _disk_name(data)
+    disk = (psutil.disk_io_counters(perdisk=True) or {}).get(name) if name else None
+    return Counters(
+        time.monotonic(),
+        busy,
+        busy + cpu.idle + cpu.iowait,
+        (disk.read_count, disk.read_bytes / 1e6, disk.busy_time / 1000) if disk else None,
     )
-    busy = user + nice + system + irq + softirq + steal
+
+
+def _disk_name(data: Path) -> str | None:
+    """The kernel's name of the block device under `data`; None where there is none, as on a network volume."""
     device = data.stat().st_dev
-    disk = None
-    for line in (proc / "diskstats").read_text().splitlines():
-        major, minor, _, *fields = line.split()
-        if (int(major), int(minor)) == (os.major(device), os.minor(device)):
-            disk = float(fields[0]), int(fields[2]) * SECTOR / 1e6, int(fields[9]) / 1000
-    return Counters(time.monotonic(), busy, busy + idle + iowait, disk)
+    link = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    return link.resolve().name if link.exists() else None

@@ -21,10 +21,13 @@ from trainer.training._ema import EMA
 from trainer.training._evaluation import VAL_BATCH, Accuracy, evaluate, full_precision
 from trainer.training._input_stall import InputStall
 from trainer.training._loss_scale import LossScaleMonitor
+from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
+from trainer.training._optimizer import make_optimizer
 from trainer.training._schedule import learning_rate
-from trainer.training._step import Meter, Step, make_model, make_optimizer
-from trainer.training._stop import SpotWatch, StopRequest, metadata_service
+from trainer.training._spot import SpotWatch, metadata_service
+from trainer.training._step import Step, make_model
+from trainer.training._stop import StopRequest
 
 
 @dataclass
@@ -80,7 +83,7 @@ def train(
         interval=checkpoint_interval,
     )
     stop = StopRequest()
-    spot = SpotWatch(metadata_service() if world.is_local_main else None, notice=stop.ask, tell=log.note)
+    spot = SpotWatch(metadata_service() if world.is_local_main else None, notice=stop.ask)
     with stop, spot, world.detect_lost_ranks(), checkpoints:
         # What flows: images -> model -> step.
         images = TrainLoader(dataset.train, recipe, world, execution)
@@ -105,8 +108,8 @@ def train(
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
-        input_stall = InputStall(dataset.root, on_gpu=execution.decoder != "cpu", tell=log.note)
-        skipped = LossScaleMonitor(log.note)
+        input_stall = InputStall(dataset.root, on_gpu=execution.decoder != "cpu")
+        loss_scale = LossScaleMonitor()
         states: dict[str, Stateful] = {
             "model": model,
             "optimizer": optimizer,
@@ -147,7 +150,7 @@ def train(
                     took = time.perf_counter() - begun
                     log.log(progress.step, {**accuracy.values(), metrics.EVALUATION_SECONDS: took})
                     save()
-                    meter.leave_out(time.perf_counter() - begun)
+                    meter.exclude(time.perf_counter() - begun)
                 if progress.step == total:
                     break
 
@@ -156,7 +159,8 @@ def train(
                 step(batches, lr, meter)
                 progress.step += 1
                 ema.update(progress.step)
-                meter.stepped()
+                meter.step_done()
+                log.step_done(progress.step)
 
                 # First they agree: whoever reads what a stuck process should have sent, would wait out of reach.
                 stopping, due = world.any(stop.made, checkpoints.due())
@@ -164,9 +168,9 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, lr=lr)
                     log.log(progress.step, {**now, metrics.EPOCH: progress.step / epoch})
-                    skipped.look(progress.step, now)
+                    loss_scale.update(progress.step, now)
                     if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
-                        input_stall.look(now[metrics.DATA_WAIT])
+                        input_stall.update(now[metrics.DATA_WAIT])
                 if stopping:
                     raise Stopped("stopped on request")
                 if due and progress.step % epoch:  # else it comes with the evaluation

@@ -1,4 +1,4 @@
-"""The learning-rate range test: how the loss answers as the rate grows from step to step.
+"""The learning-rate range test: the loss while the learning rate grows from step to step.
 
 Source: Smith 2015, arXiv:1506.01186, section 3.3; the exponential growth, the smoothing, the early end and both
 suggestions are those of fastai's `lr_find` and PyTorch Lightning's `lr_find`.
@@ -18,17 +18,19 @@ from trainer.dataloader import TrainLoader
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import ConfigError, Stopped
+from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
-from trainer.training._step import Meter, Step, make_model, make_optimizer
+from trainer.training._optimizer import make_optimizer
+from trainer.training._step import Step, make_model
 
 BLOCK = 10  # steps between two waits for the device
 # The share of the smoothed loss that a step takes over. It lags behind by some 20 steps: fastai's and Lightning's
 # 0.98 would lag by 50, a quarter of the test.
-MEMORY = 0.95
-FAR = 4.0  # times its best: a smoothed loss above is lost
-BLOWN_UP = 1.2  # times its first: from there on a falling loss recovers, it does not learn
-CHANCE = 5  # times the noise of the smoothed loss: a smaller fall says nothing
-FEWEST, MOST = 10, 100_000  # steps that say anything, and that anybody waits for
+SMOOTHING = 0.95
+FAR = 4.0  # times its best value: a smoothed loss above has diverged
+BLOWN_UP = 1.2  # times its first value: from there on a falling loss recovers, it does not learn
+CHANCE = 5  # times the noise of the smoothed loss: a smaller fall means nothing
+FEWEST, MOST = 10, 100_000  # steps of a useful range test
 
 
 class LrPoint(NamedTuple):
@@ -54,8 +56,8 @@ def lr_grid(lowest: float, highest: float, steps: int) -> list[float]:
     """
     if not 0 < lowest < highest < math.inf:
         raise ConfigError(
-            f"the lowest learning rate, {lowest:g}, must be above 0 and below the highest, {highest:g}; change --min-lr or "
-            "--max-lr"
+            f"the lowest learning rate, {lowest:g}, must be above 0 and below the highest, {highest:g}; change "
+            "--min-lr or --max-lr"
         )
     if not FEWEST <= steps <= MOST:
         raise ConfigError(
@@ -113,20 +115,20 @@ def range_test(
         block: list[LrPoint] = []
         means = losses.of_steps(images.accumulation_steps)
         for number, lr, loss in zip(range(start + 1, start + 1 + len(some)), some, means, strict=True):
-            if not math.isfinite(loss) or smoothing.lost:
+            if not math.isfinite(loss) or smoothing.diverged:
                 break
             block.append(LrPoint(number, lr, loss, smoothing.add(loss)))
         yield block
-        if len(block) < len(some) or smoothing.lost:
+        if len(block) < len(some) or smoothing.diverged:
             return
 
 
 def suggest(points: Sequence[LrPoint]) -> Suggestion:
     """What a range test says about the peak rate.
 
-    The first tenth does not count, for its smoothed loss is the mean of a few; neither does what comes after the
-    loss has blown up. Measured on the digits: of all that was tried, its recovery was steepest, at 13 times the
-    rate that trains well. Where the loss falls no more than it would by chance, every slope is chance.
+    The first tenth does not count, for its smoothed loss is the mean of a few steps; neither do the steps after the
+    loss has diverged: on the digits the steepest descent of all was the recovery from a divergence, at 13 times the
+    learning rate that trains well. A fall of the loss that is within its noise suggests nothing.
 
     Raises: ConfigError if it says nothing.
     """
@@ -137,16 +139,16 @@ def suggest(points: Sequence[LrPoint]) -> Suggestion:
     judged = points[skipped : next(blown_up, len(points))]
     if len(points) < FEWEST or len(judged) < 2:
         raise ConfigError(
-            f"the loss was lost after {skipped + len(judged)} steps, too few to suggest a rate; begin with a lower "
-            "--min-lr, or let the rate grow more slowly with more --steps"
+            f"the loss diverged after {skipped + len(judged)} steps, too few to suggest a rate; begin with a lower "
+            "--min-lr, or let the learning rate grow more slowly with more --steps"
         )
     lrs, smoothed = [one.lr for one in judged], [one.smoothed for one in judged]
     lowest = int(np.argmin(smoothed))
     slopes = np.gradient(smoothed, np.log(lrs))[: lowest + 1]
     if lowest == 0 or lrs[lowest] / 10 < points[0].lr:
         raise ConfigError(
-            f"the loss falls no further than to the rate {lrs[lowest]:.3g}, too near the lowest, {points[0].lr:.3g}, "
-            "to suggest one; use a lower --min-lr or more --steps"
+            f"the loss falls no further than to the learning rate {lrs[lowest]:.3g}, too near the lowest, "
+            f"{points[0].lr:.3g}, to suggest one; use a lower --min-lr or more --steps"
         )
     fall, noise = smoothed[0] - smoothed[lowest], _noise([one.loss for one in judged[: lowest + 1]])
     if fall < CHANCE * noise:
@@ -160,7 +162,7 @@ def suggest(points: Sequence[LrPoint]) -> Suggestion:
 def _noise(losses: Sequence[float]) -> float:
     """Standard deviation that the smoothed loss has by chance, from how the loss jumps from step to step."""
     jumps = float(np.diff(losses).std()) / math.sqrt(2)
-    return jumps * math.sqrt((1 - MEMORY) / (1 + MEMORY))
+    return jumps * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))
 
 
 class _Losses(Meter):
@@ -174,11 +176,11 @@ class _Losses(Meter):
         """Keep the mean of one micro-batch."""
         self._kept.append(loss)
 
-    def of_steps(self, parts: int) -> list[float]:
-        """Means of the steps since the last reading, of `parts` micro-batches each; waits for the device."""
-        means: list[float] = torch.stack(self._kept).float().view(-1, parts).mean(dim=1).tolist()
+    def of_steps(self, accumulation_steps: int) -> list[float]:
+        """Means of the steps since the last call, of `accumulation_steps` micro-batches each; waits for the device."""
+        means: list[float] = torch.stack(self._kept).float().view(-1, accumulation_steps).mean(dim=1).tolist()
         self._kept = []
-        self.phases.read()
+        self.timer.read()
         return means
 
 
@@ -191,13 +193,13 @@ class _Smoothing:
 
     def add(self, loss: float) -> float:
         """Count one loss in; the mean."""
-        self._sum = MEMORY * self._sum + (1 - MEMORY) * loss
-        self._weight = MEMORY * self._weight + (1 - MEMORY)
+        self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         self._now = self._sum / self._weight
         self._best = min(self._best, self._now)
         return self._now
 
     @property
-    def lost(self) -> bool:
-        """Whether the loss has left its best far behind."""
+    def diverged(self) -> bool:
+        """Whether the loss is far above its best value."""
         return self._now > FAR * self._best

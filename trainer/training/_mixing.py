@@ -57,5 +57,6 @@ def mixed(
         images, targets = way(batch.images, batch.labels)
         rng.set_state(before)
         # On a GPU, MixUp's `roll` answers in NCHW.
-        yield Batch(images.contiguous(memory_format=torch.channels_last), batch.labels, targets)
+        images = images.contiguous(memory_format=torch.channels_last)
+        yield batch._replace(images=images, targets=targets)
         number += 1

@@ -1,24 +1,11 @@
-"""Being asked to stop: by a signal, or by EC2 taking a spot instance back."""
+"""Being asked to stop by a signal, or from within the program."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1: what Slurm is usually told to send ahead
-
-POLL = 5.0  # seconds; AWS recommends it for spot notices, which come two minutes ahead
-ANSWER = 2.0  # seconds that the metadata service is given
-TOKEN_SECONDS = 21600
-LINK_LOCAL = "http://169.254.169.254"
-VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
 
 class StopRequest:
@@ -46,121 +33,3 @@ class StopRequest:
         if self.made and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.made = True
-
-
-def metadata_service() -> str | None:
-    """Address of the instance metadata service; None elsewhere than on EC2, or where it is switched off.
-
-    Source: the variables of the AWS SDKs, docs.aws.amazon.com/sdkref/latest/guide/feature-imds-client.html.
-    """
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        return None
-    if address := os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
-        return address.rstrip("/")
-    try:
-        return LINK_LOCAL if VENDOR.read_text().strip() == "Amazon EC2" else None
-    except OSError:
-        return None
-
-
-class SpotWatch:
-    """Asks EC2 every few seconds, in a thread, whether the instance is to be taken away.
-
-        with SpotWatch(address, notice=stop.ask, tell=print): …
-
-    Source: IMDSv2 and `spot/instance-action`, docs.aws.amazon.com/AWSEC2/latest/UserGuide/
-    spot-instance-termination-notices.html and configuring-instance-metadata-service.html.
-    """
-
-    def __init__(
-        self,
-        address: str | None,
-        *,
-        notice: Callable[[str], None],
-        tell: Callable[[str], None],
-        poll: float = POLL,
-    ) -> None:
-        """Get ready to ask.
-
-        Args:
-            address: of the metadata service; None: there is nothing to ask.
-            notice: called once, with a sentence, when the instance is to be taken away.
-            tell: takes a sentence when EC2 sees a risk of that, or cannot be asked.
-            poll: seconds between two questions.
-        """
-        self._address, self._notice, self._tell, self._poll = address, notice, tell, poll
-        self._token = ""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watch-spot", daemon=True)
-        # No proxy: this address is the machine's own.
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-
-    def __enter__(self) -> SpotWatch:
-        if self._address:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        if self._address:
-            self._thread.join(2 * ANSWER)
-
-    def pending(self) -> str | None:
-        """What EC2 says about taking this instance away, as a sentence; None if nothing.
-
-        Raises: OSError if it does not answer.
-        """
-        if not self._address or (text := self._get("spot/instance-action")) is None:
-            return None
-        try:
-            said = json.loads(text)
-            return f"because EC2 will {said['action']} this spot instance at {said['time']}"
-        except (ValueError, KeyError, TypeError):
-            return "because EC2 will take this spot instance back"
-
-    def _watch(self) -> None:
-        failures, warned = 0, False
-        while not self._end.is_set():
-            try:
-                if said := self.pending():
-                    self._notice(said)
-                    return
-                if not warned and self._get("events/recommendations/rebalance") is not None:
-                    warned = True
-                    self._tell("EC2 sees an elevated risk that this spot instance is taken back")
-                failures = 0
-            except OSError as error:
-                failures += 1
-                if failures == 3:
-                    self._tell(
-                        f"EC2's metadata service does not answer ({getattr(error, 'reason', None) or error}), so "
-                        "a spot notice would not be seen; a container needs an instance with "
-                        "HttpPutResponseHopLimit 2 or more"
-                    )
-            self._end.wait(self._poll)
-
-    def _get(self, what: str) -> str | None:
-        """An entry of the metadata, None if there is none now."""
-        for _ in range(2):
-            self._token = self._token or self._ask(
-                "PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)}
-            )
-            try:
-                return self._ask("GET", f"meta-data/{what}", {"X-aws-ec2-metadata-token": self._token})
-            except urllib.error.HTTPError as error:
-                if error.code == 404:
-                    return None
-                if error.code != 401:
-                    raise
-                self._token = ""  # it has run out
-        raise OSError("it takes none of its own tokens")
-
-    def _ask(self, method: str, what: str, headers: dict[str, str]) -> str:
-        request = urllib.request.Request(f"{self._address}/latest/{what}", method=method, headers=headers)
-        try:
-            with self._open(request, timeout=ANSWER) as answer:
-                text: str = answer.read(4096).decode()
-                return text
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise
