@@ -16,7 +16,7 @@ import pytest
 from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
 from tests.stack.conftest import free_port
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
-from tests.training.test_stop import NOTICE, Metadata
+from tests.training.test_spot import NOTICE, Metadata
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints
 from trainer.tracking import read_journal

@@ -98,7 +98,9 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.uri)
     alone = World(0, 1, torch.device("cpu"))
     network = mlflow.pytorch.load_model(MODEL)
-    measured = evaluate(network, ValLoader(open_dataset(digits).val, RECIPE.preprocess, alone, batch=64), alone)
+    measured = evaluate(
+        network, ValLoader(open_dataset(digits).val, RECIPE.preprocess, alone, batch=64), alone
+    )
 
     assert measured.num_images == 360
     assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)

@@ -1,5 +1,7 @@
 """Counting how often a network is right: for all images, for each class, in one process and in two."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
 
@@ -9,19 +11,19 @@ import torch
 from tests.conftest import ALONE
 from trainer.dataloader import Batch
 from trainer.distributed import World
-from trainer.training import evaluate, flip_tta
+from trainer.training import Accuracy, evaluate, flip_tta, predict
 
 CLASSES = 12
 
 
-class Share(list):
+class Share(list[Batch]):
     """A process's batches; all processes together have `rounds` at most."""
 
     rounds = 4
 
 
 @pytest.fixture(scope="module")
-def answers():
+def answers() -> Batch:
     """Logits of 40 images, right more often in some classes than in others, and none of the last class."""
     random = torch.Generator().manual_seed(3)
     labels = torch.randint(CLASSES - 1, (40,), generator=random)
@@ -30,14 +32,16 @@ def answers():
     return Batch(logits, labels)
 
 
-def share(answers, rank=0, size=1, batch=5):
+def share(answers: Batch, rank: int = 0, size: int = 1, batch: int = 5) -> Share:
     logits, labels = answers.images[rank::size], answers.labels[rank::size]
+    indices = torch.arange(len(answers.labels))[rank::size]
     return Share(
-        Batch(logits[at : at + batch], labels[at : at + batch]) for at in range(0, len(labels), batch)
+        Batch(logits[at : at + batch], labels[at : at + batch], None, indices[at : at + batch])
+        for at in range(0, len(labels), batch)
     )
 
 
-def by_hand(answers):
+def by_hand(answers: Batch) -> list[list[int]]:
     """Images, right ones and those among the best five, of each class."""
     rows = [[0, 0, 0] for _ in range(CLASSES)]
     for logits, label in zip(answers.images.tolist(), answers.labels.tolist(), strict=True):
@@ -48,23 +52,36 @@ def by_hand(answers):
     return rows
 
 
-def counts(accuracy):
-    return [[one.images, one.top1_images, one.top5_images] for one in accuracy.per_class]
+def counts(accuracy: Accuracy) -> list[list[int]]:
+    return [[one.num_images, one.top1_images, one.top5_images] for one in accuracy.per_class]
 
 
-def test_each_class_is_counted_as_by_hand_and_together_they_are_all(answers):
+def test_each_class_is_counted_as_by_hand_and_together_they_are_all(answers: Batch) -> None:
     accuracy = evaluate(lambda logits: logits, share(answers, batch=10), ALONE, classes=CLASSES)
     of = accuracy.per_class
 
     assert counts(accuracy) == by_hand(answers)
-    assert sum(one.images for one in of) == accuracy.images == 40
-    assert sum(one.top1 * one.images for one in of if one.images) == pytest.approx(40 * accuracy.top1)
-    assert sum(one.top5 * one.images for one in of if one.images) == pytest.approx(40 * accuracy.top5)
+    assert sum(one.num_images for one in of) == accuracy.num_images == 40
+    assert sum(one.top1 * one.num_images for one in of if one.num_images) == pytest.approx(40 * accuracy.top1)
+    assert sum(one.top5 * one.num_images for one in of if one.num_images) == pytest.approx(40 * accuracy.top5)
     assert 0 < accuracy.top1 < accuracy.top5 < 1
-    assert (of[-1].images, math.isnan(of[-1].top1)) == (0, True)
+    assert (of[-1].num_images, math.isnan(of[-1].top1)) == (0, True)
 
 
-def test_classes_are_not_counted_unless_they_are_asked_for(answers):
+def test_each_image_gets_its_own_logits_in_one_process_and_in_two(answers: Batch) -> None:
+    for size in (1, 2):
+        seen: dict[int, torch.Tensor] = {}
+        for rank in range(size):
+            world = World(rank, size, ALONE.device)
+            for indices, logits, labels in predict(lambda x: x, share(answers, rank, size), world):
+                assert torch.equal(labels, answers.labels[indices])
+                seen |= dict(zip(indices.tolist(), logits, strict=True))
+
+        assert seen.keys() == set(range(40))
+        assert all(torch.equal(logits, answers.images[index]) for index, logits in seen.items())
+
+
+def test_classes_are_not_counted_unless_they_are_asked_for(answers: Batch) -> None:
     assert evaluate(lambda logits: logits, share(answers, batch=10), ALONE).per_class == ()
 
 
@@ -75,12 +92,12 @@ class Half(World):
     others: tuple[torch.Tensor, ...] = ()
     mine: list[torch.Tensor] = field(default_factory=list)
 
-    def total(self, values):
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         self.mine.append(values.clone())
         return values + self.others[len(self.mine) - 1] if self.others else values
 
 
-def test_two_processes_count_what_one_does(answers):
+def test_two_processes_count_what_one_does(answers: Batch) -> None:
     shares = [share(answers, rank, size=2) for rank in range(2)]
     shares[1].pop()  # one has a batch less
     second = Half(1, 2, ALONE.device)
@@ -90,12 +107,12 @@ def test_two_processes_count_what_one_does(answers):
 
     batches = [*shares[0], *shares[1]]
     seen = Batch(torch.cat([one.images for one in batches]), torch.cat([one.labels for one in batches]))
-    assert together.images == 35
+    assert together.num_images == 35
     assert counts(together) == by_hand(seen)
 
 
-def test_a_mirrored_network_answers_the_mean_for_an_image_and_its_mirror_image():
-    def leftmost(images):  # what the left column of pixels says
+def test_a_mirrored_network_answers_the_mean_for_an_image_and_its_mirror_image() -> None:
+    def leftmost(images: torch.Tensor) -> torch.Tensor:  # what the left column of pixels says
         return images[:, :, :, 0].sum(dim=2)
 
     images = torch.zeros(1, 3, 2, 4)

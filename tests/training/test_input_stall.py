@@ -1,8 +1,11 @@
 """What a run says that waits for its images."""
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +15,9 @@ IDLE = Counters(0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 MINUTE = 60.0
 
 
-def after_a_minute(*, cpu=0.2, reads=10.0, megabytes=1.0, busy=0.1, disk=True):
+def after_a_minute(
+    *, cpu: float = 0.2, reads: float = 10.0, megabytes: float = 1.0, busy: float = 0.1, disk: bool = True
+) -> Counters:
     """Counters of a minute at these shares and rates per second, on 4 processors."""
     counted = (MINUTE * reads, MINUTE * megabytes, MINUTE * busy) if disk else None
     return Counters(MINUTE, 4 * MINUTE * cpu, 4 * MINUTE, counted)
@@ -34,32 +39,29 @@ def after_a_minute(*, cpu=0.2, reads=10.0, megabytes=1.0, busy=0.1, disk=True):
         (after_a_minute(cpu=0.3), "neither disk nor processors bind", "--decoder cpu", True),
     ],
 )
-def test_what_binds_is_told_with_what_to_do(counters, binds, cure, on_gpu):
+def test_what_binds_is_said_with_what_to_do(counters: Counters, binds: str, cure: str, on_gpu: bool) -> None:
     said = verdict(IDLE, counters, on_gpu)
 
     assert said.startswith(binds)
     assert cure in said
 
 
-def test_it_is_told_once_and_only_if_the_wait_lasts():
-    told, clock = [], iter(range(100))
+def test_it_is_said_once_and_only_if_the_wait_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter(range(100))
     input_stall = InputStall(
-        Path(),
-        on_gpu=False,
-        tell=told.append,
-        counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None),
+        Path(), on_gpu=False, counters=lambda _: Counters(next(clock), 0.0, 1.0 * next(clock), None)
     )
     for share in (0.9, 0.2, 0.3, 0.01, 0.2, 0.2):
-        input_stall.look(share)
-    assert told == []
+        input_stall.update(share)
+    assert caplog.messages == []
 
     for share in (0.07, 0.5):
-        input_stall.look(share)
-    assert len(told) == 1
-    assert told[0].startswith("7% of the time the GPU waits for images: neither disk")
+        input_stall.update(share)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("7% of the time the GPU waits for images: neither disk")
 
 
-def test_the_counters_are_this_machines(tmp_path):
+def test_the_counters_are_this_machines(tmp_path: Path) -> None:
     before = read_counters(tmp_path)
     end = time.process_time() + 0.3
     (tmp_path / "file").write_bytes(os.urandom(1000))
@@ -71,14 +73,29 @@ def test_the_counters_are_this_machines(tmp_path):
     assert after.seconds > before.seconds
 
 
-def test_the_disk_is_the_one_that_the_data_lie_on(tmp_path):
+def test_the_disk_is_the_one_that_the_data_lie_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = tmp_path.stat().st_dev
-    mine = f"{os.major(device)} {os.minor(device)} nvme1n1 120 5 2000 40 9 9 9 9 0 7000 99"
-    (tmp_path / "stat").write_text("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1\n")
-    (tmp_path / "diskstats").write_text(f" 999 1 other 1 1 1 1 1 1 1 1 1 1 1\n {mine}\n")
-    counters = read_counters(tmp_path, tmp_path)
+    named = {"nvme1n1": counted(reads=120, read_bytes=2_000_000, busy_ms=7000), "other": counted(1, 1, 1)}
+    monkeypatch.setattr("psutil.disk_io_counters", lambda perdisk: named)
+    monkeypatch.setattr(
+        Path,
+        "resolve",
+        lambda path: Path("/sys/devices/pci0/block/nvme1n1") if "/sys/dev" in str(path) else path,
+    )
+    monkeypatch.setattr(
+        Path, "exists", lambda path: str(path) == f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    )
+    counters = read_counters(tmp_path)
 
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert counters.disk == (120.0, 2000 * 512 / 1e6, 7.0)
-    assert counters.cpu_busy == 150 / ticks
-    assert counters.cpu_total == 1000 / ticks
+    assert counters.disk == (120, 2.0, 7.0)
+
+
+def test_data_on_a_network_volume_have_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+
+    assert read_counters(tmp_path).disk is None
+
+
+def counted(reads: int, read_bytes: int, busy_ms: int) -> SimpleNamespace:
+    """A disk's counters, as psutil names them."""
+    return SimpleNamespace(read_count=reads, read_bytes=read_bytes, busy_time=busy_ms)

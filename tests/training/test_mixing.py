@@ -1,5 +1,8 @@
 """Mixed images, and what the loss makes of them."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -8,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import ALONE
+from trainer.config import Recipe
 from trainer.dataloader import Batch
 from trainer.distributed import World
 from trainer.training import make_loss, mixed
@@ -15,25 +19,25 @@ from trainer.training import make_loss, mixed
 CLASSES = 5
 
 
-def plain(count=6, first=0):
+def plain(count: int = 6, first: int = 0) -> Iterator[Batch]:
     for number in range(first, count):
-        luck = torch.Generator().manual_seed(number)
-        images = torch.randn(8, 3, 16, 16, generator=luck).to(memory_format=torch.channels_last)
-        yield Batch(images, torch.randint(CLASSES, (8,), generator=luck))
+        rng = torch.Generator().manual_seed(number)
+        images = torch.randn(8, 3, 16, 16, generator=rng).to(memory_format=torch.channels_last)
+        yield Batch(images, torch.randint(CLASSES, (8,), generator=rng))
 
 
-def mixing(recipe, *, first=0, world=ALONE):
-    return list(mixed(plain(first=first), recipe, CLASSES, world, first_step=first))
+def mixing(recipe: Recipe, *, first: int = 0, world: World = ALONE) -> list[Batch]:
+    return list(mixed(plain(first=first), recipe, CLASSES, world, accumulation_steps=1, first_step=first))
 
 
-def test_without_mixing_batches_pass_as_they_are(tiny):
+def test_without_mixing_batches_pass_as_they_are(tiny: Recipe) -> None:
     for ours, given in zip(mixing(tiny), plain(), strict=True):
         assert torch.equal(ours.images, given.images)
         assert ours.targets is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_mixup_is_two_images_and_its_loss_the_two_losses(tiny, smoothing):
+def test_mixup_is_two_images_and_its_loss_the_two_losses(tiny: Recipe, smoothing: float) -> None:
     recipe = replace(tiny, mixup=0.8, label_smoothing=smoothing)
     for given, ours in zip(plain(), mixing(recipe), strict=True):
         other, labels = given.images.roll(1, 0), given.labels.roll(1, 0)
@@ -53,7 +57,7 @@ def test_mixup_is_two_images_and_its_loss_the_two_losses(tiny, smoothing):
         assert torch.equal(ours.labels, given.labels)
 
 
-def test_cutmix_is_a_rectangle_of_another_image_and_its_share_of_the_loss(tiny):
+def test_cutmix_is_a_rectangle_of_another_image_and_its_share_of_the_loss(tiny: Recipe) -> None:
     recipe = replace(tiny, cutmix=1.0)
     for given, ours in zip(plain(), mixing(recipe), strict=True):
         own = (ours.images == given.images).all(dim=1)  # (N, H, W)
@@ -67,7 +71,7 @@ def test_cutmix_is_a_rectangle_of_another_image_and_its_share_of_the_loss(tiny):
         torch.testing.assert_close(make_loss(recipe)(logits, ours.targets), expected)
 
 
-def test_what_is_drawn_depends_on_nothing_but_seed_step_and_process(tiny):
+def test_what_is_drawn_depends_on_nothing_but_seed_step_and_process(tiny: Recipe) -> None:
     recipe = replace(tiny, mixup=0.8, cutmix=1.0)
     unbroken = [batch.targets for batch in mixing(recipe)]
     before = torch.get_rng_state()
@@ -82,10 +86,11 @@ def test_what_is_drawn_depends_on_nothing_but_seed_step_and_process(tiny):
     assert not any(torch.equal(a, b) for a, b in zip(other_seed, unbroken, strict=True))
 
 
-def test_mixing_leaves_the_generator_of_others_alone(tiny):
+def test_mixing_leaves_the_generator_of_others_alone(tiny: Recipe) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    list(islice(mixed(plain(), replace(tiny, mixup=0.2), CLASSES, ALONE, first_step=0), 3))
+    recipe = replace(tiny, mixup=0.2)
+    list(islice(mixed(plain(), recipe, CLASSES, ALONE, accumulation_steps=1, first_step=0), 3))
 
     assert torch.equal(torch.rand(3), expected)

@@ -14,22 +14,33 @@ from typing import Any
 
 import torch
 
-from tests.nets import Small
 from trainer.checkpoint import Checkpoints
-from trainer.config import load_recipe
+from trainer.config import Execution, load_recipe
 from trainer.dataloader import Batch
 from trainer.dataset import open_dataset
 from trainer.distributed import join_world
-from trainer.tracking import DatasetInfo, Journal, NullLog
-from trainer.training import _loop, _step
+from trainer.tracking import DatasetInfo, Journal, NullLog, RunInfo
+from trainer.training import _loop
 from trainer.training._step import Step
 
 IMAGES = 24  # each of a class of its own, so that a label says which image it was
 RECIPE = load_recipe(
     "digits",
-    ["epochs=60", "global_batch=8", "batch_per_gpu=2", "schedule.warmup_epochs=1", "log_every=2",
-     "preprocess.train_size=32", "preprocess.val_size=32", "preprocess.val_resize=36", "preprocess.flip=true", "precision=fp32", "ema_decay=0.5"],
-)  # fmt: skip
+    [
+        "model=tests.nets:Small",
+        "epochs=60",
+        "global_batch=8",
+        "schedule.warmup_epochs=1",
+        "log_every=2",
+        "preprocess.train_size=32",
+        "preprocess.val_size=32",
+        "preprocess.val_resize=36",
+        "preprocess.flip=true",
+        "precision=fp32",
+        "ema_decay=0.5",
+    ],
+)
+EXECUTION = Execution(batch_per_gpu=2)
 
 
 class Phase:
@@ -57,7 +68,12 @@ class Phase:
 
 def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attempt: int, epochs: int) -> None:
     """Train as process `rank` of `size`; go on from what is in `folder`."""
-    environment = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+    environment: dict[str, object] = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": size,
+    }
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
@@ -71,14 +87,14 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
 
         number = 0
 
-        def __call__(self, batches: Iterator[Batch], rate: float, meter: Any) -> None:
+        def __call__(self, batches: Iterator[Batch], lr: float, meter: Any) -> None:
             def noted() -> Iterator[Batch]:
                 for batch in batches:
                     os.write(used, f"{attempt} {Recorded.number} {batch.labels.tolist()}\n".encode())
                     yield batch
 
             phase.set("step")
-            super().__call__(noted(), rate, meter)
+            super().__call__(noted(), lr, meter)
             Recorded.number += 1
 
     class Log(NullLog):
@@ -94,14 +110,16 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
             super().truncate_after(step)
             Recorded.number = step
 
-    _step.build = lambda name, classes, **_: Small(classes)  # type: ignore[assignment]
-    _loop.Step = Recorded  # type: ignore[misc]
-    _loop.evaluate = phase.during("validation", _loop.evaluate, "epoch end")  # type: ignore[assignment]
-    Checkpoints._become_checkpoint = phase.during("save", Checkpoints._become_checkpoint, "step")  # type: ignore[method-assign]
+    loop: Any = _loop
+    loop.Step = Recorded
+    loop.evaluate = phase.during("validation", loop.evaluate, "epoch end")
+    checkpoints: Any = Checkpoints
+    checkpoints._write_checkpoint = phase.during("save", checkpoints._write_checkpoint, "step")
 
     dataset = open_dataset(data)
     log = Book(folder) if rank == 0 else Log()
-    log.start(name="r", experiment="e", params={}, tags={}, dataset=DatasetInfo("d", "", ""))
+    log.start(RunInfo(name="r", experiment="e", params={}, tags={}, dataset=DatasetInfo("d", "", "")))
     with join_world("cpu", timeout=60) as world:
-        _loop.train(replace(RECIPE, epochs=epochs), dataset, folder, world, log, checkpoint_interval=0.0001)
+        recipe = replace(RECIPE, epochs=epochs)
+        _loop.train(recipe, dataset, folder, world, log, execution=EXECUTION, checkpoint_interval=0.0001)
     log.finish("finished")

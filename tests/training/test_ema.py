@@ -1,0 +1,29 @@
+"""The moving average of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tests.training.steps import Small
+from trainer.config import Recipe
+from trainer.training._ema import EMA
+
+
+def test_the_ema_follows_the_weights_by_its_decay(tiny: Recipe) -> None:
+    torch.manual_seed(0)
+    model = Small()
+    ema = EMA(model, replace(tiny, ema_decay=0.75, ema_steps=2))
+    seen = []
+    for step in range(1, 7):
+        with torch.no_grad():
+            model.classifier.weight.normal_()
+            model.norm.running_mean.normal_()
+        ema.update(step)
+        seen.append([model.classifier.weight.detach().clone(), model.norm.running_mean.clone()])
+    for which, averaged in enumerate((ema.module.classifier.weight, ema.module.norm.running_mean)):
+        second, fourth, sixth = (seen[at][which] for at in (1, 3, 5))
+        torch.testing.assert_close(averaged, 0.75 * (0.75 * second + 0.25 * fourth) + 0.25 * sixth)
+
+    assert EMA(model, tiny).module is model
