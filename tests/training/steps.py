@@ -11,6 +11,7 @@ from trainer.config import Execution, Recipe
 from trainer.dataloader import Batch
 from trainer.distributed import World
 from trainer.training import Meter, Step, make_optimizer
+from trainer.training._precision import LossScaler
 
 
 class Small(torch.nn.Module):

@@ -73,7 +73,7 @@ def test_each_image_gets_its_own_logits_in_one_process_and_in_two(answers: Batch
         seen: dict[int, torch.Tensor] = {}
         for rank in range(size):
             world = World(rank, size, ALONE.device)
-            for indices, logits, labels in predict(lambda x: x, share(answers, rank, size), world):
+            for indices, logits, labels in predict(lambda x: x, share(answers, rank, size, 10), world):
                 assert torch.equal(labels, answers.labels[indices])
                 seen |= dict(zip(indices.tolist(), logits, strict=True))
 
