@@ -1,18 +1,22 @@
 """Hostile and broken archives: named, and nothing written outside."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import os
 import struct
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.dataset import published
 from tests.dataset.published import jpeg, tar_of
-from trainer.dataset import fastai, imagenet, kaggle, prepare
+from trainer.dataset import _archives, fastai, imagenet, kaggle, prepare
 from trainer.dataset._archives import members
 from trainer.errors import DataError
 
@@ -21,13 +25,14 @@ VAL_NAME = "imagenette2/val/n01440764/n01440764_3.JPEG"
 MEMBER = 512 + -(-len(jpeg(1)) // 512) * 512  # bytes of one in the tar
 
 
-def tar_with(**fields):
+def tar_with(**fields: Any) -> bytes:
     """A tar whose second member is strange; whoever passes it over gets a whole data set."""
     out = io.BytesIO()
+    second = NAME.replace("_1", "_2")
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, strange in ((NAME, {}), (NAME.replace("_1", "_2"), fields), (VAL_NAME, {})):
+        for name in (NAME, second, VAL_NAME):
             member = tarfile.TarInfo(name)
-            for key, value in strange.items():
+            for key, value in fields.items() if name == second else ():
                 setattr(member, key, value)
             data = jpeg(1) if member.isreg() else b""
             member.size = len(data)
@@ -35,7 +40,7 @@ def tar_with(**fields):
     return out.getvalue()
 
 
-def with_size(size):
+def with_size(size: int) -> bytes:
     """The second header claims `size` bytes, in base 256, which can be negative."""
     data = bytearray(tar_with())
     second = MEMBER
@@ -45,13 +50,13 @@ def with_size(size):
     return _with_checksum(data, second)
 
 
-def _with_checksum(data, header):
+def _with_checksum(data: bytearray, header: int) -> bytes:
     data[header + 148 : header + 156] = b" " * 8
     data[header + 148 : header + 156] = b"%06o\0 " % sum(data[header : header + 512])
     return bytes(data)
 
 
-def pax_bomb():
+def pax_bomb() -> bytes:
     """An extended header of a terabyte."""
     data = bytearray(tar_of([(NAME, jpeg(1))]))
     data[156:157] = b"x"
@@ -81,7 +86,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["tar", "tgz"])
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_or_broken_tar_is_refused_and_writes_nothing_outside(tmp_path, what, packed):
+def test_a_hostile_or_broken_tar_is_refused_and_writes_nothing_outside(
+    tmp_path: Path, what: str, packed: bool
+) -> None:
     archive = tmp_path / "in" / "imagenette2.tgz"
     archive.parent.mkdir()
     archive.write_bytes(gzip.compress(HOSTILE[what]) if packed else HOSTILE[what])
@@ -107,9 +114,9 @@ def test_a_hostile_or_broken_tar_is_refused_and_writes_nothing_outside(tmp_path,
         "imagenette2/train/n01440764/.JPEG/x.JPEG",
     ],
 )
-def test_a_name_that_is_not_of_the_data_set_is_never_written(tmp_path, name):
+def test_a_name_that_is_not_of_the_data_set_is_never_written(tmp_path: Path, name: str) -> None:
     archive = tmp_path / "imagenette2.tgz"
-    good = [(f"imagenette2/{part}/n01440764/n01440764_{part}.JPEG", jpeg(1)) for part in ("train", "val")]
+    good = [(f"imagenette2/{split}/n01440764/n01440764_{split}.JPEG", jpeg(1)) for split in ("train", "val")]
     archive.write_bytes(tar_of([*good, (name, jpeg(2))]))
 
     prepare(fastai("imagenette", archive, verify=False), tmp_path / "out")
@@ -123,12 +130,12 @@ CPYTHON = [path for name in ("testtar.tar", "recursion.tar") for path in Path(os
 
 @pytest.mark.skipif(not CPYTHON, reason="this Python came without its tests")
 @pytest.mark.parametrize("archive", CPYTHON, ids=lambda path: path.name)
-def test_cpythons_own_hostile_tars_are_refused(archive):
+def test_cpythons_own_hostile_tars_are_refused(archive: Path) -> None:
     with pytest.raises(DataError, match=archive.name):
         list(members(archive))
 
 
-def test_a_cut_gzip_is_named(tmp_path):
+def test_a_cut_gzip_is_named(tmp_path: Path) -> None:
     archive = published.fastai(tmp_path)
     archive.write_bytes(archive.read_bytes()[:-2000])
 
@@ -136,9 +143,7 @@ def test_a_cut_gzip_is_named(tmp_path):
         prepare(fastai("imagenette", archive, verify=False), tmp_path / "out")
 
 
-def test_a_gzip_of_endless_zeros_is_given_up(tmp_path, monkeypatch):
-    from trainer.dataset import _archives
-
+def test_a_gzip_of_endless_zeros_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_archives, "SLACK", 2**20)
     member = tarfile.TarInfo("imagenette2/notes.txt")
     member.size = 2**27
@@ -151,7 +156,7 @@ def test_a_gzip_of_endless_zeros_is_given_up(tmp_path, monkeypatch):
         list(members(archive))
 
 
-def zipped(tmp_path, change):
+def zipped(tmp_path: Path, change: Callable[[zipfile.ZipFile], None]) -> Path:
     archive = tmp_path / "kaggle.zip"
     with zipfile.ZipFile(archive, "w") as file:
         change(file)
@@ -161,25 +166,27 @@ def zipped(tmp_path, change):
 ENTRY = "ILSVRC/Data/CLS-LOC/train/n01440764/n01440764_1.JPEG"
 
 
-def _symlink(file):
+def _symlink(file: zipfile.ZipFile) -> None:
     entry = zipfile.ZipInfo(ENTRY)
     entry.external_attr = 0o120777 << 16
     file.writestr(entry, "/etc/passwd")
 
 
-def _lzma(file):
+def _lzma(file: zipfile.ZipFile) -> None:
     file.writestr(ENTRY, jpeg(1), compress_type=zipfile.ZIP_LZMA)
 
 
 @pytest.mark.parametrize(("change", "says"), [(_symlink, "no regular file"), (_lzma, "unusual way")])
-def test_a_hostile_zip_is_refused(tmp_path, change, says):
+def test_a_hostile_zip_is_refused(
+    tmp_path: Path, change: Callable[[zipfile.ZipFile], None], says: str
+) -> None:
     with pytest.raises(DataError, match=says):
         prepare(kaggle(zipped(tmp_path, change)), tmp_path / "out")
 
 
-def test_a_zip_bomb_is_named_before_anything_is_unpacked(tmp_path, monkeypatch):
-    from trainer.dataset import _archives
-
+def test_a_zip_bomb_is_named_before_anything_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_archives, "SLACK", 2**20)
     archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, bytes(2**26), zipfile.ZIP_DEFLATED))
 
@@ -187,7 +194,7 @@ def test_a_zip_bomb_is_named_before_anything_is_unpacked(tmp_path, monkeypatch):
         prepare(kaggle(archive), tmp_path / "out")
 
 
-def test_an_entry_that_lies_about_its_length_is_named(tmp_path):
+def test_an_entry_that_lies_about_its_length_is_named(tmp_path: Path) -> None:
     archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, b"\xff\xd8\xff" + bytes(5000)))
     data = archive.read_bytes()
     archive.write_bytes(data.replace(struct.pack("<I", 5003), struct.pack("<I", 9003)))
@@ -196,7 +203,7 @@ def test_an_entry_that_lies_about_its_length_is_named(tmp_path):
         prepare(kaggle(archive), tmp_path / "out")
 
 
-def test_a_flipped_byte_in_a_zip_is_found_by_its_own_checksum(tmp_path):
+def test_a_flipped_byte_in_a_zip_is_found_by_its_own_checksum(tmp_path: Path) -> None:
     archive = zipped(tmp_path, lambda file: file.writestr(ENTRY, jpeg(1)))
     data = bytearray(archive.read_bytes())
     data[500] ^= 1
@@ -206,9 +213,7 @@ def test_a_flipped_byte_in_a_zip_is_found_by_its_own_checksum(tmp_path):
         prepare(kaggle(archive), tmp_path / "out")
 
 
-def test_an_image_of_a_gigabyte_is_refused(tmp_path, monkeypatch):
-    from trainer.dataset import _archives
-
-    monkeypatch.setattr(_archives, "LARGEST", 1000)
+def test_an_image_of_a_gigabyte_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_archives, "MAX_MEMBER", 1000)
     with pytest.raises(DataError, match="no image of a data set has more"):
         prepare(imagenet(published.imagenet(tmp_path), verify=False), tmp_path / "out")

@@ -1,8 +1,8 @@
 """Archives, read as if somebody meant harm.
 
-Only regular files come out, one after the other, none larger than `LARGEST`; nothing is ever written
-under a name from an archive before the caller has matched it. Members are handed out as places to
-read from, so several writers can fetch the bytes of a plain tar or a zip themselves.
+Only regular files come out, one after the other, none larger than `MAX_MEMBER`; nothing is ever written
+under a name from an archive before the caller has matched it. A member is read when its `read` is called, so
+several writer threads can read from a plain tar or a zip.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import IO, NamedTuple, cast
 
 from trainer.errors import DataError
 
-LARGEST = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
-MOST_EXPANSION = 20  # JPEGs hardly compress: an archive that grows more is a bomb
-AHEAD = 2**20  # bytes a writer reads at once
-SLACK = 2**30  # bytes that may expand more: small archives of labels and test data
+MAX_MEMBER = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
+MAX_EXPANSION = 20  # times; JPEGs hardly compress: an archive that grows more is a bomb
+READ_AHEAD = 2**20  # bytes that a writer thread reads at once
+SLACK = 2**30  # bytes allowed beyond that: small archives of labels and test data
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 
@@ -37,10 +37,10 @@ Data = bytes | memoryview
 class Member(NamedTuple):
     """A regular file in an archive."""
 
-    name: str  # as the archive has it
+    name: str  # in the archive
     size: int  # bytes
     read: Callable[[], Data]  # its content
-    lasting: bool  # whether `read` still works when the next member was asked for, and in any thread
+    lasting: bool  # whether `read` works in any thread, and after the next member was taken
     nested: Callable[[], Iterator[Member]]  # its members, if it is a plain tar in a plain tar
 
 
@@ -58,7 +58,7 @@ def members(path: Path) -> Iterator[Member]:
 def _tar_file(path: Path) -> Iterator[Member]:
     whole = _Region(_OpenFile(path), 0, path.stat().st_size)
     if whole.at(0, 2) == b"\x1f\x8b":
-        limit = MOST_EXPANSION * whole.size + SLACK
+        limit = MAX_EXPANSION * whole.size + SLACK
         with gzip.open(path) as unpacked:
             yield from _tar_members(path, _Checked(cast(IO[bytes], unpacked), path, limit), stored=None)
     else:
@@ -66,18 +66,18 @@ def _tar_file(path: Path) -> Iterator[Member]:
 
 
 def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Iterator[Member]:
-    """Walk a tar. `stored`: where its bytes lie, if they can be read again by anybody."""
-    place = 0
+    """Walk a tar. `stored`: its bytes, if any thread can read them again; None for a compressed tar."""
+    offset = 0
     while True:
-        file.seek(place)
+        file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
-        header = _plain_header(block, place) or _header(path, file, place, block)
+        header = _plain_header(block, offset) or _header(path, file, offset, block)
         if header is None:
             return
         name, kind, start, size = header
-        if size < 0 or start <= place:
-            raise DataError(f"{path}: {name!r} has an impossible size or place; get the archive again")
-        place = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if size < 0 or start <= offset:
+            raise DataError(f"{path}: {name!r} has an impossible size or offset; download the archive again")
+        offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         if kind == tarfile.DIRTYPE:
             continue
         if kind not in (tarfile.REGTYPE, tarfile.AREGTYPE):
@@ -88,14 +88,14 @@ def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Itera
         if stored is None:
             yield Member(name, size, _reader(file, path, name, start, size), False, _no_tar)
         else:
-            inner = stored.part(start, size)
+            inner = stored.region(start, size)
             yield Member(name, size, _region_reader(inner, path, name), True, partial(_nested, path, inner))
 
 
-_Fields = tuple[str, bytes, int, int]  # name, type, where its data begins, bytes
+_Fields = tuple[str, bytes, int, int]  # name, type, offset of its data, bytes
 
 
-def _plain_header(block: bytes, place: int) -> _Fields | None:
+def _plain_header(block: bytes, offset: int) -> _Fields | None:
     """The header of a regular file with nothing unusual about it, of which there are 1.3 million."""
     size, checksum = block[124:136].strip(b" \0"), block[148:156].strip(b" \0")
     if (
@@ -108,10 +108,10 @@ def _plain_header(block: bytes, place: int) -> _Fields | None:
     if sum(block) - sum(block[148:156]) + 8 * ord(" ") != int(checksum, 8):
         return None
     name = block[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    return name, tarfile.REGTYPE, place + tarfile.BLOCKSIZE, int(size, 8)
+    return name, tarfile.REGTYPE, offset + tarfile.BLOCKSIZE, int(size, 8)
 
 
-def _header(path: Path, file: _Checked, place: int, block: bytes) -> _Fields | None:
+def _header(path: Path, file: _Checked, offset: int, block: bytes) -> _Fields | None:
     """Any other header, read by tarfile; None at the archive's end, which is a block of zeros."""
     if block == bytes(tarfile.BLOCKSIZE):
         return None
@@ -121,7 +121,7 @@ def _header(path: Path, file: _Checked, place: int, block: bytes) -> _Fields | N
     except tarfile.ReadError:
         member = None
     if member is None:
-        raise DataError(f"{path} ends early or is damaged after {place:,} bytes; get the archive again")
+        raise DataError(f"{path} ends early or is damaged after {offset:,} bytes; download it again")
     kind = tarfile.GNUTYPE_SPARSE if member.sparse is not None else member.type
     return member.name, kind, member.offset_data, member.size
 
@@ -157,7 +157,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
         archive = zipfile.ZipFile(opened.enter_context(path.open("rb")))
         # It stays open: other threads read the members later.
         weakref.finalize(archive, opened.pop_all().close)
-    limit = MOST_EXPANSION * path.stat().st_size + SLACK
+    limit = MAX_EXPANSION * path.stat().st_size + SLACK
     if sum(entry.file_size for entry in archive.infolist()) > limit:
         raise DataError(f"{path} would unpack to more than {limit:,} bytes: a zip bomb, not a data set")
     for entry in archive.infolist():
@@ -184,21 +184,21 @@ def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) ->
 
 
 def _small(path: Path, name: str, size: int) -> int:
-    if size > LARGEST:
+    if size > MAX_MEMBER:
         raise DataError(
-            f"{path}: {name!r} has {size:,} bytes; no image of a data set has more than {LARGEST:,}"
+            f"{path}: {name!r} has {size:,} bytes; no image of a data set has more than {MAX_MEMBER:,}"
         )
     return size
 
 
 def _whole(data: Data, path: Path, name: str, size: int) -> Data:
     if len(data) != size:
-        raise DataError(f"{path} ends early, in {name!r}; get the archive again")
+        raise DataError(f"{path} ends early, in {name!r}; download it again")
     return data
 
 
 class _naming:
-    """Turns what the readers raise into a sentence about the archive."""
+    """Turns errors of the archive libraries into a sentence about the archive."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -208,24 +208,26 @@ class _naming:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, _DAMAGE) and not isinstance(error, DataError):
             reason = str(error) or type(error).__name__
-            raise DataError(f"{self._path} cannot be read as an archive ({reason}); get it again") from None
+            raise DataError(
+                f"{self._path} cannot be read as an archive ({reason}); download it again"
+            ) from None
 
 
 class _OpenFile:
-    """A file that stays open as long as anybody may still read from it."""
+    """A file that stays open as long as a member may still be read."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._ahead = threading.local()
 
     def read_on(self, start: int, size: int) -> Data:
-        """`size` bytes from `start`, for a thread that will want what comes next as well.
+        """`size` bytes from `start`, with read-ahead for the next call of the same thread.
 
-        Each call of the system makes a thread wait for Python's lock again, so there are few of them.
+        Each system call makes a thread wait for the GIL again, so there are few of them.
         """
         begin, block = getattr(self._ahead, "block", (0, memoryview(b"")))
         if not begin <= start <= start + size <= begin + len(block):
-            begin, block = start, memoryview(os.pread(self.number, max(size, AHEAD), start))
+            begin, block = start, memoryview(os.pread(self.number, max(size, READ_AHEAD), start))
             self._ahead.block = begin, block
         return block[start - begin : start - begin + size]
 
@@ -235,18 +237,18 @@ class _OpenFile:
 
 
 class _Region:
-    """A stretch of a file; reading it moves nobody else."""
+    """A range of a file, with a position of its own."""
 
     def __init__(self, file: _OpenFile, start: int, size: int) -> None:
         self._file, self._start, self.size = file, start, size
-        self._place = 0
+        self._position = 0
 
-    def part(self, start: int, size: int) -> _Region:
-        """A stretch within this one."""
+    def region(self, start: int, size: int) -> _Region:
+        """A range within this one."""
         return _Region(self._file, self._start + start, size)
 
     def at(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start`, fewer where the stretch or the file ends. For any thread."""
+        """`size` bytes from `start`, fewer where the range or the file ends. Any thread may call it."""
         size = min(size, self.size - start)
         return os.pread(self._file.number, size, self._start + start) if size > 0 else b""
 
@@ -255,23 +257,23 @@ class _Region:
         return self._file.read_on(self._start, size)
 
     def read(self, size: int, /) -> bytes:
-        """Read on from the present place."""
-        data = self.at(self._place, size)
-        self._place += len(data)
+        """Up to `size` bytes from the position, which moves."""
+        data = self.at(self._position, size)
+        self._position += len(data)
         return data
 
     def seek(self, offset: int, /) -> int:
-        """Move to `offset` from the start."""
-        self._place = offset
+        """Set the position."""
+        self._position = offset
         return offset
 
     def tell(self) -> int:
-        """The present place."""
-        return self._place
+        """The position."""
+        return self._position
 
 
 class _Checked:
-    """What tarfile reads from: no read is larger than an image, no archive larger than it may be.
+    """A file for tarfile, in which no read is larger than an image and no archive larger than allowed.
 
     tarfile reads extended headers in one go, whatever size they claim.
     """
@@ -281,19 +283,19 @@ class _Checked:
         self._unread = b""
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST:
+        if not 0 <= size <= MAX_MEMBER:
             raise DataError(f"{self._path} has a header of {size:,} bytes; this is not the published archive")
         data, self._unread = self._unread[:size], self._unread[size:]
         return data + (self._file.read(size - len(data)) or b"")
 
     def unread(self, data: bytes) -> None:
-        """Take back what was just read: going back in a gzip stream means beginning anew."""
+        """Put back the bytes that were just read: seeking back in a gzip stream starts from its beginning."""
         self._unread = data
 
     def seek(self, offset: int) -> int:
         if not 0 <= offset <= self._limit:
             raise DataError(
-                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; get it again"
+                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; download it again"
             )
         if offset != self.tell():
             self._unread = b""
