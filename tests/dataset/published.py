@@ -1,4 +1,4 @@
-"""Archives in the layouts in which the data sets are published, small."""
+"""Small archives in the layouts of the published data sets, and the images that must come out."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.dataset import imagenet_classes, imagenet_val_labels
+from trainer.dataset import Source, imagenet_classes, imagenet_val_labels, open_dataset, prepare
 
-GROUPS = (
-    "n01440764",
-    "n02102040",
-    "n15075141",
-)  # the first, one in between and the last of ImageNet's classes
+# The first, one in between and the last of ImageNet's classes.
+WNIDS = ("n01440764", "n02102040", "n15075141")
 
 
 @cache
@@ -31,18 +28,18 @@ def jpeg(seed: int, *, width: int = 60, height: int = 45) -> bytes:
     return file.getvalue()
 
 
-def val_names(groups: Iterable[str] = GROUPS, *, each: int = 2) -> dict[str, str]:
-    """Names of the first validation images of some classes, and their class."""
+def val_names(wnids: Iterable[str] = WNIDS, *, each: int = 2) -> dict[str, str]:
+    """Names of the first validation images of some classes, with their wnid."""
     classes = tuple(imagenet_classes())
     found: dict[str, str] = {}
-    for group in groups:
-        numbers = [n for n, label in enumerate(imagenet_val_labels(), 1) if classes[label] == group]
-        found |= {f"ILSVRC2012_val_{number:08d}.JPEG": group for number in numbers[:each]}
+    for wnid in wnids:
+        numbers = [n for n, label in enumerate(imagenet_val_labels(), 1) if classes[label] == wnid]
+        found |= {f"ILSVRC2012_val_{number:08d}.JPEG": wnid for number in numbers[:each]}
     return dict(sorted(found.items()))
 
 
 def train_names(*, each: int = 4) -> dict[str, str]:
-    return {f"{group}_{7 * number + 18}.JPEG": group for group in GROUPS for number in range(each)}
+    return {f"{wnid}_{7 * number + 18}.JPEG": wnid for wnid in WNIDS for number in range(each)}
 
 
 def images(*, each: int = 4) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -75,8 +72,8 @@ def imagenet(folder: Path, *, each: int = 4) -> tuple[Path, Path]:
     """ILSVRC2012_img_train.tar, a tar of class tars, and ILSVRC2012_img_val.tar, a flat one."""
     train, val = images(each=each)
     classes = [
-        (f"{group}.tar", tar_of((name, data) for name, data in train.items() if name.startswith(group)))
-        for group in GROUPS
+        (f"{wnid}.tar", tar_of((name, data) for name, data in train.items() if name.startswith(wnid)))
+        for wnid in WNIDS
     ]
     paths = folder / "ILSVRC2012_img_train.tar", folder / "ILSVRC2012_img_val.tar"
     paths[0].write_bytes(tar_of(classes))
@@ -88,14 +85,14 @@ def devkit(folder: Path) -> Path:
     """ILSVRC2012_devkit_t12.tar.gz: classes in an order of its own, inner synsets after the 1,000."""
     from scipy.io import savemat
 
-    groups = sorted(imagenet_classes(), key=lambda group: group[::-1])  # some other order
+    wnids = sorted(imagenet_classes(), key=lambda wnid: wnid[::-1])  # some other order
     synsets = np.array(
-        [(number, group) for number, group in enumerate([*groups, "n00001740"], 1)],
+        [(number, wnid) for number, wnid in enumerate([*wnids, "n00001740"], 1)],
         dtype=[("ILSVRC2012_ID", "f8"), ("WNID", "O")],
     )
     mat = io.BytesIO()
     savemat(mat, {"synsets": synsets[:, None]})
-    classes, number = tuple(imagenet_classes()), {group: n for n, group in enumerate(groups, 1)}
+    classes, number = tuple(imagenet_classes()), {wnid: n for n, wnid in enumerate(wnids, 1)}
     truth = "".join(f"{number[classes[label]]}\n" for label in imagenet_val_labels())
     files = [
         ("ILSVRC2012_devkit_t12/readme.txt", b"..."),
@@ -111,14 +108,14 @@ def _kaggle_files(*, with_csv: bool) -> list[tuple[str, bytes]]:
     train, val = images()
     root = "ILSVRC/Data/CLS-LOC"
     files = [
-        (f"ILSVRC/Annotations/CLS-LOC/train/{GROUPS[0]}/{GROUPS[0]}_18.xml", b"<annotation/>"),
+        (f"ILSVRC/Annotations/CLS-LOC/train/{WNIDS[0]}/{WNIDS[0]}_18.xml", b"<annotation/>"),
         ("ILSVRC/ImageSets/CLS-LOC/train_cls.txt", b"n01440764/n01440764_18 1\n"),
         (f"{root}/test/ILSVRC2012_test_00000001.JPEG", jpeg(1)),
         *((f"{root}/train/{name.split('_')[0]}/{name}", data) for name, data in train.items()),
         *((f"{root}/val/{name}", data) for name, data in val.items()),
     ]
     if with_csv:
-        boxes = "".join(f"{name[:-5]},{group} 85 1 499 272 \n" for name, group in val_names().items())
+        boxes = "".join(f"{name[:-5]},{wnid} 85 1 499 272 \n" for name, wnid in val_names().items())
         files += [
             ("LOC_synset_mapping.txt", b"n01440764 tench, Tinca tinca\n"),
             ("LOC_val_solution.csv", b"ImageId,PredictionString\n" + boxes.encode()),
@@ -153,26 +150,67 @@ def fastai(folder: Path, *, name: str = "imagenette", size: str = "-320") -> Pat
 
 def tiny_imagenet(folder: Path) -> Path:
     root = "tiny-imagenet-200"
-    val = {f"val_{number}.JPEG": GROUPS[number % 3] for number in range(6)}
+    val = {f"val_{number}.JPEG": WNIDS[number % 3] for number in range(6)}
     files = [
         (f"{root}/", b""),
         (f"{root}/words.txt", b"n00001740\tentity\nn01440764\ttench, Tinca tinca\n"),
-        (f"{root}/wnids.txt", "".join(f"{group}\n" for group in reversed(GROUPS)).encode()),
+        (f"{root}/wnids.txt", "".join(f"{wnid}\n" for wnid in reversed(WNIDS)).encode()),
         (f"{root}/test/images/test_0.JPEG", jpeg(1, width=64, height=64)),
     ]
-    for group in GROUPS:
-        files.append((f"{root}/train/{group}/{group}_boxes.txt", b"x_0.JPEG\t0\t10\t63\t58\n"))
+    for wnid in WNIDS:
+        files.append((f"{root}/train/{wnid}/{wnid}_boxes.txt", b"x_0.JPEG\t0\t10\t63\t58\n"))
         files += [
             (
-                f"{root}/train/{group}/images/{group}_{number}.JPEG",
+                f"{root}/train/{wnid}/images/{wnid}_{number}.JPEG",
                 jpeg(number + len(files), width=64, height=64),
             )
             for number in range(4)
         ]
-    boxes = "".join(f"{name}\t{group}\t0\t32\t44\t62\n" for name, group in val.items())
+    boxes = "".join(f"{name}\t{wnid}\t0\t32\t44\t62\n" for name, wnid in val.items())
     files.append((f"{root}/val/val_annotations.txt", boxes.encode()))
     files += [
         (f"{root}/val/images/{name}", jpeg(20_000 + number, width=64, height=64))
         for number, name in enumerate(val)
     ]
     return zip_of(folder / "tiny-imagenet-200.zip", files)
+
+
+def written(root: Path) -> dict[str, dict[str, bytes]]:
+    """Every image below `root`, by split, class and name."""
+    return {
+        split: {
+            str(path.relative_to(root / split)): path.read_bytes() for path in (root / split).rglob("*.JPEG")
+        }
+        for split in ("train", "val")
+    }
+
+
+def wanted() -> dict[str, dict[str, bytes]]:
+    """The images of `images`, likewise."""
+    train, val = images()
+    return {
+        "train": {f"{name.split('_')[0]}/{name}": data for name, data in train.items()},
+        "val": {f"{val_names()[name]}/{name}": data for name, data in val.items()},
+    }
+
+
+def check_images_come_out_byte_for_byte(source: Source, out: Path) -> None:
+    """Prepare a form of the images of `images`: all of them, unchanged, in their classes, and nothing else."""
+    prepared = prepare(source, out)
+
+    assert prepared.made
+    assert written(out) == wanted()
+    made = open_dataset(out)
+    assert made.classes == WNIDS
+    assert made.class_names[0] == "tench, Tinca tinca"
+    assert (len(made.train), len(made.val)) == (12, 6)
+    for split in (made.train, made.val):
+        for index in range(len(split)):
+            assert split.path(index).parent.name == WNIDS[split.labels[index]]
+            assert split.sizes[index].tolist() == [60, 45]
+            assert split.rows["bytes"][index] == split.path(index).stat().st_size
+    assert sorted(path.name for path in out.iterdir())[1:] == [
+        f"index-{made.digest[:16]}.npy",
+        "train",
+        "val",
+    ]

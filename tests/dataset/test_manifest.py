@@ -1,18 +1,22 @@
 """What a data set consists of, and opening it."""
 
+from __future__ import annotations
+
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import write_photo
-from trainer.dataset import folder, open_dataset, prepare
+from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.errors import DataError
 
 
 @pytest.fixture
-def tree(photos, tmp_path):
+def tree(photos: Path, tmp_path: Path) -> Path:
     """Class folders as users have them: without a manifest."""
     root = shutil.copytree(photos, tmp_path / "photos")
     for file in root.glob("*.*"):
@@ -20,24 +24,24 @@ def tree(photos, tmp_path):
     return root
 
 
-def indexed(root):
+def indexed(root: Path) -> Dataset:
     prepare(folder(root, out=root), root)
     return open_dataset(root)
 
 
-def test_labels_are_positions_in_the_sorted_class_list(dataset):
+def test_labels_are_positions_in_the_sorted_class_list(dataset: Dataset) -> None:
     assert dataset.classes == ("cat", "dog")
-    dogs = {dataset.train.name(index).split("/")[1] for index in np.flatnonzero(dataset.train.labels)}
+    dogs = {dataset.train.name(int(index)).split("/")[1] for index in np.flatnonzero(dataset.train.labels)}
     assert dogs == {"dog"}
     assert (len(dataset.train), len(dataset.val)) == (20, 9)
 
 
-def test_sizes_are_known_without_opening_a_file(dataset):
+def test_sizes_are_known_without_opening_a_file(dataset: Dataset) -> None:
     assert dataset.train.name(3) == "train/cat/006.JPEG"
     assert dataset.train.sizes[3].tolist() == [66, 84]
 
 
-def test_hidden_and_foreign_files_are_no_images_and_no_classes(tree, dataset):
+def test_hidden_and_foreign_files_are_no_images_and_no_classes(tree: Path, dataset: Dataset) -> None:
     write_photo(tree / "train" / ".cache" / "0.JPEG")
     write_photo(tree / "train" / "cat" / "._000.JPEG")
     (tree / "val" / "cat" / "notes.txt").write_text("x")
@@ -46,25 +50,25 @@ def test_hidden_and_foreign_files_are_no_images_and_no_classes(tree, dataset):
     assert indexed(tree).digest == dataset.digest
 
 
-def test_what_appears_in_the_folders_later_changes_nothing(tree, dataset):
+def test_what_appears_in_the_folders_later_changes_nothing(tree: Path, dataset: Dataset) -> None:
     indexed(tree)
     write_photo(tree / "train" / "ant" / "0.JPEG")
 
     assert open_dataset(tree).classes == ("cat", "dog")
 
 
-def test_the_digest_changes_with_the_images(tree, dataset):
+def test_the_digest_changes_with_the_images(tree: Path, dataset: Dataset) -> None:
     (tree / "train" / "cat" / "000.JPEG").unlink()
 
     assert indexed(tree).digest != dataset.digest
 
 
-def test_a_folder_without_a_manifest_is_refused_with_the_command_that_writes_one(tree):
+def test_a_folder_without_a_manifest_is_refused_with_the_command_that_writes_one(tree: Path) -> None:
     with pytest.raises(DataError, match=rf"no manifest; write it with: trainer prepare folder {tree}$"):
         open_dataset(tree)
 
 
-def test_a_preparation_that_has_not_ended_is_no_data_set(tmp_path):
+def test_a_preparation_that_has_not_ended_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / ".preparing").mkdir()
 
     with pytest.raises(DataError, match="is not complete"):
@@ -72,12 +76,13 @@ def test_a_preparation_that_has_not_ended_is_no_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_a_damaged_index_is_refused(tree, damage):
+def test_a_damaged_index_is_refused(tree: Path, damage: str) -> None:
     indexed(tree)
     (index,) = tree.glob("index-*.npy")
     data = bytearray(index.read_bytes())
     data[-40] ^= 1
-    index.write_bytes({"flipped": data, "cut": data[:-100], "gone": b""}[damage])
+    damaged: dict[str, bytes] = {"flipped": bytes(data), "cut": bytes(data[:-100]), "gone": b""}
+    index.write_bytes(damaged[damage])
 
     with pytest.raises(DataError, match=r"is damaged|cannot be read"):
         open_dataset(tree)
@@ -86,36 +91,36 @@ def test_a_damaged_index_is_refused(tree, damage):
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "digest": 5, "classes": 3}']
 )
-def test_a_dataset_json_of_something_else_is_refused(tmp_path, content):
+def test_a_dataset_json_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
 
     with pytest.raises(DataError, match="manifest"):
         open_dataset(tmp_path)
 
 
-def test_a_newer_format_is_refused(tree):
+def test_a_newer_format_is_refused(tree: Path) -> None:
     indexed(tree)
-    about = json.loads((tree / "dataset.json").read_text())
-    (tree / "dataset.json").write_text(json.dumps({**about, "format": 2}))
+    metadata = json.loads((tree / "dataset.json").read_text())
+    (tree / "dataset.json").write_text(json.dumps({**metadata, "format": 2}))
 
     with pytest.raises(DataError, match="newer trainer"):
         open_dataset(tree)
 
 
-def _remove_val(tree):
+def _remove_val(tree: Path) -> None:
     shutil.rmtree(tree / "val")
 
 
-def _empty_train(tree):
+def _empty_train(tree: Path) -> None:
     shutil.rmtree(tree / "train")
     (tree / "train").mkdir()
 
 
-def _class_only_in_train(tree):
+def _class_only_in_train(tree: Path) -> None:
     shutil.rmtree(tree / "val" / "dog")
 
 
-def _class_only_in_val(tree):
+def _class_only_in_val(tree: Path) -> None:
     write_photo(tree / "val" / "fox" / "0.JPEG")
 
 
@@ -129,7 +134,9 @@ def _class_only_in_val(tree):
         (_class_only_in_val, r"val has images of 1 class\(es\) that train lacks \(fox\)"),
     ],
 )
-def test_an_incomplete_tree_is_refused_in_one_sentence(tree, wrong, says):
+def test_an_incomplete_tree_is_refused_in_one_sentence(
+    tree: Path, wrong: Callable[[Path], None], says: str
+) -> None:
     wrong(tree)
 
     with pytest.raises(DataError, match=says):

@@ -1,34 +1,36 @@
 """From the archive to a verified data set on disk."""
 
 from trainer.dataset._check import Finding, check_files, counts_per_class, in_threads, quarantine
-from trainer.dataset._digits import digits
 from trainer.dataset._download import fetch
+from trainer.dataset._images import Resize
 from trainer.dataset._manifest import (
+    SPLITS,
     Dataset,
     ImageRecord,
     Skipped,
     Split,
+    SplitName,
     open_dataset,
     write_manifest,
 )
-from trainer.dataset._preparation import (
-    Prepared,
-    Progress,
-    Resize,
-    Source,
-    SourceImage,
-    check_new,
-    find_complete,
-    prepare,
-)
-from trainer.dataset._published import FASTAI, TINY_IMAGENET_ZIP, imagenet_classes, imagenet_val_labels
-from trainer.dataset._sources import fastai, folder, imagenet, kaggle, tiny_imagenet
+from trainer.dataset._preparation import Prepared, Progress, check_new, find_complete, prepare
+from trainer.dataset._source import Source, SourceImage
+from trainer.dataset.forms import FORMS, Fetch, Form
+from trainer.dataset.forms._imagenet_labels import imagenet_classes, imagenet_val_labels
+from trainer.dataset.forms.digits import digits
+from trainer.dataset.forms.fastai import fastai
+from trainer.dataset.forms.folder import folder
+from trainer.dataset.forms.imagenet import imagenet
+from trainer.dataset.forms.kaggle import kaggle
+from trainer.dataset.forms.tiny_imagenet import tiny_imagenet
 
 __all__ = [
-    "FASTAI",
-    "TINY_IMAGENET_ZIP",
+    "FORMS",
+    "SPLITS",
     "Dataset",
+    "Fetch",
     "Finding",
+    "Form",
     "ImageRecord",
     "Prepared",
     "Progress",
@@ -37,6 +39,7 @@ __all__ = [
     "Source",
     "SourceImage",
     "Split",
+    "SplitName",
     "check_files",
     "check_new",
     "counts_per_class",

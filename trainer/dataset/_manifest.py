@@ -1,6 +1,6 @@
-"""The manifest: what a data set consists of, so that nothing needs to look at its folders again.
+"""The manifest: the list of a data set's images, so that nothing needs to look at its folders again.
 
-`dataset.json` tells what it is, `index-DIGEST.npy` lists every image: label, size, length and CRC-32.
+`dataset.json` describes the data set, `index-DIGEST.npy` lists every image: label, size, length and CRC-32.
 The index is one NumPy array that is mapped into memory: processes share it, and 1.3 million images
 open at once. Hidden files, stray folders and `._x.JPEG` cannot shift a label: they are not in it.
 """
@@ -25,17 +25,17 @@ from trainer.files import atomic_path, write_json
 DATASET = "dataset.json"
 UNFINISHED = ".preparing"  # the folder of a preparation that has not ended
 FORMAT = 1
-SPLITS: tuple[Part, Part] = ("train", "val")
+SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 
-Part = Literal["train", "val"]
+SplitName = Literal["train", "val"]
 Rows = npt.NDArray[np.void]  # fields: label, width, height (pixels), bytes, crc32, path (below the root)
 
 
 class ImageRecord(NamedTuple):
     """One image of a data set."""
 
-    part: Part
-    group: str  # its class
+    split: SplitName
+    class_id: str  # name of its class folder; for ImageNet its wnid
     path: str  # below the data set's folder
     bytes: int
     width: int  # pixels
@@ -44,7 +44,7 @@ class ImageRecord(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that is no image of the data set, and why."""
+    """A file that was not taken as an image of the data set, and the reason."""
 
     path: str
     reason: str
@@ -52,7 +52,7 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one part of a data set, ordered by class and path."""
+    """The training or the validation images of a data set, ordered by class and path."""
 
     root: Path
     rows: Rows
@@ -66,7 +66,7 @@ class Split:
         return os.fsdecode(self.rows["path"][index])
 
     def path(self, index: int) -> Path:
-        """Where an image is."""
+        """Path of an image."""
         return self.root / self.name(index)
 
     @cached_property
@@ -86,17 +86,17 @@ class Dataset:
 
     name: str
     root: Path
-    classes: tuple[str, ...]  # folder names (for ImageNet: WordNet ids), sorted
-    class_names: tuple[str, ...]  # the same classes in words, as far as known
+    classes: tuple[str, ...]  # class_ids: folder names, for ImageNet wnids; sorted
+    class_names: tuple[str, ...]  # the same classes in words, where known
     train: Split
     val: Split
     digest: str  # SHA-256 of classes and index
-    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made; see `write_manifest`
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # content of dataset.json; see `write_manifest`
 
     @property
-    def left_out(self) -> list[Skipped]:
+    def skipped(self) -> list[Skipped]:
         """Files that were found unusable when the manifest was written."""
-        return [Skipped(*entry) for entry in self.about.get("left_out", [])]
+        return [Skipped(*entry) for entry in self.metadata.get("skipped", [])]
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -104,39 +104,39 @@ def open_dataset(root: Path) -> Dataset:
 
     Raises: DataError if there is none, its preparation has not ended, or its manifest is damaged.
     """
-    about = read_about(root)
-    if about is None:
+    metadata = read_metadata(root)
+    if metadata is None:
         raise DataError(_missing(root))
     try:
-        classes, counts = tuple(about["classes"]), about["counts"]
-        index = root / f"index-{about['digest'][:16]}.npy"
+        classes, counts = tuple(metadata["classes"]), metadata["counts"]
+        index = root / f"index-{metadata['digest'][:16]}.npy"
         rows: Rows = np.load(index, mmap_mode="r", allow_pickle=False)
         digest = _digest(classes, rows)
-        sound = digest == about["digest"] and len(rows) == counts["train"] + counts["val"]
+        sound = digest == metadata["digest"] and len(rows) == counts["train"] + counts["val"]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"the manifest of {root} cannot be read ({error}); remove its {DATASET} and prepare it again"
         ) from None
     if not sound:
         raise DataError(f"{index} is damaged; remove {root / DATASET} and prepare the data set again")
-    names: Mapping[str, str] = about.get("class_names", {})
+    names: Mapping[str, str] = metadata.get("class_names", {})
     return Dataset(
-        name=about["name"],
+        name=metadata["name"],
         root=root,
         classes=classes,
         class_names=tuple(names.get(one, one) for one in classes),
         train=Split(root, rows[: counts["train"]]),
         val=Split(root, rows[counts["train"] :]),
         digest=digest,
-        about=about,
+        metadata=metadata,
     )
 
 
-def read_about(root: Path) -> dict[str, Any] | None:
-    """What `dataset.json` tells; None where there is none. Raises: DataError if it cannot be read."""
+def read_metadata(root: Path) -> dict[str, Any] | None:
+    """Content of `dataset.json`; None where there is none. Raises: DataError if it cannot be read."""
     try:
-        about = json.loads((root / DATASET).read_bytes())
-        if about["format"] > FORMAT:
+        metadata = json.loads((root / DATASET).read_bytes())
+        if metadata["format"] > FORMAT:
             raise DataError(f"{root / DATASET} was written by a newer trainer; update this one")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -144,15 +144,15 @@ def read_about(root: Path) -> dict[str, Any] | None:
         raise DataError(
             f"{root / DATASET} is not a manifest ({error!r}); remove it and prepare the data set again"
         ) from None
-    return dict(about)
+    return dict(metadata)
 
 
 def write_manifest(
     root: Path,
     images: Iterable[ImageRecord],
-    left_out: Iterable[Skipped],
+    skipped: Iterable[Skipped],
     *,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     class_names: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write the manifest of the data set in `root`: all of it or nothing, whenever the power goes.
@@ -160,39 +160,43 @@ def write_manifest(
     Args:
         root: the data set's folder.
         images: all its images, in any order.
-        left_out: files that are none of them, and why.
-        about: what else `dataset.json` shall tell: at least `name`.
-        class_names: words for the classes.
+        skipped: files that were not taken, with the reason.
+        metadata: further entries of `dataset.json`, at least `name`.
+        class_names: words by class_id.
 
     Returns: the content of `dataset.json`.
-    Raises: DataError if there are no images, or the two parts have different classes.
+    Raises: DataError if there are no images, or the two splits have different classes.
     """
-    # Two sorts of the same key: a class list of folder names, and rows by part, class and path.
-    ordered = sorted(images, key=lambda image: (SPLITS.index(image.part), image.group, image.path))
-    groups = {part: {image.group for image in ordered if image.part == part} for part in SPLITS}
-    _check_classes(root, groups)
-    classes = tuple(sorted(groups["train"]))
-    label = {group: position for position, group in enumerate(classes)}
+    # Two sorts of the same key: a class list of folder names, and rows by split, class and path.
+    ordered = sorted(images, key=lambda image: (SPLITS.index(image.split), image.class_id, image.path))
+    class_ids = {split: {image.class_id for image in ordered if image.split == split} for split in SPLITS}
+    _check_classes(root, class_ids)
+    classes = tuple(sorted(class_ids["train"]))
+    label = {class_id: position for position, class_id in enumerate(classes)}
     paths = [os.fsencode(image.path) for image in ordered]
     rows: Rows = np.array(
         [
-            (label[image.group], image.width, image.height, image.bytes, image.crc32, path)
+            (label[image.class_id], image.width, image.height, image.bytes, image.crc32, path)
             for image, path in zip(ordered, paths, strict=True)
         ],
         dtype=[
-            ("label", "<u2"), ("width", "<u2"), ("height", "<u2"), ("bytes", "<u4"), ("crc32", "<u4"),
+            ("label", "<u2"),
+            ("width", "<u2"),
+            ("height", "<u2"),
+            ("bytes", "<u4"),
+            ("crc32", "<u4"),
             ("path", f"S{max(map(len, paths))}"),
         ],
-    )  # fmt: skip
+    )
     digest = _digest(classes, rows)
     content = {
         "format": FORMAT,
-        **about,
-        "counts": {part: sum(image.part == part for image in ordered) for part in SPLITS},
+        **metadata,
+        "counts": {split: sum(image.split == split for image in ordered) for split in SPLITS},
         "digest": digest,
         "classes": classes,
         "class_names": {one: class_names[one] for one in classes if one in class_names},
-        "left_out": sorted(left_out),
+        "skipped": sorted(skipped),
     }
     index = root / f"index-{digest[:16]}.npy"
     with atomic_path(index) as partial, partial.open("wb") as file:
@@ -204,6 +208,11 @@ def write_manifest(
         if old != index:
             old.unlink()
     return content
+
+
+def describe_options(options: Mapping[str, Any] | None) -> str:
+    """The options of a preparation, for a message."""
+    return ", ".join(f"{key} {value}" for key, value in (options or {}).items()) or "default options"
 
 
 def _digest(classes: Sequence[str], rows: Rows) -> str:
@@ -228,15 +237,15 @@ def _missing(root: Path) -> str:
     )
 
 
-def _check_classes(root: Path, groups: Mapping[Part, set[str]]) -> None:
-    for part in SPLITS:
-        if not groups[part]:
+def _check_classes(root: Path, class_ids: Mapping[SplitName, set[str]]) -> None:
+    for split in SPLITS:
+        if not class_ids[split]:
             raise DataError(
-                f"there is not a single image for {part} in {root}; a data set has train/CLASS/*.JPEG and "
+                f"there is not a single image for {split} in {root}; a data set has train/CLASS/*.JPEG and "
                 "val/CLASS/*.JPEG, or CLASS/*.JPEG to be split with --val-fraction"
             )
-    for one, other in (("train", "val"), ("val", "train")):
-        if extra := groups[one] - groups[other]:  # type: ignore[index]
+    for one, other in (SPLITS, SPLITS[::-1]):
+        if extra := class_ids[one] - class_ids[other]:
             shown = ", ".join(sorted(extra)[:3]) + (" …" if len(extra) > 3 else "")
             raise DataError(
                 f"{root}: {one} has images of {len(extra)} class(es) that {other} lacks ({shown}); "

@@ -122,7 +122,9 @@ def bench_open(scratch: Path, recipe: Recipe) -> dict[str, Any]:
             path = f"photos/{'./' * 12}{index:02d}.JPEG"  # as long as ImageNet's
             yield ImageRecord(part, f"n{number % 1000:08d}", path, len(photos[index]), 500, 375, 0)  # type: ignore[arg-type]
 
-    writing = _seconds(lambda: write_manifest(scratch, facts(), [], about={"name": "long"}, class_names={}))
+    writing = _seconds(
+        lambda: write_manifest(scratch, facts(), [], metadata={"name": "long"}, class_names={})
+    )
     begun = time.perf_counter()
     dataset = open_dataset(scratch)
     opened = time.perf_counter() - begun

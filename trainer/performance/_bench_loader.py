@@ -56,7 +56,7 @@ def _smaller(shorter_side: int) -> Contender:
                 (links / part / "photos").mkdir(parents=True)
                 for index in range(len(rows)):
                     (links / part / "photos" / f"{index:07d}.jpeg").symlink_to(split.path(index).resolve())
-            prepare(folder(links, out=root), root, reduction=Resize(shorter_side))
+            prepare(folder(links, out=root), root, resize=Resize(shorter_side))
         return _trainer(open_dataset(root).train, recipe, world, turn, scratch)
 
     return batches

@@ -1,0 +1,193 @@
+"""The resume log: which images a preparation has written, so that an interrupted one goes on where it was.
+
+It is `.preparing/resume-log.tsv` in the data set's folder, one line an image or skipped file. A line may be there
+although its image never reached the disk (a power cut), so images after the last `#durable` line are read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from trainer.dataset._images import Resize
+from trainer.dataset._manifest import (
+    SPLITS,
+    UNFINISHED,
+    ImageRecord,
+    Skipped,
+    SplitName,
+    describe_options,
+)
+from trainer.dataset._source import Source, SourceImage
+from trainer.errors import DataError
+from trainer.files import file_lock, write_json
+
+LOG = "resume-log.tsv"
+IDENTITY = "identity.json"  # what is being prepared: another preparation must not go on with this log
+SYNC_INTERVAL = (
+    2**30
+)  # bytes between two syncs of the disk; at most so much is read again after an interruption
+RESERVE = 2**17  # bytes held back on the disk, for the log when the disk is full
+
+
+class ResumeLog:
+    """Images that have been written and files that were skipped, in memory and on disk.
+
+    A context manager, which locks the preparation, reads the log of an earlier call and removes what is not in it.
+    """
+
+    def __init__(self, source: Source, out: Path, options: Mapping[str, Any]) -> None:
+        self._out, self._folder = out, out / UNFINISHED
+        self._reserve = self._folder / "reserve"
+        self._in_place = source.in_place
+        self._identity = {
+            "name": source.name,
+            "options": dict(options),
+            "archives": {path.name: path.stat().st_size for path in source.archives},
+        }
+        self.images: dict[str, ImageRecord] = {}  # by path
+        self.skipped: list[Skipped] = []
+        self.resumed = 0  # images that an earlier call had written
+
+    def __enter__(self) -> ResumeLog:
+        self._folder.mkdir(exist_ok=True)
+        held = DataError(f"another `trainer prepare` is at work in {self._out}; wait until it ends")
+        with ExitStack() as opened:
+            opened.enter_context(file_lock(self._folder / "lock", timeout=0, otherwise=held))
+            self._check_identity()
+            self._file = os.open(self._folder / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            opened.callback(os.close, self._file)
+            self._reserve.write_bytes(bytes(RESERVE))
+            self._syncer = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sync-disk"))
+            self._sync: Future[None] | None = None
+            self._sync_offset = 0  # in the log, when that sync was begun
+            self._unsynced = 0  # bytes of images written since
+            self._read()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def add(self, written: Iterable[ImageRecord | Skipped]) -> None:
+        """Append images that were written and files that were skipped.
+
+        Raises: OSError if the disk is full and the reserve is used up.
+        """
+        lines = []
+        for record in written:
+            self._remember(record)
+            fields = record if isinstance(record, ImageRecord) else ("-", *record)
+            lines.append("\t".join(map(str, fields)) + "\n")
+            self._unsynced += record.bytes if isinstance(record, ImageRecord) else 0
+        self._append("".join(lines))
+        self._sync_when_due()
+
+    def has(self, image: SourceImage, resize: Resize | None) -> bool:
+        """Whether the image is written already. A user's own file may have changed since."""
+        known = self.images.get(image.path)
+        if known and not resize and known.bytes != image.size:
+            self.forget([image.path])
+            return False
+        return known is not None
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Drop images that the source no longer has."""
+        for path in paths:
+            del self.images[path]
+            if not self._in_place:
+                (self._out / path).unlink()
+
+    def _append(self, lines: str) -> None:
+        data = lines.encode("utf-8", "surrogateescape")
+        size = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            written = 0
+        if written < len(data):
+            # The disk is full, and the images that were written must be in the log all the same.
+            os.ftruncate(self._file, size)
+            self._reserve.unlink(missing_ok=True)
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+
+    def _remember(self, record: ImageRecord | Skipped) -> None:
+        if isinstance(record, ImageRecord):
+            self.images[record.path] = record
+        else:
+            self.skipped.append(record)
+
+    def _sync_when_due(self) -> None:
+        """Every `SYNC_INTERVAL` bytes, sync the disk in the background; log when a power cut can no longer undo it."""
+        if self._sync and self._sync.done():
+            self._append(f"#durable\t{self._sync_offset}\n")
+            self._sync = None
+        if self._unsynced >= SYNC_INTERVAL and not self._sync and not self._in_place:
+            self._sync_offset, self._unsynced = os.fstat(self._file).st_size, 0
+            self._sync = self._syncer.submit(os.sync)
+
+    def _check_identity(self) -> None:
+        path = self._folder / IDENTITY
+        try:
+            before = json.loads(path.read_text())
+        except FileNotFoundError:
+            write_json(path, self._identity)
+            return
+        if before != self._identity:
+            raise DataError(
+                f"a preparation of {before['name']} ({describe_options(before['options'])}, from "
+                f"{', '.join(before['archives']) or 'a folder'}) was begun in {self._out} and has not ended; "
+                "repeat it with the same archives and options, or give another folder with --out"
+            )
+
+    def _read(self) -> None:
+        """Read the log of an earlier call, verify images that may not have reached the disk, remove other files."""
+        content = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        content = content[: content.rfind(b"\n") + 1]
+        os.ftruncate(self._file, len(content))
+        durable = offset = 0
+        logged: list[tuple[int, ImageRecord]] = []
+        for line in content.splitlines(keepends=True):
+            fields = line[:-1].decode("utf-8", "surrogateescape").split("\t")
+            if fields[0] == "#durable":
+                durable = int(fields[1])
+            elif fields[0] == "-":
+                self._remember(Skipped(fields[1], fields[2]))
+            else:
+                split, class_id, path, *numbers = fields
+                image = ImageRecord(cast(SplitName, split), class_id, path, *map(int, numbers))
+                self._remember(image)
+                logged.append((offset, image))
+            offset += len(line)
+        if not self._in_place:
+            for offset, image in logged:
+                if offset >= durable and not _is_intact(self._out, image):
+                    del self.images[image.path]
+            self._remove_unlogged_files()
+        self.resumed = len(self.images)
+
+    def _remove_unlogged_files(self) -> None:
+        for split in SPLITS:
+            for folder, _, names in os.walk(self._out / split):
+                below = os.path.relpath(folder, self._out)
+                for name in names:
+                    if f"{below}/{name}" not in self.images:
+                        os.unlink(os.path.join(folder, name))
+
+
+def _is_intact(out: Path, image: ImageRecord) -> bool:
+    try:
+        data = (out / image.path).read_bytes()
+    except OSError:
+        return False
+    return len(data) == image.bytes and zlib.crc32(data) == image.crc32

@@ -1,0 +1,103 @@
+"""Where the images of a data set come from; each published form becomes a `Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.dataset._archives import Data, Member, members
+from trainer.dataset._manifest import Skipped, SplitName
+from trainer.errors import DataError
+
+
+class SourceImage(NamedTuple):
+    """An image that belongs in the data set."""
+
+    split: SplitName
+    class_id: str  # name of its class folder; for ImageNet its wnid
+    path: str  # below the data set's folder
+    size: int  # bytes, before any resize
+    read: Callable[[], Data]  # its content; any thread may call it
+
+
+@dataclass(frozen=True)
+class Published:
+    """Counts of a published data set."""
+
+    train: int  # images
+    val: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published file."""
+
+    name: str
+    md5: str
+    bytes: int | None = None  # None: not published
+    url: str | None = None  # None: not to be had without an account
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one data set."""
+
+    name: str  # of the data set
+    images: Callable[[], Iterator[SourceImage | Skipped]]  # in the same order at each call
+    bytes: int  # approximate size of all images
+    options: Mapping[str, Any] = field(default_factory=dict)  # other settings that decide the result
+    archives: Mapping[Path, str | None] = field(default_factory=dict)  # MD5 by archive; None: not verified
+    published: Published | None = None  # expected counts
+    class_names: Callable[[], Mapping[str, str]] = dict  # words by class_id; called after the last image
+    in_place: bool = False  # the images are in the data set's folder already
+
+
+ImageKey = tuple[SplitName, str, str]  # split, class_id and file name
+
+
+def archive_images(archive: Path, key: Callable[[Member], ImageKey | None]) -> Iterator[SourceImage]:
+    """The members of an archive that are images of the data set, in the archive's order.
+
+    Args:
+        archive: a tar, a compressed tar or a zip.
+        key: split, class_id and file name of a member; None for members that are no images.
+    """
+    for member in members(archive):
+        if (found := key(member)) is not None:
+            yield member_image(member, *found)
+
+
+def member_image(member: Member, split: SplitName, class_id: str, name: str) -> SourceImage:
+    """The image that a member of an archive holds."""
+    read = member.read
+    if not member.lasting:
+        data = member.read()
+
+        def read() -> Data:
+            return data
+
+    return SourceImage(split, class_id, f"{split}/{class_id}/{name}", member.size, read)
+
+
+def expected_md5(archives: Mapping[Path, Archive], *, verify: bool) -> dict[Path, str | None]:
+    """MD5 that each archive must have. A wrong length is found here, a wrong byte after the last image.
+
+    Args:
+        archives: the published archive that each path should hold.
+        verify: False if other archives than the published ones are welcome.
+
+    Raises: DataError if the length of an archive is not the published one.
+    """
+    if not verify:
+        return dict.fromkeys(archives)
+    for path, archive in archives.items():
+        size = path.stat().st_size
+        if archive.bytes is not None and size != archive.bytes:
+            raise DataError(
+                f"{path} has {size:,} bytes and the published {archive.name} has {archive.bytes:,}; "
+                "download it again, or accept another archive with --no-md5"
+            )
+    return {path: archive.md5 for path, archive in archives.items()}

@@ -1,0 +1,91 @@
+"""What a published form of a data set is to `trainer prepare`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainer.dataset._source import Source
+
+Identity = tuple[str, Mapping[str, Any]]  # name of the data set, and the options that decide its content
+
+
+class Fetch(Protocol):
+    """Finds an archive on this machine, or downloads it; shows how far it is."""
+
+    def __call__(self, archive: str, *endings: str) -> Path:
+        """Path of the archive.
+
+        Args:
+            archive: a path, URL, magnet link or torrent file.
+            endings: ends of the file names of archives that a torrent may bring.
+        """
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form in which data sets are published: its line of help, its arguments, and its source of images.
+
+    `trainer prepare` itself adds --out, --workers and --json, and --shorter-side with --quality where images can be
+    resized; `add_archive` and `add_no_md5` add what forms with archives share.
+    """
+
+    name: str  # FORM in `trainer prepare FORM`
+    help: str  # one line
+    example: str  # after `trainer prepare`
+    add_arguments: Callable[[ArgumentParser], None]
+    identity: Callable[[Namespace], Identity]  # known before anything is downloaded
+    source: Callable[
+        [Namespace, Path, Fetch], Source
+    ]  # from the arguments, the folder --out and a downloader
+    resizable: bool = True  # whether --shorter-side makes sense
+    in_place: bool = (
+        False  # whether images may stay in the folder `options.folder`, which --out then is by default
+    )
+
+
+def no_arguments(_: ArgumentParser) -> None:
+    """For forms that take no arguments of their own."""
+
+
+def add_archive(parser: ArgumentParser, *, publisher: str | None = None) -> None:
+    """ARCHIVE and --downloads.
+
+    Args:
+        parser: the form's.
+        publisher: whose archive is downloaded if none is given; None if one must be given.
+    """
+    if publisher:
+        parser.add_argument(
+            "archive",
+            nargs="?",
+            metavar="ARCHIVE",
+            help=f"path or URL of the archive (default: {publisher}'s)",
+        )
+    else:
+        parser.add_argument(
+            "archive", metavar="ARCHIVE", help="path, URL, magnet link or torrent of the archive"
+        )
+    add_downloads(parser)
+
+
+def add_downloads(parser: ArgumentParser) -> None:
+    """--downloads."""
+    parser.add_argument(
+        "--downloads",
+        type=Path,
+        metavar="DIR",
+        help="folder of downloads, which stay there (default: in --out until the data set is complete)",
+    )
+
+
+def add_no_md5(parser: ArgumentParser) -> None:
+    """--no-md5."""
+    parser.add_argument(
+        "--no-md5",
+        action="store_true",
+        help="accept another archive than the published one, e.g. a part of it",
+    )

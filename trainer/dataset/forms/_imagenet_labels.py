@@ -1,0 +1,37 @@
+"""ImageNet's classes, and the labels of its validation images, which no archive but the devkit has.
+
+Sources. imagenet_classes.tsv: the 1,000 wnids in their standard order, which is their sorted order, with WordNet's
+lemmas as in timm's imagenet_synset_to_lemma.txt; the first lemmas agree with torchvision's category list.
+imagenet_val_labels.txt: positions in it of ILSVRC2012_val_00000001 … 00050000, the same in TensorFlow Datasets and
+soumith's valprep.sh.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+
+@cache
+def imagenet_classes() -> dict[str, str]:
+    """The 1,000 wnids of ImageNet in their standard order, with their names."""
+    text = (files("trainer.dataset") / "imagenet_classes.tsv").read_text("utf-8")
+    return dict(line.split("\t") for line in text.splitlines())
+
+
+@cache
+def imagenet_val_labels() -> tuple[int, ...]:
+    """Labels of ILSVRC2012_val_00000001.JPEG and the 49,999 after it: positions in `imagenet_classes`."""
+    text = (files("trainer.dataset") / "imagenet_val_labels.txt").read_text("ascii")
+    return tuple(map(int, text.split()))
+
+
+def val_wnids() -> dict[str, str]:
+    """Wnid of each validation image, by file name."""
+    wnids = tuple(imagenet_classes())
+    return {val_name(number): wnids[label] for number, label in enumerate(imagenet_val_labels(), start=1)}
+
+
+def val_name(number: int) -> str:
+    """File name of a validation image; they are numbered from 1."""
+    return f"ILSVRC2012_val_{number:08d}.JPEG"

@@ -1,0 +1,80 @@
+"""ImageNet (ILSVRC) as one archive: Kaggle's zip, or ILSVRC2017_CLS-LOC.tar.gz of academictorrents.com."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trainer.dataset._archives import Member, members
+from trainer.dataset._source import Source, SourceImage, member_image
+from trainer.dataset.forms._form import Fetch, Form, add_archive
+from trainer.dataset.forms._imagenet_labels import imagenet_classes, val_wnids
+from trainer.errors import DataError
+
+_TRAIN = re.compile(r"(?:\./)?ILSVRC/Data/CLS-LOC/train/(n\d{8})/(\1_\d+\.JPEG)")
+_VAL = re.compile(r"(?:\./)?ILSVRC/Data/CLS-LOC/val/(ILSVRC2012_val_\d{8}\.JPEG)")
+_SOLUTION = "LOC_val_solution.csv"
+
+
+def kaggle(archive: Path) -> Source:
+    """ImageNet from imagenet-object-localization-challenge.zip or ILSVRC2017_CLS-LOC.tar.gz.
+
+    Labels of the validation images come from the list in this package; where the archive has Kaggle's
+    LOC_val_solution.csv, the two must agree. MD5 of these archives are not published.
+
+    Args:
+        archive: the zip or the tar.
+    """
+
+    def images() -> Iterator[SourceImage]:
+        wnids = val_wnids()
+        for member in members(archive):
+            if found := _TRAIN.fullmatch(member.name):
+                if found[1] not in imagenet_classes():
+                    raise DataError(
+                        f"{archive}: {member.name!r} does not belong to one of ImageNet's 1,000 classes"
+                    )
+                yield member_image(member, "train", found[1], found[2])
+            elif found := _VAL.fullmatch(member.name):
+                if found[1] not in wnids:
+                    raise DataError(f"{archive}: {member.name!r} is not one of the 50,000 validation images")
+                yield member_image(member, "val", wnids[found[1]], found[1])
+            elif member.name == _SOLUTION:
+                _check_solution(archive, member, wnids)
+
+    return Source(
+        name="imagenet",
+        images=images,
+        bytes=archive.stat().st_size,
+        archives={archive: None},
+        class_names=imagenet_classes,
+    )
+
+
+def _check_solution(archive: Path, solution: Member, wnids: Mapping[str, str]) -> None:
+    """LOC_val_solution.csv: ImageId, then `WNID x y x y` for each box."""
+    for row in csv.DictReader(io.StringIO(bytes(solution.read()).decode())):
+        image, boxes = f"{row.get('ImageId')}.JPEG", (row.get("PredictionString") or "").split()
+        if not boxes or wnids.get(image) != boxes[0]:
+            raise DataError(
+                f"{archive}: the class of {image} in {solution.name} is not that of the published labels; "
+                "this is not the published archive"
+            )
+
+
+def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
+    return kaggle(fetch(options.archive, ".zip", ".tar.gz"))
+
+
+FORM = Form(
+    name="kaggle",
+    help="ImageNet from Kaggle's zip or from ILSVRC2017_CLS-LOC.tar.gz",
+    example="kaggle imagenet-object-localization-challenge.zip --out /data/imagenet",
+    add_arguments=add_archive,
+    identity=lambda options: ("imagenet", {}),
+    source=_source,
+)
