@@ -1,65 +1,89 @@
-"""`trainer prepare`: get the archives, then write the data set."""
+"""`trainer prepare`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
-from trainer.cli._terminal import console, show_table
-from trainer.dataset import (
-    FASTAI,
-    TINY_IMAGENET_ZIP,
-    Prepared,
-    Resize,
-    Source,
-    check_new,
-    digits,
-    fastai,
-    fetch,
-    find_complete,
-    folder,
-    imagenet,
-    kaggle,
-    prepare,
-    tiny_imagenet,
-)
+from trainer.cli import _args
 from trainer.errors import ConfigError
 
-SHOWN = 10  # files that were left out
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from trainer.dataset import Fetch, Form, Prepared, Resize
+
+NAME, GROUP, ORDER = "prepare", "data", 1
+HELP = "make a data set from a published form; the same command resumes an interrupted one"
+EXAMPLE = "trainer prepare kaggle imagenet-object-localization-challenge.zip --out /data/imagenet"
+
+SHOWN = 10  # skipped files that are listed; dataset.json has all
 
 
-def run(options: argparse.Namespace) -> int:
-    """Prepare the data set that `options` name and show what came out."""
-    out = options.out or options.folder
-    side = getattr(options, "shorter_side", None)
-    if side and options.form == "folder" and options.out is None:
-        raise ConfigError(
-            "--shorter-side would change your own images; say with --out where the smaller ones go"
+def add_arguments(parser: ArgumentParser) -> None:
+    """A parser for each form: its own arguments, and those that all forms have."""
+    from trainer.dataset import FORMS
+
+    forms = parser.add_subparsers(metavar="FORM", required=True, dest="form")
+    for form in FORMS:
+        one = forms.add_parser(
+            form.name,
+            help=form.help,
+            description=f"Prepare {form.help}.",
+            epilog=f"example:  trainer prepare {form.example}",
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-    reduction = Resize(side, options.quality) if side else None
-    if (made := _made_before(options, out, reduction)) is not None:
-        _show(made, out, options)
+        form.add_arguments(one)
+        one.add_argument(
+            "--out",
+            type=Path,
+            required=not form.in_place,
+            metavar="DIR",
+            help="folder of the data set, new or empty"
+            + (" (default: the images stay where they are, with a manifest beside)" if form.in_place else ""),
+        )
+        if form.resizable:
+            _add_resize(one)
+        _args.add_workers(one)
+        _args.add_json(one)
+
+
+def _add_resize(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--shorter-side",
+        type=_args.positive_int,
+        metavar="PX",
+        help="store larger images smaller, with this shorter side in pixels (suggested: 352; default: unchanged)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=_args.jpeg_quality,
+        default=90,
+        help="JPEG quality of images that are stored smaller (default: 90)",
+    )
+
+
+def run(options: Namespace) -> int:
+    """Prepare the data set that `options` name and show the result."""
+    from trainer.dataset import FORMS, Prepared, find_complete, prepare
+
+    (form,) = (form for form in FORMS if form.name == options.form)
+    resize = _resize(form, options)
+    out: Path = options.folder if form.in_place and options.out is None else options.out
+    # Before its archives are asked for: those of a complete data set may be gone.
+    if (metadata := find_complete(out, *form.identity(options), resize)) is not None:
+        _show(Prepared(metadata, made=False, resumed=0), out, options)
         return 0
-    with _bars() as bars:
-        source = _source(options, out, bars)
+    with _progress_bars() as bars:
+        source = form.source(options, out, _fetch(options, out, bars))
         bar = bars.add_task("preparing", total=source.bytes or None)
         made = prepare(
             source,
             out,
-            reduction=reduction,
+            resize=resize,
             workers=options.workers,
             progress=lambda size: bars.update(bar, advance=size),
         )
@@ -67,87 +91,85 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _made_before(options: argparse.Namespace, out: Path, reduction: Resize | None) -> Prepared | None:
-    """The data set if it is complete already: then its archives are neither needed nor downloaded again."""
-    if options.form in ("digits", "folder"):
+def _resize(form: Form, options: Namespace) -> Resize | None:
+    from trainer.dataset import Resize
+
+    if not form.resizable or options.shorter_side is None:
         return None
-    name = "imagenet" if options.form == "kaggle" else options.form
-    size = {} if getattr(options, "size", "full") == "full" else {"size": options.size}
-    about = find_complete(out, name, {**size, **(asdict(reduction) if reduction else {})})
-    return None if about is None else Prepared(about, made=False, resumed=0)
+    if form.in_place and options.out is None:
+        raise ConfigError(
+            "--shorter-side would change your own images; name a folder for the smaller ones with --out"
+        )
+    return Resize(options.shorter_side, options.quality)
 
 
-def _source(options: argparse.Namespace, out: Path, bars: Progress) -> Source:
-    """The source that the command line names; archives are downloaded first."""
-    verify = not getattr(options, "no_md5", False)
+def _fetch(options: Namespace, out: Path, bars: Progress) -> Fetch:
+    """A downloader with a bar for each archive."""
+    from trainer.dataset import check_new, fetch
 
-    def get(archive: str, *finds: str) -> Path:
+    def fetch_archive(archive: str, *endings: str) -> Path:
         if (downloads := options.downloads) is None:
             check_new(out)  # nothing is downloaded into a folder that will be refused
             downloads = out / ".preparing" / "downloads"
-        bar = bars.add_task(f"getting {archive.rsplit('/', 1)[-1][:40]}", total=None, visible=False)
+        bar = bars.add_task(f"downloading {archive.rsplit('/', 1)[-1][:40]}", total=None, visible=False)
         return fetch(
             archive,
             downloads,
-            finds=finds,
-            progress=lambda here, total: bars.update(bar, completed=here, total=total or None, visible=True),
+            endings=endings,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total or None, visible=True),
         )
 
-    match options.form:
-        case "digits":
-            return digits()
-        case "folder":
-            return folder(
-                options.folder,
-                out=out,
-                val_fraction=options.val_fraction,
-                seed=options.seed,
-                name=options.name,
-            )
-        case "imagenet":
-            archives = [get(archive, "_img_train.tar", "_img_val.tar") for archive in options.archives]
-            return imagenet(archives, devkit=get(options.devkit) if options.devkit else None, verify=verify)
-        case "kaggle":
-            return kaggle(get(options.archive, ".zip", ".tar.gz"))
-        case "tiny-imagenet":
-            return tiny_imagenet(get(options.archive or str(TINY_IMAGENET_ZIP.url)), verify=verify)
-        case name:
-            archive = options.archive or str(FASTAI[name, options.size].url)
-            return fastai(name, get(archive), size=options.size, verify=verify)
+    return fetch_archive
 
 
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield bars
+def _progress_bars() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from trainer.cli._terminal import console
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
-def _show(made: Prepared, out: Path, options: argparse.Namespace) -> None:
-    about, counts = made.about, made.about["counts"]
+def _show(made: Prepared, out: Path, options: Namespace) -> None:
+    metadata, counts, skipped = made.metadata, made.metadata["counts"], made.metadata["skipped"]
     if options.json:
-        facts = {key: about[key] for key in ("name", "counts", "digest", "left_out")}
-        print(json.dumps({**facts, "data": str(out), "made": made.made, "resumed": made.resumed}))
+        shown = {key: metadata[key] for key in ("name", "counts", "digest", "skipped")}
+        print(json.dumps({**shown, "data": str(out), "made": made.made, "resumed": made.resumed}))
         return
     if not made.made:
-        print(f"{about['name']}: already complete in {out}")
+        print(f"{metadata['name']}: already complete in {out}")
         return
-    published = about["published"]
+    from trainer.cli._terminal import console, show_table
+
+    published = metadata["published"]
     as_published = published == [counts["train"], counts["val"]]
     rows = {
-        "data": f"{about['name']} in {out}",
-        "images": f"{counts['train']:,} to train, {counts['val']:,} to validate, {len(about['classes']):,} classes"
-        + (", as published" if as_published else ""),
-        "digest": about["digest"],
+        "data": f"{metadata['name']} in {out}",
+        "images": f"{counts['train']:,} to train, {counts['val']:,} to validate, "
+        f"{len(metadata['classes']):,} classes" + (", as published" if as_published else ""),
+        "digest": metadata["digest"],
     }
     if published and not as_published:
         rows["warning"] = f"published are {published[0]:,} and {published[1]:,} images"
     if made.resumed:
-        rows["resumed"] = f"{made.resumed:,} images were there already"
-    for path, reason in about["left_out"][:SHOWN]:
-        console.print(f"left out: {path} {reason}")
-    if about["left_out"]:
-        rows["left out"] = f"{len(about['left_out']):,} files, all named in {out / 'dataset.json'}"
+        rows["resumed"] = f"{made.resumed:,} images had been written before"
+    for path, reason in skipped[:SHOWN]:
+        console.print(f"skipped: {path} {reason}")
+    if skipped:
+        rows["skipped"] = f"{len(skipped):,} files, all listed in {out / 'dataset.json'}"
     show_table("prepared", rows)

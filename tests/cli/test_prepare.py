@@ -1,0 +1,95 @@
+"""`trainer prepare` as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.calls import Captured, error_of, output_of
+from tests.dataset import published
+from trainer.cli import main
+from trainer.dataset import FORMS
+
+# A new flag takes a decision: it is added here as well.
+COMMON = "--json --out --workers"
+RESIZE = "--quality --shorter-side"
+FLAGS = {
+    "imagenet": f"{COMMON} {RESIZE} --devkit --downloads --no-md5",
+    "kaggle": f"{COMMON} {RESIZE} --downloads",
+    "imagenette": f"{COMMON} {RESIZE} --downloads --no-md5 --size",
+    "imagewoof": f"{COMMON} {RESIZE} --downloads --no-md5 --size",
+    "tiny-imagenet": f"{COMMON} --downloads --no-md5",
+    "digits": COMMON,
+    "folder": f"{COMMON} {RESIZE} --name --seed --val-fraction",
+}
+
+
+@pytest.mark.parametrize("form", [form.name for form in FORMS])
+def test_each_form_has_its_flags_and_help_with_an_example_of_itself(form: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["prepare", form, "--help"])
+    shown = capsys.readouterr().out
+
+    assert f"example:  trainer prepare {form}" in shown
+    options = shown[shown.index("\noptions:") : shown.index("\nexample:")]
+    flags = {line.split()[0] for line in options.splitlines() if line.startswith("  --")}
+    assert flags == set(FLAGS[form].split())
+
+
+def test_the_result_is_shown_and_nothing_is_done_the_second_time(tmp_path: Path, capsys: Captured) -> None:
+    archive = published.fastai(tmp_path)
+    arguments: list[Any] = ["prepare", "imagenette", archive, "--no-md5", "--size", "320"]
+    arguments += ["--out", tmp_path / "out"]
+
+    assert "12 to train, 6 to validate, 3 classes" in output_of(capsys, *arguments)[0]
+    archive.unlink()  # it is not needed any more
+    assert output_of(capsys, *arguments)[0] == f"imagenette: already complete in {tmp_path / 'out'}\n"
+    result = json.loads(output_of(capsys, *arguments, "--json")[0])
+    assert (result["made"], result["counts"]) == (False, {"train": 12, "val": 6})
+
+
+def test_making_images_smaller_is_part_of_what_is_there(tmp_path: Path, capsys: Captured) -> None:
+    archive = published.kaggle_tar(tmp_path)
+    arguments = ["prepare", "kaggle", archive, "--out", tmp_path / "out"]
+    output_of(capsys, *arguments, "--shorter-side", "40")
+    archive.unlink()
+
+    assert "already complete" in output_of(capsys, *arguments, "--shorter-side", "40")[0]
+    assert "already holds the data set imagenet (shorter_side 40, quality 90)" in error_of(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["kaggle", "nowhere.zip", "--out", "x"], "there is no archive nowhere.zip"),
+        (["imagenet", "nowhere.tar", "nowhere.tar", "--out", "x"], "there is no archive nowhere.tar"),
+        (["folder", "nowhere"], "there is no folder nowhere"),
+        (["folder", ".", "--shorter-side", "400"], "name a folder for the smaller ones with --out"),
+        (["kaggle", "http://127.0.0.1:1/x.zip", "--out", "."], "is not empty"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").write_text("years of work")
+
+    assert says in error_of(capsys, "prepare", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_skipped_files_are_named(tmp_path: Path, capsys: Captured) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "0.jpg").write_bytes(published.jpeg(0))
+    (tmp_path / "train" / "a" / "1.jpg").touch()
+
+    out, err = output_of(capsys, "prepare", "folder", tmp_path)
+
+    assert "skipped: train/a/1.jpg is empty" in err
+    assert f"1 files, all listed in {tmp_path / 'dataset.json'}" in out
+    result = json.loads(output_of(capsys, "prepare", "folder", tmp_path, "--json")[0])
+    assert result["skipped"] == [["train/a/1.jpg", "is empty"]]
