@@ -12,13 +12,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from trainer.tracking import DatasetInfo, RunInfo
 from trainer.tracking._server import connect, quiet
 
+DATASET = DatasetInfo("photos", "d" * 64, "/data", {"train": 20, "val": 9})
 SERVER_SECONDS = 120  # a start takes 12 to 50 s on 2 cores
+
+
+def run_info(**changed: Any) -> RunInfo:
+    """A run of the experiment `photos`."""
+    return replace(RunInfo("first", "photos", params={"epochs": 3}, tags={}, dataset=DATASET), **changed)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,32 @@
-"""What leaves the house: the bundle for a Jetson. ONNX and ONNX Runtime are imported here only."""
+"""The bundle for a Jetson: written with torch and onnx; read and run with numpy, Pillow and ONNX Runtime alone.
 
-from trainer.export._bundle import LoadedBundle, is_bundle, load_bundle
-from trainer.export._export import Bundle, export, to_onnx
-from trainer.export._preprocess import to_input
+Names are imported when they are asked for, so that reading a bundle imports none of what writes it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.export._bundle import LoadedBundle, is_bundle, load_bundle
+    from trainer.export._export import Bundle, export, to_onnx
+    from trainer.export._preprocess import to_input
+
+_MODULES = {
+    "Bundle": "_export",
+    "LoadedBundle": "_bundle",
+    "export": "_export",
+    "is_bundle": "_bundle",
+    "load_bundle": "_bundle",
+    "to_input": "_preprocess",
+    "to_onnx": "_export",
+}
 
 __all__ = ["Bundle", "LoadedBundle", "export", "is_bundle", "load_bundle", "to_input", "to_onnx"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,13 +1,13 @@
-"""The folder a Jetson gets: what is in it, how it is sealed, and how it is run here.
+"""The folder for a Jetson: its files, its checksums, and how it is run here. Needs numpy and ONNX Runtime alone.
 
 model.onnx                 opset 17, one file, float32; input_0 (N, 3, H, W) -> output_0 (N, classes)
 labels.txt                 one class a line, in the order of the outputs
-preprocess.json            how to make input_0 from a photo, and where the model comes from
+preprocess.json            preprocessing from a photo to input_0, and the model's origin
 golden/*.jpeg              photos of the validation set …
-golden/inputs.npy          … what becomes of them by preprocess.json (N, 3, H, W) …
-golden/probabilities.npy   … and what the registered PyTorch model says to them (N, classes)
+golden/inputs.npy          … the inputs made of them by preprocess.json (N, 3, H, W) …
+golden/probabilities.npy   … and the PyTorch model's answers (N, classes)
 golden/expected.json       the same in words: the five most likely classes
-README.txt                 what to do with it
+README.txt                 how to use it
 SHA256SUMS                 `sha256sum --check SHA256SUMS`
 """
 
@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from trainer.errors import ExportError
-from trainer.tracking import INPUT_NAME, OUTPUT_NAME
+from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 
 MODEL, LABELS, PREPROCESS, SUMS = "model.onnx", "labels.txt", "preprocess.json", "SHA256SUMS"
 INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy", "golden/expected.json"
@@ -34,14 +33,13 @@ INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy
 class LoadedBundle:
     """A bundle's network in ONNX Runtime on the CPU. Call it with images to get probabilities."""
 
-    classes: tuple[str, ...]  # in label order
-    images: dict[str, Any]  # the preprocessing, and the model's origin under `model`
+    classes: tuple[str, ...]  # names in label order
+    preprocess: dict[str, Any]  # as `to_input` takes it; the model's origin is under `model`
     session: Any  # onnxruntime.InferenceSession
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(N, 3, H, W) normalised images to (N, classes) probabilities, none of them 0: their log is finite."""
-        probabilities = run(self.session, images.float().contiguous().cpu().numpy())
-        return torch.from_numpy(probabilities).clamp_min(torch.finfo(torch.float32).tiny).to(images.device)
+        return np.maximum(run(self.session, images), np.finfo(np.float32).tiny)
 
 
 def is_bundle(path: Path) -> bool:
@@ -64,22 +62,23 @@ def load_bundle(path: Path) -> LoadedBundle:
 
 
 def open_session(model: Path) -> Any:
-    """ONNX Runtime on the CPU, without its chatter."""
+    """The model in ONNX Runtime on the CPU, which reports errors only."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: Any, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Probabilities (N, classes) of `images` (N, 3, H, W)."""
-    probabilities: npt.NDArray[np.float32] = session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+    contiguous = np.ascontiguousarray(images, np.float32)
+    probabilities: npt.NDArray[np.float32] = session.run([OUTPUT_NAME], {INPUT_NAME: contiguous})[0]
     return probabilities
 
 
 def write_sums(folder: Path) -> None:
-    """Seal `folder`: the SHA-256 of every file in it, as sha256sum writes and reads them."""
+    """Write the SHA-256 of every file in `folder` to SHA256SUMS, in the format of sha256sum."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
     lines = [f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     (folder / SUMS).write_text("".join(lines))

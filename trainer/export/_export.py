@@ -1,14 +1,17 @@
-"""From a registered model to a bundle that was compared with it."""
+"""From a model to a bundle that was compared with it."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,63 +30,40 @@ from trainer.export._bundle import (
     write_sums,
 )
 from trainer.export._preprocess import to_input
+from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.model import build
-from trainer.tracking import INPUT_NAME, OUTPUT_NAME, LoadedModel, Registered, load
+from trainer.tracking import LoadedModel, with_unique_names
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
 ALLOWED = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 
-README = """\
-{name} version {version}, for NVIDIA Jetson
-{line}
-{architecture}, {classes} classes, recipe {recipe}
-top-1 {top1:.2%}, top-5 {top5:.2%} on the validation set, measured on the weights in model.onnx
-MLflow run {run_id}
-
-Check the copy     sha256sum --check SHA256SUMS
-Build an engine    trtexec --onnx=model.onnx --saveEngine=model.plan --shapes=input_0:1x3x{size}x{size}
-                   (TensorRT before 11: add --fp16 for half precision)
-jetson-inference   imagenet --model=model.onnx --labels=labels.txt --input_blob=input_0 --output_blob=output_0
-                   (it squashes the whole frame where preprocess.json crops: expect other numbers)
-
-input_0   float32, N x 3 x {size} x {size}, RGB, normalised as preprocess.json says
-output_0  float32, N x {classes}, probabilities in the order of labels.txt (softmax is in the model)
-
-golden/ has photos, the input made of each, and the answers of the PyTorch model. An engine is right
-if its answers to golden/inputs.npy are close to golden/probabilities.npy (1e-4 here in float32,
-about 1e-2 in half precision) and the first class of each is the one in golden/expected.json.
-"""
-
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was written and compared."""
+    """A bundle that was written and compared with its model."""
 
     folder: Path
-    source: Registered
-    samples: int  # golden photos
-    max_difference: float  # of any probability, ONNX Runtime against the registered model
+    source: str  # the model: models:/NAME/VERSION, or a path
+    samples: int  # number of golden photos
+    max_difference: float  # largest of a probability, ONNX Runtime against the model
     size: int  # bytes, all files
 
 
-def export(uri: str, out: Path, *, runs: Path = Path("runs")) -> Bundle:
-    """Write the registered model `uri` as a bundle to the new folder `out`: whole, or not at all.
+def export(model: LoadedModel, out: Path) -> Bundle:
+    """Write `model` as a bundle to the new folder `out`: whole, or not at all.
 
     Args:
-        uri: as `trainer.tracking.load` takes it.
-        out: must not be there yet, or be empty.
-        runs: where to find the MLflow file, if MLFLOW_TRACKING_URI names no server.
+        model: a model with samples.
+        out: a folder that is empty or does not exist yet.
 
-    Raises:
-        TrackingError: if there is no such model.
-        ExportError: if `out` cannot be written, or ONNX Runtime and PyTorch disagree.
+    Raises: ExportError if `out` cannot be written, the model has no samples, or ONNX Runtime and PyTorch disagree.
     """
     _check_free(out)
-    model = load(uri, runs=runs)
     if not model.samples:
         raise ExportError(
-            f"{model.source.uri} has no sample images to compare with; train and register it again"
+            f"{model.source} has no sample images to compare with; put its data set where it was, or train it again"
         )
+    model = replace(model, samples=tuple(with_unique_names(model.samples)))
     with _whole_or_nothing(out) as folder:
         difference = _write(folder, model)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -96,9 +76,9 @@ def to_onnx(network: torch.nn.Module, size: int, path: Path) -> None:
     torch's newer exporter is not used: asked for opset 17 it writes 18, with the weights in a second file.
 
     Args:
-        network: on the CPU, in eval mode, from (N, 3, size, size) to logits.
+        network: network on the CPU, in eval mode, from (N, 3, size, size) to logits.
         size: side of the input, pixels.
-        path: where to.
+        path: the file to write.
     """
     import onnx
 
@@ -122,91 +102,101 @@ def to_onnx(network: torch.nn.Module, size: int, path: Path) -> None:
 
 
 def _write(folder: Path, model: LoadedModel) -> float:
-    facts, size = model.facts, int(model.facts.images["val_size"])
-    network = build(facts.architecture, len(facts.classes))
+    info, size = model.info, int(model.info.preprocess["val_size"])
+    network = build(info.architecture, len(info.classes))
     network.load_state_dict(model.state_dict)
     to_onnx(network.eval().to(memory_format=torch.contiguous_format), size, folder / MODEL)
 
     (folder / "golden").mkdir()
     for sample in model.samples:
         (folder / "golden" / sample.name).write_bytes(sample.jpeg)
-    inputs = np.stack([to_input(sample.jpeg, facts.images) for sample in model.samples])
+    inputs = np.stack([to_input(sample.jpeg, info.preprocess) for sample in model.samples])
     with torch.inference_mode():
         probabilities = model.module(torch.from_numpy(inputs)).float().softmax(dim=1).numpy()
     np.save(folder / INPUTS, inputs)
     np.save(folder / PROBABILITIES, probabilities)
 
-    (folder / LABELS).write_text("".join(f"{name}\n" for name in facts.classes))
-    _write_words(folder, model, probabilities)
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in info.classes))
+    _write_texts(folder, model, probabilities)
     difference = _compare(folder / MODEL, inputs, probabilities, model.source)
     write_sums(folder)
     return difference
 
 
-def _write_words(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np.float32]) -> None:
-    facts, source, size = model.facts, model.source, int(model.facts.images["val_size"])
+def _write_texts(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np.float32]) -> None:
+    info, registered = model.info, model.registered
     expected = [
         {
             "photo": f"golden/{sample.name}",
-            "label": facts.classes[sample.label],
+            "label": info.classes[sample.label],
             "top5": [
-                {"class": facts.classes[i], "index": int(i), "probability": float(of_photo[i])}
+                {"class": info.classes[i], "index": int(i), "probability": float(of_photo[i])}
                 for i in np.argsort(-of_photo, kind="stable")[:5]
             ],
         }
         for sample, of_photo in zip(model.samples, probabilities, strict=True)
     ]
     _write_json(folder / EXPECTED, expected)
-    how = {
-        **facts.images,
+    _write_json(folder / PREPROCESS, _preprocess_json(model))
+    title = f"{registered.name} version {registered.version}" if registered else model.source
+    title += ", for NVIDIA Jetson"
+    measured = not (math.isnan(info.top1) or math.isnan(info.top5))
+    template = files("trainer.export").joinpath("templates/README.txt").read_text()
+    (folder / "README.txt").write_text(
+        template.format(
+            title=title,
+            line="=" * len(title),
+            architecture=info.architecture,
+            classes=len(info.classes),
+            recipe=info.recipe,
+            accuracy=f"top-1 {info.top1:.2%}, top-5 {info.top5:.2%} on the validation set, measured on these weights"
+            if measured
+            else "not evaluated yet on the validation set",
+            origin=f"MLflow run {registered.run_id}" if registered else "not registered in MLflow",
+            size=int(info.preprocess["val_size"]),
+            input=INPUT_NAME,
+            output=OUTPUT_NAME,
+        )
+    )
+
+
+def _preprocess_json(model: LoadedModel) -> dict[str, Any]:
+    info, registered, size = model.info, model.registered, int(model.info.preprocess["val_size"])
+    return {
+        **info.preprocess,
         "input": {"name": INPUT_NAME, "shape": ["N", 3, size, size], "type": "float32"},
         "output": {
             "name": OUTPUT_NAME,
-            "shape": ["N", len(facts.classes)],
+            "shape": ["N", len(info.classes)],
             "type": "float32",
             "is": "probabilities",
         },
         "steps": [
             "decode to RGB, EXIF rotation ignored",
-            f"resize so that the shorter side has {facts.images['val_resize']} pixels, bilinear with antialiasing",
+            f"resize so that the shorter side has {info.preprocess['val_resize']} pixels, bilinear with antialiasing",
             f"crop {size} x {size} at the centre",
             "divide by 255, subtract mean, divide by std, channel by channel",
             "order as N, channel, row, column",
         ],
         "model": {
-            "name": source.name,
-            "version": source.version,
-            "run_id": source.run_id,
-            "architecture": facts.architecture,
-            "recipe": facts.recipe,
-            "top1": facts.top1,
-            "top5": facts.top5,
-            "dataset_digest": facts.dataset_digest,
+            "source": model.source,
+            "name": registered.name if registered else None,
+            "version": registered.version if registered else None,
+            "run_id": registered.run_id if registered else None,
+            "architecture": info.architecture,
+            "recipe": info.recipe,
+            "top1": None if math.isnan(info.top1) else info.top1,
+            "top5": None if math.isnan(info.top5) else info.top5,
+            "dataset_digest": info.dataset_digest,
         },
     }
-    _write_json(folder / PREPROCESS, how)
-    title = f"{source.name} version {source.version}, for NVIDIA Jetson"
-    (folder / "README.txt").write_text(
-        README.format(
-            name=source.name,
-            version=source.version,
-            line="=" * len(title),
-            architecture=facts.architecture,
-            classes=len(facts.classes),
-            recipe=facts.recipe,
-            top1=facts.top1,
-            top5=facts.top5,
-            run_id=source.run_id,
-            size=size,
-        )
-    )
 
 
 def _compare(
     onnx_model: Path,
     inputs: npt.NDArray[np.float32],
     probabilities: npt.NDArray[np.float32],
-    source: Registered,
+    source: str,
 ) -> float:
     """Largest difference of a probability, all photos at once and one by one.
 
@@ -218,8 +208,8 @@ def _compare(
     difference = float(max(np.abs(at_once - probabilities).max(), np.abs(one_by_one - probabilities).max()))
     if not difference <= ALLOWED:  # also when it is not a number
         raise ExportError(
-            f"the ONNX form of {source.uri} answers otherwise than the model: a probability differs by "
-            f"{difference:.2g}, {ALLOWED:g} is allowed; nothing was written, report this with the model's run"
+            f"the ONNX form of {source} answers otherwise than the model: a probability differs by "
+            f"{difference:.2g}, {ALLOWED:g} is allowed; nothing was written; report this with the run of the model"
         )
     return difference
 
@@ -238,7 +228,7 @@ def _check_free(out: Path) -> None:
 
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder to fill beside `out`, which takes its place when all went well and vanishes otherwise."""
+    """A folder beside `out` to write into; it becomes `out` if all goes well, and is removed otherwise."""
     beside = out.absolute().with_name(f".{out.absolute().name}.partial")
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of an export that was killed

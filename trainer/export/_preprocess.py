@@ -1,4 +1,4 @@
-"""From a JPEG to the network's input with Pillow alone, as anybody can do it on a Jetson."""
+"""From a JPEG to the network's input with Pillow and numpy alone, as on a Jetson."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy.typing as npt
 from PIL import Image
 
 
-def to_input(jpeg: bytes, images: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """One image as the network wants it.
+def to_input(jpeg: bytes, preprocess: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The network's input made of one image.
 
     Args:
         jpeg: an encoded image of any kind Pillow reads.
-        images: the model's preprocessing: val_resize, val_size (pixels), mean, std (of pixels in 0..1).
+        preprocess: the model's preprocessing: val_resize, val_size (pixels), mean, std (of pixels in 0..1).
 
     Returns: (3, val_size, val_size), RGB, normalised.
     """
     photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    shorter, size = images["val_resize"], images["val_size"]
+    shorter, size = preprocess["val_resize"], preprocess["val_size"]
     scale = shorter / min(photo.size)
     width, height = (max(shorter, round(side * scale)) for side in photo.size)
     resized = photo.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
-    normalised = (pixels - np.float32(images["mean"])) / np.float32(images["std"])
+    normalised = (pixels - np.float32(preprocess["mean"])) / np.float32(preprocess["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from trainer import metrics
 from trainer.config import Recipe
 from trainer.dataloader import Batch, Decoder, TrainLoader, ValLoader
 from trainer.dataset import Dataset, Split
@@ -26,7 +27,7 @@ from trainer.model import build
 from trainer.performance._estimate import IMAGENET, MEGABYTES_AT_224
 from trainer.performance._rounds import in_rotation, ratio
 from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
-from trainer.tracking import DatasetInfo, Journal
+from trainer.tracking import DatasetInfo, Journal, RunInfo
 from trainer.training import VAL_BATCH, choose_precision, train
 
 PROFILED = 5  # steps
@@ -158,7 +159,7 @@ def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, ro
     with tempfile.TemporaryDirectory() as folder:
         journal = _Alternating(Path(folder), lambda: bare.run(batches, steps=steps, warm_up=0))
         facts = DatasetInfo(dataset.name, dataset.digest, str(dataset.root), {})
-        journal.start(name="bench", experiment="bench", params={}, tags={}, dataset=facts)
+        journal.start(RunInfo("bench", "bench", params={}, tags={}, dataset=facts))
         # Half of the time goes to the bare loop, so one checkpoint for as much of training as ever is every other minute.
         train(recipe, dataset, Path(folder), world, journal, checkpoint_interval=2 * INTERVAL)
     seconds = {name: turns[1:] for name, turns in journal.seconds.items()}
@@ -206,7 +207,7 @@ class _Alternating(Journal):
 
     def log(self, step: int, values: Any) -> None:
         super().log(step, values)
-        if "train/loss" in values:
+        if metrics.TRAIN_LOSS in values:
             begun = time.perf_counter()
             self.seconds["loop"].append(begun - self._since)
             self._bare()

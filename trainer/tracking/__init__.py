@@ -1,53 +1,47 @@
-"""The run's journal, its way to MLflow, and the model registry. MLflow is imported here only, and late."""
+"""The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
-from trainer.tracking._journal import (
+from trainer.tracking._history import (
     DatasetInfo,
     Ending,
-    Journal,
-    NullLog,
     Point,
     RunHistory,
-    RunLog,
+    RunInfo,
     read_journal,
 )
-from trainer.tracking._registry import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    LoadedModel,
-    ModelInfo,
-    Registered,
-    Sample,
-    has_saved_model,
-    load,
-    register,
-    save_model,
-)
+from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
+from trainer.tracking._load_model import LoadedModel, load_model
+from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url
+from trainer.tracking._registry import Registered, register
+from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model, with_unique_names
 from trainer.tracking._server import check_reachable, tracking_uri
-from trainer.tracking._sync import BackgroundSync, RunRef, read_run_ref, sync
+from trainer.tracking._sync import RUN_ARTIFACTS, BackgroundSync, sync
 
 __all__ = [
-    "INPUT_NAME",
-    "OUTPUT_NAME",
+    "RUN_ARTIFACTS",
     "BackgroundSync",
     "DatasetInfo",
     "Ending",
     "Journal",
+    "JournalHandler",
     "LoadedModel",
     "ModelInfo",
     "NullLog",
     "Point",
     "Registered",
     "RunHistory",
+    "RunInfo",
     "RunLog",
     "RunRef",
     "Sample",
     "check_reachable",
     "has_saved_model",
-    "load",
+    "load_model",
     "read_journal",
     "read_run_ref",
     "register",
+    "run_url",
     "save_model",
     "sync",
     "tracking_uri",
+    "with_unique_names",
 ]

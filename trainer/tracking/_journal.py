@@ -1,127 +1,55 @@
-"""The journal: everything a run has to tell, on disk before anybody else hears of it.
+"""The journal of a run: the writing end. What is logged is on disk before MLflow is told.
 
-One JSON object a line, each appended by a single write. A record that was cut off by a kill is the
-last line and has no end; readers pass it over, the next writer removes it. MLflow is brought up to
-date from here (`_shipping`), as often as needed.
+One JSON object a line, each appended by a single write. A record that was cut off by a kill is the last line and has no
+end; readers skip it, the next writer removes it. MLflow is brought up to date from here (`_sync`), as often as needed.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from trainer.errors import TrackingError
-from trainer.files import sync_folder
-
-JOURNAL = "journal.jsonl"
-
-Ending = Literal["finished", "interrupted", "failed"]
-Status = Literal["running", "finished", "interrupted", "failed"]
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a run was trained on."""
-
-    name: str
-    digest: str  # SHA-256 of the manifest, hexadecimal
-    source: str  # the folder, as the trainer saw it
-    counts: Mapping[str, int] = field(default_factory=dict)  # e.g. train, val, classes
+from trainer.files import atomic_path, sync_folder
+from trainer.tracking._history import JOURNAL, Ending, Point, RunInfo, is_record, read_journal
 
 
 class RunLog(Protocol):
-    """Where the training loop tells what happens: a `Journal`, or `NullLog` on all ranks but 0."""
+    """The training loop's log: a `Journal`, or `NullLog` on all ranks but 0."""
 
-    def start(
-        self,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        dataset: DatasetInfo,
-    ) -> None:
-        """Open the run, or go on with it: then only tags that changed are noted."""
+    def start(self, info: RunInfo) -> None:
+        """Open the run; a run that was opened before goes on, and takes over only the tags that changed."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Note `values` as measured after `step` optimizer steps."""
+        """Log `values` as measured after `step` optimizer steps."""
 
-    def note(self, text: str) -> None:
-        """Note a sentence that whoever looks after the run should know. Any thread may."""
+    def step_done(self, step: int) -> None:
+        """Take note that `step` optimizer steps are done, by the host's count; called after each, so it is quick."""
 
     def truncate_after(self, step: int) -> None:
-        """Forget what was measured after `step`; it will be measured again."""
+        """Remove what was measured after `step`; it will be measured again."""
 
     def flush(self) -> None:
-        """Return when all that was noted would outlive a power cut."""
+        """Return when everything that was logged would outlive a power cut."""
 
     def finish(self, status: Ending) -> None:
-        """Note how the run ended."""
-
-
-class Point(NamedTuple):
-    """One measured value; inf and nan are kept as measured."""
-
-    key: str
-    step: int  # optimizer steps
-    value: float
-    time: int  # ms since 1970
-
-
-@dataclass
-class RunHistory:
-    """All that a journal tells."""
-
-    key: str = ""  # names this run in any MLflow server; empty before the first record
-    name: str = ""
-    experiment: str = ""
-    started: int = 0  # ms since 1970
-    ended: int | None = None  # ms since 1970; None while the run is going on
-    status: Status = "running"
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    dataset: DatasetInfo | None = None
-    points: list[Point] = field(default_factory=list)  # in the order they were logged
-    seconds: float = 0.0  # from each start to the last that was heard of it, all starts together
-    _heard: int | None = None  # ms since 1970; the last record
-
-    def _add(self, record: dict[str, Any]) -> None:
-        # Nobody trained between an end, or the last word before a kill, and the next start.
-        if self.status == "running" and self._heard is not None and not record.get("idle"):
-            self.seconds += max(0, record["time"] - self._heard) / 1000
-        self._heard = record["time"]
-        match record["kind"]:
-            case "start":
-                self.key, self.name, self.experiment = record["key"], record["name"], record["experiment"]
-                self.started, self.params = record["time"], record["params"]
-                self.tags.update(record["tags"])
-                self.dataset = DatasetInfo(**record["dataset"])
-            case "resume":
-                self.status, self.ended = "running", None
-                self.tags.update(record["tags"])
-            case "metrics":
-                self.points += (
-                    Point(key, record["step"], float(value), record["time"])
-                    for key, value in record["values"].items()
-                )
-            case "end":
-                self.status, self.ended = record["status"], record["time"]
+        """Log how the run ended."""
 
 
 class Journal:
     """The writing end of a run's journal. One process writes; any may read meanwhile.
 
-    While the disk takes nothing, records wait in memory and training goes on; `flush` says so, and a
+    While the disk takes nothing, records wait in memory and training goes on; `flush` raises the error, and a
     checkpoint that asked for it does not count.
     """
 
@@ -131,51 +59,27 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JOURNAL
         self._waiting: list[bytes] = []  # records that the disk has not taken yet
-        self._alone = threading.Lock()  # the thread that writes checkpoints comes here as well
+        self._lock = threading.Lock()  # the thread that writes checkpoints comes here as well
         self._file = self._open()
         sync_folder(folder)
         self._newest = _newest(read_journal(folder, empty=True).points)
 
-    def start(
-        self,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        dataset: DatasetInfo,
-    ) -> None:
-        """Open the run, or go on with it: then only tags that changed are noted.
-
-        Args:
-            name: the run's name in MLflow.
-            experiment: the MLflow experiment it belongs to.
-            params: the settings, by dotted key; those of the first start count.
-            tags: facts about the circumstances (commit, GPU type, processes); may change on a resume.
-            dataset: what it is trained on.
-        """
+    def start(self, info: RunInfo) -> None:
+        """Open the run; a run that was opened before goes on, and takes over only the tags that changed."""
         self._started = True
         known = read_journal(self._folder, empty=True)
         if known.key:
-            changed = {key: value for key, value in tags.items() if known.tags.get(key) != value}
+            changed = {key: value for key, value in info.tags.items() if known.tags.get(key) != value}
             self._append("resume", idle=True, tags=changed)
         else:
-            self._append(
-                "start",
-                key=uuid.uuid4().hex,
-                name=name,
-                experiment=experiment,
-                params=dict(params),
-                tags=dict(tags),
-                dataset=asdict(dataset),
-            )
+            self._append("start", key=uuid.uuid4().hex, **asdict(info))
         self.flush()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Note `values` as measured after `step` optimizer steps. Costs one write, no wait.
+        """Log `values` as measured after `step` optimizer steps. Costs one write, no wait.
 
-        What was noted for the newest step stays: a run cut off between an evaluation and its checkpoint
-        evaluates again. inf and nan are noted as text, for JSON has neither, and not shipped to MLflow.
+        What was logged for the newest step stays: a run cut off between an evaluation and its checkpoint evaluates
+        again. inf and nan are written as text, for JSON has neither, and not sent to MLflow.
         """
         newest, keys = self._newest
         known = keys if step == newest else set()
@@ -185,55 +89,61 @@ class Journal:
             finite = {key: x if math.isfinite(x) else str(x) for key, x in numbers.items()}
             self._append("metrics", step=step, values=finite)
 
+    def step_done(self, step: int) -> None:
+        """Do nothing: steps are in the journal by their metrics."""
+
     def note(self, text: str) -> None:
-        """Note a sentence that whoever looks after the run should know."""
-        self._append("note", text=text)
+        """Log a message to whoever looks after the run. Any thread may, and a signal handler: it never waits."""
+        self._waiting.append(_record("note", text=text))
+        # A handler that interrupts a write would wait for it for ever; then the next record takes the note along.
+        if self._lock.acquire(blocking=False):
+            try:
+                with suppress(OSError):
+                    self._write_waiting()
+            finally:
+                self._lock.release()
 
     def truncate_after(self, step: int) -> None:
-        """Forget what was measured after `step`: all or nothing, whenever the power goes."""
-        with self._alone:
+        """Remove what was measured after `step`: all or nothing, whenever the power goes."""
+        with self._lock:
             self._write_waiting()
             lines = self._path.read_bytes().splitlines(keepends=True)
-            gone = [at for at, line in enumerate(lines) if json.loads(line).get("step", step) > step]
-            if not gone:
+            removed = [at for at, line in enumerate(lines) if json.loads(line).get("step", step) > step]
+            if not removed:
                 return
-            # What is forgotten has taken its time all the same.
-            until = json.dumps({"kind": "cut", "time": json.loads(lines[gone[-1]])["time"]})
-            lines[gone[-1]] = until.encode() + b"\n"
-            forgotten = set(gone[:-1])
-            kept = [line for at, line in enumerate(lines) if at not in forgotten]
-            beside = self._path.with_suffix(".cut")
-            with beside.open("wb") as file:
-                file.writelines(kept)
+            # What is removed has taken its time all the same.
+            last = {"kind": "truncated", "time": json.loads(lines[removed[-1]])["time"]}
+            lines[removed[-1]] = json.dumps(last).encode() + b"\n"
+            without = set(removed[:-1])
+            with atomic_path(self._path) as partial, partial.open("wb") as file:
+                file.writelines(line for at, line in enumerate(lines) if at not in without)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(self._path)
-            sync_folder(self._folder)
             os.close(self._file)
             self._file = self._open()
         self._newest = _newest(read_journal(self._folder, empty=True).points)
 
     def flush(self) -> None:
-        """Return when all that was noted would outlive a power cut; call it before a checkpoint counts.
+        """Return when everything that was logged would outlive a power cut; call it before a checkpoint counts.
 
         Raises: OSError if the disk does not take it.
         """
-        with self._alone:
+        with self._lock:
             self._write_waiting()
             os.fsync(self._file)
 
     def finish(self, status: Ending) -> None:
-        """Note how the run ended; a later `start` goes on with it all the same.
+        """Log how the run ended; a later `start` goes on with it all the same.
 
         Raises: OSError if the disk does not take it.
         """
         self._append("end", status=status, **({} if self._started else {"idle": True}))
         self.flush()
 
-    def _append(self, kind: str, **facts: Any) -> None:
-        line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **facts}, allow_nan=False)
-        with self._alone:
-            self._waiting.append(line.encode() + b"\n")
+    def _append(self, kind: str, **content: Any) -> None:
+        record = _record(kind, **content)
+        with self._lock:
+            self._waiting.append(record)
             with suppress(OSError):
                 self._write_waiting()
 
@@ -249,36 +159,22 @@ class Journal:
     def _open(self) -> int:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         sound = self._path.read_bytes()
-        while sound and not _is_record(sound[sound.rfind(b"\n", 0, -1) + 1 :]):
+        while sound and not is_record(sound[sound.rfind(b"\n", 0, -1) + 1 :]):
             sound = sound[: sound.rfind(b"\n", 0, -1) + 1]
         os.ftruncate(file, len(sound))
         return file
 
 
-def _newest(points: Sequence[Point]) -> tuple[int, set[str]]:
-    """The newest step, and what was measured after it."""
-    step = max((point.step for point in points), default=-1)
-    return step, {point.key for point in points if point.step == step}
-
-
 class NullLog:
-    """Notes nothing: for the ranks that do not speak for all, and for tests."""
+    """A log that keeps nothing: for all ranks but 0, and for tests."""
 
-    def start(
-        self,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        dataset: DatasetInfo,
-    ) -> None:
+    def start(self, info: RunInfo) -> None:
         """Do nothing."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def note(self, text: str) -> None:
+    def step_done(self, step: int) -> None:
         """Do nothing."""
 
     def truncate_after(self, step: int) -> None:
@@ -291,72 +187,28 @@ class NullLog:
         """Do nothing."""
 
 
-class Tail:
-    """The reading end: follows a journal while it is written, also past a `cut`."""
+class JournalHandler(logging.Handler):
+    """Writes log records of level WARNING and above into a journal, as notes. Never raises.
 
-    def __init__(self, folder: Path) -> None:
-        """Follow the journal of the run in `folder`; it need not be there yet."""
-        self._path = folder / JOURNAL
-        self._file: int | None = None  # kept open: its inode cannot be given to a new journal
-        self._read = 0  # bytes
-        self.history = RunHistory()
-
-    def read(self) -> RunHistory:
-        """The history up to now. After a `cut` it is a new object.
-
-        Raises: TrackingError if the journal is damaged in the middle.
-        """
-        for number, line in self._new_lines():
-            if not _is_record(line):
-                raise TrackingError(
-                    f"{self._path}, {number} bytes in: this line is damaged; "
-                    "remove it to go on without what it told"
-                )
-            self.history._add(json.loads(line))
-        return self.history
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _new_lines(self) -> Iterator[tuple[int, bytes]]:
-        try:
-            now = self._path.stat()
-        except FileNotFoundError:
-            return
-        if self._file is None or os.fstat(self._file).st_ino != now.st_ino or now.st_size < self._read:
-            self.close()
-            self._file, self._read = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), 0
-            self.history = RunHistory()
-        data = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            yield self._read, line
-            self._read += len(line)
-
-
-def read_journal(folder: Path, *, empty: bool = False) -> RunHistory:
-    """Everything the journal of the run in `folder` tells.
-
-    Args:
-        folder: the run folder.
-        empty: answer an empty history instead of an error where there is no run yet.
-
-    Raises: TrackingError if there is no run, or its journal is damaged in the middle.
+    logging.getLogger("trainer").addHandler(JournalHandler(journal))
     """
-    tail = Tail(folder)
-    history = tail.read()
-    tail.close()
-    if not history.key and not empty:
-        raise TrackingError(
-            f"{folder} is not a run: it has no {JOURNAL}; give a folder that `trainer train` made"
-        )
-    return history
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(logging.WARNING)
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's message, and its traceback if it has one."""
+        with suppress(Exception):
+            self._journal.note(self.format(record))
 
 
-def _is_record(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and "kind" in json.loads(line)
-    except ValueError:
-        return False
+def _record(kind: str, **content: Any) -> bytes:
+    line = {"kind": kind, "time": time.time_ns() // 1_000_000, **content}
+    return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def _newest(points: Sequence[Point]) -> tuple[int, set[str]]:
+    """The newest step, and the keys that were measured after it."""
+    step = max((point.step for point in points), default=-1)
+    return step, {point.key for point in points if point.step == step}

@@ -1,4 +1,4 @@
-"""Where MLflow is and how it is talked to: late (importing it takes seconds), quietly, and not for ever."""
+"""The connection to MLflow: imported late, for that takes seconds; without its warnings; with a timeout."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 TIMEOUT = 10.0  # seconds that `check_reachable` tries
-MAKING_SECONDS = 120.0  # that another process may take to make an SQLite store
+CREATION_TIMEOUT = 120.0  # seconds that another process may take to make an SQLite store
 
 
 def tracking_uri(runs: Path) -> str:
-    """Where runs below the folder `runs` are tracked: MLFLOW_TRACKING_URI, else an SQLite file in `runs`."""
+    """Tracking URI of the runs below the folder `runs`: MLFLOW_TRACKING_URI, else an SQLite file in `runs`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
 
 
@@ -46,10 +46,10 @@ def check_reachable(uri: str | None = None) -> None:
     """Make sure that MLflow answers, before hours of work rely on it.
 
     Args:
-        uri: where; by default MLFLOW_TRACKING_URI. Nothing to check where neither names a server.
+        uri: a tracking URI, by default MLFLOW_TRACKING_URI. There is nothing to check if neither is set.
 
-    Raises: TrackingError after 10 s at most, which says what stands in the way; TrackingDown if nothing
-        answers, or only errors of the server's own.
+    Raises: TrackingError with the cause and its cure, after 10 s at most; TrackingDown if nothing answers, or the
+        server answers with an error of its own.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     if uri.startswith("sqlite:///"):
@@ -59,9 +59,9 @@ def check_reachable(uri: str | None = None) -> None:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the MLflow at `uri`; answers at once if that is a server, whether or not there is one.
+    """A client of the MLflow at `uri`. Of a server nothing is asked yet, so this returns at once.
 
-    Raises: TrackingError if this installation cannot talk to such a place.
+    Raises: TrackingError if this installation cannot open such a store, or the store cannot be written.
     """
     with quiet():
         from mlflow import MlflowClient
@@ -71,11 +71,11 @@ def connect(uri: str) -> MlflowClient:
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
         database = Path(uri.removeprefix("sqlite:///"))
         _check_file(database)
-        # The first to come makes the tables, for seconds; a trainer and its shipper at once would not get through.
+        # The first process makes the tables, for seconds; a trainer and its sync at once would both fail.
         busy = TrackingError(
             f"{database} is being made by another process, which takes too long; start again"
         )
-        with file_lock(database.with_name("mlflow.lock"), timeout=MAKING_SECONDS, otherwise=busy):
+        with file_lock(database.with_name("mlflow.lock"), timeout=CREATION_TIMEOUT, otherwise=busy):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
         return client
@@ -89,10 +89,15 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def place(uri: str) -> str:
-    """`uri` for a message: without a password."""
+def redact(uri: str) -> str:
+    """`uri` without user and password, to be shown."""
     parts = urlsplit(uri)
     return uri.replace(f"{parts.username or ''}:{parts.password}@", "") if parts.password else uri
+
+
+def shortened(error: Exception) -> str:
+    """The error's text on one line, at most 300 characters."""
+    return " ".join(str(error).split())[:300]
 
 
 def is_outage(error: MlflowException) -> bool:
@@ -119,10 +124,12 @@ def _check_file(database: Path) -> None:
 
 def _check_server(uri: str) -> None:
     connect(uri)  # its imports and settings
+    # No public API of MLflow: its client repeats a request for minutes, hides the status, and is the only one to
+    # know the user's credentials and certificates.
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    end, shown = time.monotonic() + TIMEOUT, place(uri)
+    end, shown = time.monotonic() + TIMEOUT, redact(uri)
     while True:
         left = max(1.0, end - time.monotonic())
         try:

@@ -148,7 +148,8 @@ def train(
                     if accuracy.top1 > progress.best_top1 or not progress.best:
                         progress.best_top1, progress.best = accuracy.top1, progress.step
                     took = time.perf_counter() - begun
-                    log.log(progress.step, {**accuracy.values(), metrics.EVALUATION_SECONDS: took})
+                    of_epoch = {metrics.EPOCH: progress.step / epoch, metrics.EVALUATION_SECONDS: took}
+                    log.log(progress.step, {**accuracy.values(), **of_epoch})
                     save()
                     meter.exclude(time.perf_counter() - begun)
                 if progress.step == total:
@@ -167,7 +168,7 @@ def train(
                 # Between evaluations and checkpoints, the host waits for the device only here.
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, lr=lr)
-                    log.log(progress.step, {**now, metrics.EPOCH: progress.step / epoch})
+                    log.log(progress.step, now)
                     loss_scale.update(progress.step, now)
                     if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
                         input_stall.update(now[metrics.DATA_WAIT])

@@ -1,0 +1,50 @@
+"""A small network and its runs, to be saved, registered and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.tracking.conftest import run_info
+from trainer.tracking import Journal, ModelInfo, Registered, Sample, register, save_model
+
+PREPROCESS = {"val_resize": 18, "val_size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
+INFO = ModelInfo(
+    "tiny", ("cat", "dog", "eel"), PREPROCESS, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64
+)
+SAMPLES = [Sample("a.JPEG", b"one", 0), Sample("b.JPEG", b"two", 2)]
+VAL_IMAGES = 40
+
+
+def network(seed: int = 0) -> torch.nn.Module:
+    """A convolution, BatchNorm with statistics of its own, and a linear layer; channels-last."""
+    torch.manual_seed(seed)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    )
+    layers(torch.randn(16, 3, 16, 16))
+    return layers.to(memory_format=torch.channels_last).eval()
+
+
+def finished_run(folder: Path) -> Path:
+    journal = Journal(folder)
+    journal.start(run_info(name=folder.name))
+    journal.finish("finished")
+    return folder
+
+
+def register_it(
+    folder: Path,
+    model: torch.nn.Module,
+    *,
+    measured: tuple[float, float] = (0.5, 1.0),
+    samples: list[Sample] = SAMPLES,
+) -> Registered:
+    save_model(folder, model, INFO, samples, lambda _: measured, name="tiny", num_images=VAL_IMAGES)
+    return register(folder)

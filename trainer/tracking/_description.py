@@ -1,0 +1,124 @@
+"""Descriptions in Markdown, as MLflow's UI shows them for a run, a registered model and its versions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.tracking._history import RunHistory
+from trainer.tracking._saved_model import SavedModel
+
+NOTE = "mlflow.note.content"  # the tag that holds a run's description
+
+_OPEN, _CLOSE = "\n\n<!-- trainer ", " -->"  # the UI shows no comments
+
+
+def run_description(
+    history: RunHistory, saved: SavedModel | None = None, model_uri: str | None = None
+) -> str:
+    """Description of a run: recipe, data set, hardware, code; at its end the result and what to do with it.
+
+    Args:
+        history: the run.
+        saved: the model it ended with, once it is registered …
+        model_uri: … as this.
+    """
+    rows = _rows(history)
+    usage = ""
+    if saved and model_uri:
+        rows |= {"Result": _result(saved), "Model": f"`{model_uri}`"}
+        usage = _usage(model_uri)
+    return _signed(history.description, _table(rows), usage)
+
+
+def version_description(
+    history: RunHistory, saved: SavedModel, info: Mapping[str, Any], model_uri: str
+) -> str:
+    """Description of a version of a registered model.
+
+    Args:
+        history: the run that made it.
+        saved: what was measured.
+        info: the model's stored `ModelInfo`.
+        model_uri: as what it is registered.
+    """
+    size, resize = info["preprocess"]["val_size"], info["preprocess"]["val_resize"]
+    rows = {
+        "Result": _result(saved),
+        "Network": f"{info['architecture']}, {len(info['classes']):,} classes",
+        **_rows(history),
+        "Input": f"float32 N x 3 x {size} x {size}, RGB in 0..1: shorter side resized to {resize}, centre crop, "
+        f"minus mean {_numbers(info['preprocess'].get('mean'))}, "
+        f"by std {_numbers(info['preprocess'].get('std'))}",
+        "Output": f"logits, N x {len(info['classes'])}, in the order of `classes` in `info.json`",
+    }
+    return _signed(history.description, _table(rows), _usage(model_uri))
+
+
+def model_description(history: RunHistory, saved: SavedModel, info: Mapping[str, Any]) -> str:
+    """Description of a registered model, for all of its versions."""
+    dataset = history.dataset.name if history.dataset else "a data set"
+    return _signed(
+        f"{info['architecture']} for the {len(info['classes']):,} classes of {dataset}, trained by `trainer train`.",
+        "Alias `candidate` is the newest version whose files came back from this server as they were sent. "
+        "Accuracy, data set and preprocessing of a version are in its description.",
+        _usage(f"models:/{saved.name}@candidate"),
+    )
+
+
+def may_replace(text: str | None) -> bool:
+    """Whether a description is missing, or one of these that nobody has edited."""
+    if not text:
+        return True
+    body, opening, rest = text.rpartition(_OPEN)
+    return bool(opening) and rest == _digest(body) + _CLOSE
+
+
+def _rows(history: RunHistory) -> dict[str, str]:
+    tags, params, dataset = history.tags, history.params, history.dataset
+    rows = {}
+    if recipe := tags.get("recipe"):
+        rows["Recipe"] = f"`{recipe}`"
+        if "epochs" in params and "global_batch" in params:
+            rows["Recipe"] += f", {params['epochs']} epochs, {params['global_batch']:,} images per step"
+    if dataset:
+        counts = ", ".join(f"{number:,} {name}" for name, number in dataset.counts.items())
+        rows["Data set"] = f"{dataset.name} (`{dataset.digest[:10]}`)" + (f": {counts}" if counts else "")
+    if gpu := tags.get("gpu"):
+        rows["Hardware"] = ", ".join(
+            filter(None, (f"{tags.get('world_size', '1')} x {gpu}", tags.get("precision")))
+        )
+    if versions := tags.get("versions"):
+        rows["Code"] = versions + (f", commit `{tags['git_commit'][:10]}`" if "git_commit" in tags else "")
+    return rows
+
+
+def _result(saved: SavedModel) -> str:
+    return f"**top-1 {saved.top1:.2%}**, top-5 {saved.top5:.2%} of {saved.num_images:,} validation images, in fp32"
+
+
+def _usage(model_uri: str) -> str:
+    return (
+        "With `MLFLOW_TRACKING_URI` set to this server, load it:\n\n"
+        f'```python\nmodel = mlflow.pytorch.load_model("{model_uri}")\n```\n\n'
+        f"or export it for a Jetson:\n\n```bash\ntrainer export {model_uri} --out bundle\n```"
+    )
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{value:g}" for value in values or ())
+
+
+def _signed(*paragraphs: str) -> str:
+    """The text with its digest in a comment, by which an edited one is told from one of these."""
+    body = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    return f"{body}{_OPEN}{_digest(body)}{_CLOSE}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

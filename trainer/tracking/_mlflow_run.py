@@ -1,0 +1,123 @@
+"""Which run of MLflow a run folder is: found again by its key on any server, or made; and its address in the UI."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainer.files import write_json
+from trainer.tracking._history import RunHistory, read_journal
+from trainer.tracking._server import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUN_FILE = "mlflow.json"
+RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
+
+logger = logging.getLogger(__name__)
+
+
+class RunRef(NamedTuple):
+    """The MLflow run that a run folder is synced to."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+
+
+def read_run_ref(folder: Path) -> RunRef | None:
+    """The MLflow run that the run in `folder` was synced to last; None if it never was."""
+    try:
+        return RunRef(**json.loads((folder / RUN_FILE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_run_ref(folder: Path, ref: RunRef) -> None:
+    """Keep the MLflow run that the run in `folder` is synced to."""
+    if read_run_ref(folder) != ref:
+        write_json(folder / RUN_FILE, ref._asdict())
+
+
+def run_url(ref: RunRef) -> str | None:
+    """Address of the run in MLflow's UI, in its mode for model training; None if no server is behind it.
+
+    Without `workflowType` the UI opens in the mode that the browser was in last, at first the one for language models.
+    """
+    if not ref.tracking_uri.startswith(("http://", "https://")):
+        return None
+    server = redact(ref.tracking_uri).rstrip("/")
+    return f"{server}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}?workflowType=machine_learning"
+
+
+def find_run(folder: Path, client: MlflowClient) -> Run | None:
+    """The MLflow run of the run in `folder`; None if the client's server has none."""
+    from mlflow.exceptions import MlflowException
+
+    known = read_run_ref(folder)
+    if known and known.tracking_uri == client.tracking_uri:
+        try:
+            run = client.get_run(known.run_id)
+            if run.info.lifecycle_stage == "active":
+                return run
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    history = read_journal(folder)
+    experiment = client.get_experiment_by_name(history.experiment)
+    if experiment is None:
+        return None
+    same = client.search_runs([experiment.experiment_id], f"tags.`{RUN_KEY}` = '{history.key}'")
+    return min(same, key=lambda run: str(run.info.run_id), default=None)
+
+
+def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:
+    """Make the MLflow run of the run in `folder`, and its experiment if there is none."""
+    experiment = _experiment(folder, history.experiment, client)
+    client.create_run(
+        experiment,
+        start_time=history.started,
+        run_name=history.name,
+        tags={
+            RUN_KEY: history.key,
+            "mlflow.source.name": "trainer",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": os.environ.get("USER", "trainer"),
+        },
+    )
+    # A request whose answer got lost is sent again by the client, and then there are two.
+    same = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{history.key}'")
+    first, *others = sorted(same, key=lambda run: str(run.info.run_id))
+    for run in others:
+        client.delete_run(run.info.run_id)
+    return first
+
+
+def _experiment(folder: Path, name: str, client: MlflowClient) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        local = client.tracking_uri.startswith("sqlite:")
+        artifacts = folder.resolve().parent / "artifacts" / name
+        try:
+            return client.create_experiment(
+                name,
+                artifact_location=artifacts.as_uri() if local else None,
+                # Without it, the UI opens on its pages for language models and hides the runs.
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        logger.warning("experiment %s was deleted in MLflow; it is restored, for the name is taken", name)
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
