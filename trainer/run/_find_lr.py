@@ -106,6 +106,7 @@ def _work(plan: Plan, lrs: Sequence[float], options: FindLrOptions) -> LrSuggest
                 params={**recipe.flat(), **{f"find_lr.{key}": value for key, value in settings.items()}},
                 tags={"kind": "find-lr", **run_tags(plan, world), **execution_tags(execution)},
                 dataset=dataset_info(dataset),
+                description=f"Learning-rate range test: {lrs[0]:g} to {lrs[-1]:g} in {len(lrs)} steps.",
             )
             journal.start(info)
             sync = stack.enter_context(BackgroundSync(folder))

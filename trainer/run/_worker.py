@@ -103,6 +103,7 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
                     params=recipe.flat(),
                     tags={**run_tags(plan, world), **execution_tags(execution), **parameters},
                     dataset=dataset_info(dataset),
+                    description=recipe.description,
                 )
             )
             sync = stack.enter_context(BackgroundSync(folder)) if is_main else None

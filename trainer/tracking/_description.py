@@ -1,4 +1,8 @@
-"""Descriptions in Markdown, as MLflow's UI shows them for a run, a registered model and its versions."""
+"""Descriptions in Markdown, as MLflow's UI shows them for a run, a registered model and its versions.
+
+The first line has the result and no markup: the UI's lists show it alone, as it is. No tables in here: the UI draws
+them without gaps.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,10 @@ def run_description(
         saved: the model it ended with, once it is registered …
         model_uri: … as this.
     """
-    rows = _rows(history)
-    usage = ""
-    if saved and model_uri:
-        rows |= {"Result": _result(saved), "Model": f"`{model_uri}`"}
-        usage = _usage(model_uri)
-    return _signed(history.description, _table(rows), usage)
+    if not saved or not model_uri:
+        return _signed(history.description, _list(_items(history)))
+    items = {"Model": f"`{model_uri}`", **_items(history)}
+    return _signed(_result(saved), history.description, _list(items), _usage(model_uri))
 
 
 def version_description(
@@ -44,16 +46,15 @@ def version_description(
         model_uri: as what it is registered.
     """
     size, resize = info["preprocess"]["val_size"], info["preprocess"]["val_resize"]
-    rows = {
-        "Result": _result(saved),
+    items = {
         "Network": f"{info['architecture']}, {len(info['classes']):,} classes",
-        **_rows(history),
-        "Input": f"float32 N x 3 x {size} x {size}, RGB in 0..1: shorter side resized to {resize}, centre crop, "
-        f"minus mean {_numbers(info['preprocess'].get('mean'))}, "
-        f"by std {_numbers(info['preprocess'].get('std'))}",
-        "Output": f"logits, N x {len(info['classes'])}, in the order of `classes` in `info.json`",
+        **_items(history),
+        "Input": f"N x 3 x {size} x {size}, float32, RGB: shorter side resized to {resize}, centre crop, "
+        f"pixels in 0..1 minus mean ({_numbers(info['preprocess'].get('mean'))}), "
+        f"divided by std ({_numbers(info['preprocess'].get('std'))})",
+        "Output": f"N x {len(info['classes'])} logits, in the order of `classes` in `info.json`",
     }
-    return _signed(history.description, _table(rows), _usage(model_uri))
+    return _signed(_result(saved), history.description, _list(items), _usage(model_uri))
 
 
 def model_description(history: RunHistory, saved: SavedModel, info: Mapping[str, Any]) -> str:
@@ -75,39 +76,41 @@ def may_replace(text: str | None) -> bool:
     return bool(opening) and rest == _digest(body) + _CLOSE
 
 
-def _rows(history: RunHistory) -> dict[str, str]:
+def _items(history: RunHistory) -> dict[str, str]:
     tags, params, dataset = history.tags, history.params, history.dataset
-    rows = {}
+    items = {}
     if recipe := tags.get("recipe"):
-        rows["Recipe"] = f"`{recipe}`"
+        items["Recipe"] = f"`{recipe}`"
         if "epochs" in params and "global_batch" in params:
-            rows["Recipe"] += f", {params['epochs']} epochs, {params['global_batch']:,} images per step"
+            items["Recipe"] += f", {params['epochs']} epochs, {params['global_batch']:,} images per step"
     if dataset:
         counts = ", ".join(f"{number:,} {name}" for name, number in dataset.counts.items())
-        rows["Data set"] = f"{dataset.name} (`{dataset.digest[:10]}`)" + (f": {counts}" if counts else "")
+        items["Data set"] = f"{dataset.name} (`{dataset.digest[:10]}`)" + (f": {counts}" if counts else "")
     if gpu := tags.get("gpu"):
-        rows["Hardware"] = ", ".join(
+        items["Hardware"] = ", ".join(
             filter(None, (f"{tags.get('world_size', '1')} x {gpu}", tags.get("precision")))
         )
     if versions := tags.get("versions"):
-        rows["Code"] = versions + (f", commit `{tags['git_commit'][:10]}`" if "git_commit" in tags else "")
-    return rows
+        items["Code"] = versions + (f", commit `{tags['git_commit'][:10]}`" if "git_commit" in tags else "")
+    return items
 
 
 def _result(saved: SavedModel) -> str:
-    return f"**top-1 {saved.top1:.2%}**, top-5 {saved.top5:.2%} of {saved.num_images:,} validation images, in fp32"
+    return (
+        f"top-1 {saved.top1:.2%}, top-5 {saved.top5:.2%} of {saved.num_images:,} validation images, in fp32"
+    )
 
 
 def _usage(model_uri: str) -> str:
     return (
         "With `MLFLOW_TRACKING_URI` set to this server, load it:\n\n"
-        f'```python\nmodel = mlflow.pytorch.load_model("{model_uri}")\n```\n\n'
+        f'```python\nimport mlflow\n\nmodel = mlflow.pytorch.load_model("{model_uri}")\n```\n\n'
         f"or export it for a Jetson:\n\n```bash\ntrainer export {model_uri} --out bundle\n```"
     )
 
 
-def _table(rows: Mapping[str, str]) -> str:
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+def _list(items: Mapping[str, str]) -> str:
+    return "\n".join(f"- **{name}**: {text}" for name, text in items.items())
 
 
 def _numbers(values: Any) -> str:

@@ -42,8 +42,10 @@ RUN_ARTIFACTS = (
 )
 
 LOCK_TIMEOUT = 5.0  # seconds that `trainer sync` waits for another process that syncs the run
-LONGEST_PAUSE = 30.0  # seconds between two tries at a server that does not answer
-LAST_TRIES = 3  # at a server that does not answer, once the trainer is gone
+LONGEST_PAUSE, LAST_TRIES = (
+    30.0,
+    3,
+)  # seconds between tries at a server that is down; tries once the trainer is gone
 CHECKPOINTS_INTERVAL = 600.0  # seconds between two syncs of the checkpoints, 200 MB each
 BATCH = 1000  # metrics MLflow takes at once; 100 of params and of tags
 
