@@ -15,8 +15,8 @@ TRAIN_TOP1 = "train/top1"
 TRAIN_TOP5 = "train/top5"
 TRAIN_LOSS = "train/loss"
 LR = "train/lr"
-LOSS_SCALE = "train/loss_scale"  # fp16 only
-SKIPPED_STEPS = "train/skipped_steps"  # in this log interval; fp16 only
+LOSS_SCALE = "train/amp/loss_scale"  # fp16 only
+SKIPPED_STEPS = "train/amp/skipped_steps"  # in this log interval; fp16 only
 
 THROUGHPUT = "train/throughput/images_per_second"  # all processes together
 DATA_WAIT = "train/throughput/data_wait_share"  # of the time, in 0..1

@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.conftest import until as wait_until
 from tests.stack.conftest import MARKS, Stack, no_engine
+from trainer import metrics
 from trainer.tracking import read_journal
 
 pytestmark = MARKS
@@ -60,7 +61,7 @@ class Run:
     def losses(self) -> list[tuple[int, int]]:
         """Step and time (ms) of each step up to now."""
         points = read_journal(self.folder, empty=True).points if any(self._runs.glob("digits-*")) else []
-        return [(point.step, point.time) for point in points if point.key == "train/loss"]
+        return [(point.step, point.time) for point in points if point.key == metrics.TRAIN_LOSS]
 
     def goes_on(self, steps: int = 3) -> None:
         """Wait until some more steps are done."""
@@ -231,7 +232,7 @@ def test_a_server_that_is_gone_for_good_costs_nothing_and_another_gets_it_all(ru
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         sync(run.folder, follow=False)  # into a file beside the run
     place = read_run_ref(run.folder)
-    stored = MlflowClient(place.tracking_uri).get_metric_history(place.run_id, "train/loss")
+    stored = MlflowClient(place.tracking_uri).get_metric_history(place.run_id, metrics.TRAIN_LOSS)
     assert [point.step for point in stored] == [step for step, _ in run.losses()]
 
 

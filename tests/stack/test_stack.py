@@ -18,6 +18,7 @@ from mlflow.entities import Run
 
 from tests.dataset import published
 from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, Stack
+from trainer import metrics
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
 
@@ -61,9 +62,9 @@ def test_the_trainer_ends_well_and_its_tracker_stays(stack: Stack) -> None:
 
 def test_the_host_finds_one_finished_run_with_metrics_of_every_epoch(client: MlflowClient, run: Run) -> None:
     assert run.info.status == "FINISHED"
-    for key in ("val/top1", "val/top5", "val/loss"):
+    for key in (metrics.VAL_TOP1, metrics.VAL_TOP5, metrics.VAL_LOSS):
         assert len(client.get_metric_history(run.info.run_id, key)) == RECIPE.epochs, key
-    assert run.data.metrics["final/top1"] >= 0.97
+    assert float(run.data.tags["top1"]) >= 0.97
 
 
 def test_the_run_says_what_made_it(run: Run) -> None:
@@ -78,10 +79,10 @@ def test_the_run_says_what_made_it(run: Run) -> None:
 
 def test_postgres_holds_the_metrics(stack: Stack, run: Run) -> None:
     rows = stack.sql(
-        f"SELECT key, count(*) FROM metrics WHERE run_uuid = '{run.info.run_id}' AND key LIKE 'val/%' GROUP BY key"
+        f"SELECT key, count(*) FROM metrics WHERE run_uuid = '{run.info.run_id}' AND key LIKE 'eval/%' GROUP BY key"
     )
 
-    assert f"val/top1|{RECIPE.epochs}" in rows
+    assert f"{metrics.VAL_TOP1}|{RECIPE.epochs}" in rows
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and torch.export's own
@@ -103,7 +104,7 @@ def test_the_registered_model_reaches_the_logged_accuracy_on_the_host(
     )
 
     assert measured.num_images == 360
-    assert measured.top1 == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
+    assert measured.top1 == pytest.approx(float(run.data.tags["top1"]), abs=1 / 360)
 
 
 def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(
@@ -294,4 +295,4 @@ def test_evaluate_on_the_host_agrees(stack: Stack, run: Run, digits: Path) -> No
         env=ENVIRONMENT | {"MLFLOW_TRACKING_URI": stack.uri},
     )
 
-    assert json.loads(said)["top1"] == pytest.approx(run.data.metrics["final/top1"], abs=1 / 360)
+    assert json.loads(said)["top1"] == pytest.approx(float(run.data.tags["top1"]), abs=1 / 360)

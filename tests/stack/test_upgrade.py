@@ -33,9 +33,9 @@ INSERT INTO runs (run_uuid, name, user_id, source_type, source_name, entry_point
 VALUES (repeat('a', 32), 'of 2023', 'ana', 'LOCAL', '', '', 'FINISHED', 1, 2,
   'active', 'mlflow-artifacts:/7/a/artifacts', 7);
 INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)
-VALUES ('val/top1', 0.25, 2, 3, false, repeat('a', 32));
+VALUES ('eval/top1', 0.25, 2, 3, false, repeat('a', 32));
 INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-VALUES ('val/top1', 0.25, 2, 3, false, repeat('a', 32));
+VALUES ('eval/top1', 0.25, 2, 3, false, repeat('a', 32));
 """
 ASK = 'from urllib.request import urlopen; print(urlopen("http://localhost:5000/api/2.0/mlflow/experiments/search?max_results=1").status)'
 
@@ -64,8 +64,8 @@ def test_a_database_of_an_older_mlflow_is_upgraded_and_its_runs_are_still_there(
     client = MlflowClient(empty.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("resnet50").experiment_id])
     assert (run.info.run_name, run.info.status) == ("of 2023", "FINISHED")
-    assert run.data.metrics == {"val/top1": 0.25}
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "val/top1")] == [3]
+    assert run.data.metrics == {"eval/top1": 0.25}
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "eval/top1")] == [3]
 
     # Back to an older image: neither the server nor migrate works on what it does not know.
     empty.compose("stop", "mlflow")
