@@ -16,7 +16,7 @@ import pytest
 from tests.tracking.conftest import Server
 from tests.tracking.synced import follower, in_mlflow, noted, rows, start, wait_for_step
 from trainer.errors import TrackingError
-from trainer.tracking import BackgroundSync, read_journal, sync, tracking_uri
+from trainer.tracking import BackgroundSync, Ending, read_journal, sync, tracking_uri
 from trainer.tracking import _sync as syncing
 from trainer.tracking._server import connect
 
@@ -120,9 +120,9 @@ def test_inf_and_nan_stay_in_the_journal(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "status"), [("finished", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")]
 )
-def test_mlflow_shows_how_the_run_ended(runs: Path, ending: str, status: str) -> None:
+def test_mlflow_shows_how_the_run_ended(runs: Path, ending: Ending, status: str) -> None:
     journal = start(runs / "r")
-    journal.finish(ending)  # type: ignore[arg-type]
+    journal.finish(ending)
 
     sync(runs / "r", follow=False)
 

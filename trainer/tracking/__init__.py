@@ -1,5 +1,6 @@
 """The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
+from trainer.tracking._background_sync import BackgroundSync
 from trainer.tracking._history import (
     DatasetInfo,
     Ending,
@@ -14,7 +15,7 @@ from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url
 from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model, with_unique_names
 from trainer.tracking._server import check_reachable, tracking_uri
-from trainer.tracking._sync import RUN_ARTIFACTS, BackgroundSync, sync
+from trainer.tracking._sync import RUN_ARTIFACTS, sync
 
 __all__ = [
     "RUN_ARTIFACTS",

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from trainer.errors import ProcessLost, TrackingError
+from trainer.errors import TrackingError
 from trainer.files import file_lock
-from trainer.tracking._child import POLL, BackgroundChild, Parent
+from trainer.tracking._child import POLL, Parent
 from trainer.tracking._description import NOTE, may_replace, run_description
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._mlflow_run import RunRef, create_run, find_run, write_run_ref
@@ -42,10 +41,8 @@ RUN_ARTIFACTS = (
 )
 
 LOCK_TIMEOUT = 5.0  # seconds that `trainer sync` waits for another process that syncs the run
-LONGEST_PAUSE, LAST_TRIES = (
-    30.0,
-    3,
-)  # seconds between tries at a server that is down; tries once the trainer is gone
+LONGEST_PAUSE = 30.0  # seconds between two tries at a server that does not answer
+LAST_TRIES = 3  # at a server that does not answer, once the trainer is gone
 CHECKPOINTS_INTERVAL = 600.0  # seconds between two syncs of the checkpoints, 200 MB each
 BATCH = 1000  # metrics MLflow takes at once; 100 of params and of tags
 
@@ -73,48 +70,6 @@ def sync(folder: Path, *, follow: bool) -> None:
             _follow(folder)
         else:
             _once(folder)
-
-
-class BackgroundSync:
-    """A child process that syncs the run in `folder` to MLflow while it is trained.
-
-        with BackgroundSync(folder) as background:   # after Journal.start
-            ...                                      # train; Journal.finish
-            complete = background.wait(60)           # False: `trainer sync` does the rest later
-
-    The trainer itself never waits for a server. The child writes to `sync.log` in the run folder,
-    survives a ^C on the terminal, and ends by itself soon after the trainer, whichever way that ends.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._child: BackgroundChild | None = None
-
-    def __enter__(self) -> Self:
-        if read_journal(self._folder).status != "running":
-            raise ValueError("call Journal.start before BackgroundSync is entered")
-        self._child = BackgroundChild(["sync", str(self._folder), "--follow"], self._folder / "sync.log")
-        return self
-
-    @property
-    def pid(self) -> int:
-        """Process id of the child."""
-        assert self._child is not None
-        return self._child.pid
-
-    def wait(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the end of the sync: whether everything is in MLflow."""
-        assert self._child is not None
-        return self._child.wait(timeout)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._child is not None
-        if isinstance(error, ProcessLost):
-            return  # all processes are about to be started again, with another sync
-        if read_journal(self._folder).status != "running" and not self.wait(10):
-            self._child.detach()  # it goes on alone, for as long as MLflow answers
 
 
 def run_of(folder: Path, client: MlflowClient) -> Run:
