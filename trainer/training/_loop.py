@@ -169,7 +169,8 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, lr=lr)
                     log.log(progress.step, now)
-                    loss_scale.update(progress.step, now)
+                    if world.is_main:  # the figures are those of all processes
+                        loss_scale.update(progress.step, now)
                     if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
                         input_stall.update(now[metrics.DATA_WAIT])
                 if stopping:
