@@ -11,11 +11,9 @@ from pathlib import Path
 
 import psutil
 
-SHARE = 0.05  # of the time; a shorter wait is not worth a warning
+SHARE = 0.05  # of the time: waiting for less is not worth a word
 INTERVALS = 3  # log intervals in a row that show it; the first one, in which queues fill, does not count
-BUSY = (
-    0.8  # share of the time in which a disk, or all processors, work: from there on they are the bottleneck
-)
+BUSY = 0.8  # share of the time in which a disk or all processors work: then they are what binds
 # What a gp3 volume of EBS has unless more was ordered.
 # Source: docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
 GP3_MB, GP3_READS = 125.0, 3000.0  # per second
