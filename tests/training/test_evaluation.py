@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.dataloader import Batch
+from trainer.config import Recipe
+from trainer.dataloader import Batch, ValLoader
+from trainer.dataset import Dataset
 from trainer.distributed import World
+from trainer.errors import Stopped
 from trainer.training import Accuracy, evaluate, flip_tta, predict
 
 CLASSES = 12
@@ -79,6 +82,48 @@ def test_each_image_gets_its_own_logits_in_one_process_and_in_two(answers: Batch
 
         assert seen.keys() == set(range(40))
         assert all(torch.equal(logits, answers.images[index]) for index, logits in seen.items())
+
+
+def test_each_image_of_a_data_set_is_predicted_once_with_its_own_label(
+    tiny: Recipe, dataset: Dataset
+) -> None:
+    """Nine images in batches of two: the first of two processes has a batch more than the second."""
+    seen: dict[int, int] = {}
+    for rank in range(2):
+        world = World(rank, 2, ALONE.device)
+        images = ValLoader(dataset.val, tiny.preprocess, world, batch=2)
+        for indices, logits, labels in predict(lambda x: x.mean(dim=(2, 3)), images, world):
+            assert logits.shape == (len(indices), 3)
+            assert logits.dtype == torch.float32
+            seen |= dict(zip(indices.tolist(), labels.tolist(), strict=True))
+
+    assert sorted(seen) == list(range(9))
+    assert [seen[index] for index in range(9)] == dataset.val.labels.tolist()
+
+
+def test_processes_with_unequal_shares_ask_equally_often_whether_to_stop(answers: Batch) -> None:
+    """`stop` is a collective: a process that did not ask would leave the others waiting."""
+    shares = [share(answers, rank, size=2) for rank in range(2)]
+    shares[1].pop()
+    asked = [0, 0]
+    for rank in range(2):
+
+        def stop(rank: int = rank) -> bool:
+            asked[rank] += 1
+            return False
+
+        list(predict(lambda x: x, shares[rank], World(rank, 2, ALONE.device), stop=stop))
+
+    assert asked == [4, 4]
+
+
+def test_a_stop_ends_the_pass_before_the_next_batch(answers: Batch) -> None:
+    asked = iter([False, False, True])
+    predictions = predict(lambda x: x, share(answers, batch=10), ALONE, stop=lambda: next(asked))
+
+    assert len([next(predictions), next(predictions)]) == 2
+    with pytest.raises(Stopped, match="during an evaluation"):
+        next(predictions)
 
 
 def test_classes_are_not_counted_unless_they_are_asked_for(answers: Batch) -> None:

@@ -1,11 +1,10 @@
-"""What a run says that waits for its images."""
+"""The warning of a run whose GPU waits for images."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -73,29 +72,31 @@ def test_the_counters_are_this_machines(tmp_path: Path) -> None:
     assert after.seconds > before.seconds
 
 
-def test_the_disk_is_the_one_that_the_data_lie_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = tmp_path.stat().st_dev
-    named = {"nvme1n1": counted(reads=120, read_bytes=2_000_000, busy_ms=7000), "other": counted(1, 1, 1)}
-    monkeypatch.setattr("psutil.disk_io_counters", lambda perdisk: named)
-    monkeypatch.setattr(
-        Path,
-        "resolve",
-        lambda path: Path("/sys/devices/pci0/block/nvme1n1") if "/sys/dev" in str(path) else path,
+@pytest.fixture
+def fake_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a kernel's counters: two disks, and 10 s of processors' time at 100 ticks a second."""
+    (tmp_path / "stat").write_text("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1\n")
+    (tmp_path / "diskstats").write_text(
+        "259 0 other 1 1 1 1 1 1 1 1 1 1 1\n259 1 data-disk 120 5 2000 40 9 9 9 9 0 7000 99\n"
     )
-    monkeypatch.setattr(
-        Path, "exists", lambda path: str(path) == f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    )
-    counters = read_counters(tmp_path)
-
-    assert counters.disk == (120, 2.0, 7.0)
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
+    return tmp_path
 
 
-def test_data_on_a_network_volume_have_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda path: False)
+def test_the_disk_is_the_one_that_holds_the_data(fake_kernel: Path) -> None:
+    device = fake_kernel.stat().st_dev
+    disk = fake_kernel / "devices/pci0/data-disk"
+    disk.mkdir(parents=True)
+    link = fake_kernel / f"dev/block/{os.major(device)}:{os.minor(device)}"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(disk)
+    counters = read_counters(fake_kernel, sysfs=fake_kernel)
 
-    assert read_counters(tmp_path).disk is None
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert counters.disk == (120.0, 2000 * 512 / 1e6, 7.0)
+    assert counters.cpu_busy == 150 / ticks
+    assert counters.cpu_total == 1000 / ticks
 
 
-def counted(reads: int, read_bytes: int, busy_ms: int) -> SimpleNamespace:
-    """A disk's counters, as psutil names them."""
-    return SimpleNamespace(read_count=reads, read_bytes=read_bytes, busy_time=busy_ms)
+def test_data_on_a_network_volume_have_no_disk(fake_kernel: Path) -> None:
+    assert read_counters(fake_kernel, sysfs=fake_kernel).disk is None

@@ -1,4 +1,4 @@
-"""The learning-lr range test."""
+"""The learning-rate range test."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def valley(*, steepest: float, lowest: float, highest: float = 10.0, steps: int 
     return [LrPoint(step, lr, loss, loss) for step, (lr, loss) in enumerate(zip(lrs, losses, strict=True), 1)]
 
 
-def test_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest() -> None:
+def test_learning_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest() -> None:
     lrs = lr_grid(1e-4, 1, 41)
 
     assert (lrs[0], lrs[-1]) == pytest.approx((1e-4, 1))
@@ -64,7 +64,9 @@ def test_rates_grow_by_the_same_factor_from_the_lowest_to_the_highest() -> None:
         (1e-5, 1, 10**15, "is not between 10 and 100000"),
     ],
 )
-def test_rates_that_do_not_grow_are_refused(lowest: float, highest: float, steps: int, says: str) -> None:
+def test_learning_rates_that_do_not_grow_are_refused(
+    lowest: float, highest: float, steps: int, says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         lr_grid(lowest, highest, steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,23 @@ def test_the_meter_shows_where_the_time_of_a_step_goes(tiny: Recipe) -> None:
     assert 50 < phases["data"] < 150  # ms, mean of a step
     assert min(phases.values()) > 0
     assert values[metrics.DATA_WAIT] > 0.2
+
+
+def test_an_evaluation_counts_for_neither_the_throughput_nor_the_longest_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("trainer.training._meter.time", SimpleNamespace(perf_counter=lambda: clock))
+    meter = Meter(ALONE)
+    for clock in (2.0, 105.0):  # a step of 2 seconds, an evaluation of 100, a step of 3
+        meter.add(torch.tensor(1.0), torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64))
+        meter.step_done()
+        if clock == 2.0:
+            meter.exclude(100.0)
+    values = meter.read(step=2, lr=0.1)
+
+    assert values[metrics.LONGEST_STEP] == 3.0
+    assert values[metrics.THROUGHPUT] == 16 / 5
 
 
 def test_steps_that_fp16_skips_are_counted_in_each_log_interval(tiny: Recipe) -> None:

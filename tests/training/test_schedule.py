@@ -1,4 +1,4 @@
-"""Learning lrs, against torch's own schedulers."""
+"""Learning rates, against torch's own schedulers."""
 
 from __future__ import annotations
 
@@ -13,68 +13,17 @@ from trainer.config import Recipe, load_recipe
 from trainer.training import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
 
 # At the end of each epoch of the run that rn50-onecycle is taken from.
-PUBLISHED = [
-    0.0087611,
-    0.0127734,
-    0.0193248,
-    0.0282164,
-    0.0391779,
-    0.0518763,
-    0.0659255,
-    0.0808987,
-    0.0963409,
-    0.111783,
-    0.126755,
-    0.140803,
-    0.153499,
-    0.164458,
-    0.173346,
-    0.179894,
-    0.183903,
-    0.18525,
-    0.18499,
-    0.184214,
-    0.182926,
-    0.181132,
-    0.178844,
-    0.176073,
-    0.172836,
-    0.16915,
-    0.165036,
-    0.160517,
-    0.155619,
-    0.150368,
-    0.144795,
-    0.138929,
-    0.132805,
-    0.126456,
-    0.119918,
-    0.113227,
-    0.106421,
-    0.0995376,
-    0.0926157,
-    0.0856939,
-    0.0788108,
-    0.072005,
-    0.0653145,
-    0.0587768,
-    0.0524283,
-    0.0463047,
-    0.0404401,
-    0.0348673,
-    0.0296175,
-    0.0247201,
-    0.0202025,
-    0.0160899,
-    0.0124052,
-    0.00916926,
-    0.00639999,
-    0.00411294,
-    0.00232088,
-    0.00103384,
-    0.000259015,
-    7.41507e-07,
-]
+PUBLISHED: list[float] = np.fromstring(
+    """
+    0.0087611 0.0127734 0.0193248 0.0282164 0.0391779 0.0518763 0.0659255 0.0808987 0.0963409 0.111783
+    0.126755 0.140803 0.153499 0.164458 0.173346 0.179894 0.183903 0.18525 0.18499 0.184214 0.182926
+    0.181132 0.178844 0.176073 0.172836 0.16915 0.165036 0.160517 0.155619 0.150368 0.144795 0.138929
+    0.132805 0.126456 0.119918 0.113227 0.106421 0.0995376 0.0926157 0.0856939 0.0788108 0.072005
+    0.0653145 0.0587768 0.0524283 0.0463047 0.0404401 0.0348673 0.0296175 0.0247201 0.0202025 0.0160899
+    0.0124052 0.00916926 0.00639999 0.00411294 0.00232088 0.00103384 0.000259015 7.41507e-07
+    """,
+    sep=" ",
+).tolist()
 
 
 def torchs(make: Callable[[torch.optim.Optimizer], Any], steps: int, peak: float) -> list[float]:
@@ -132,7 +81,7 @@ def test_the_onecycle_recipe_has_the_learning_rates_of_the_published_run() -> No
 
 @pytest.mark.parametrize("name", ["rn50-65", "rn50-75", "rn50-78"])
 def test_the_short_recipes_have_the_learning_rates_of_the_published_ones(name: str) -> None:
-    """`get_cyclic_lr` of libffcv/ffcv-imagenet, whose first rate is a 10,000th of the peak instead of 0."""
+    """`get_cyclic_lr` of libffcv/ffcv-imagenet, whose first learning rate is a 10,000th of the peak instead of 0."""
     recipe = load_recipe(name)
     steps = recipe.steps_per_epoch(1_281_167)
     lr = learning_rate(recipe, steps_per_epoch=steps)

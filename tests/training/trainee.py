@@ -98,13 +98,13 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
             Recorded.number += 1
 
     class Log(NullLog):
-        """Nothing, but the step where training goes on."""
+        """No log, but the step where training goes on."""
 
         def truncate_after(self, step: int) -> None:
             Recorded.number = step
 
     class Book(Journal):
-        """The journal, which tells that step as well."""
+        """The journal, and the step where training goes on."""
 
         def truncate_after(self, step: int) -> None:
             super().truncate_after(step)

@@ -44,6 +44,6 @@ class EMA:
         return {"weights": self.module.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state."""
+        """Load a state."""
         self.module.load_state_dict(state["weights"])
         self._updates = state["updates"]

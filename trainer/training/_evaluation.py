@@ -21,7 +21,7 @@ VAL_BATCH = 64  # images at a time: whole ones are decoded, beside what training
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """Right answers about the images of one class."""
+    """Number of correct predictions for the images of one class."""
 
     num_images: int
     top1_images: int  # images whose class has the largest logit …
@@ -34,19 +34,19 @@ class ClassAccuracy:
 
     @property
     def top5(self) -> float:
-        """As `top1`, among the best five."""
+        """Share of the class's images in 0..1 that have it among the five largest logits; nan if it has none."""
         return self.top5_images / self.num_images if self.num_images else math.nan
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers and loss over all validation images."""
+    """Accuracy and loss over all validation images."""
 
     top1: float  # share of images in 0..1
     top5: float  # share of images in 0..1; of all classes where there are fewer than 5
     loss: float  # mean cross-entropy, nats
     num_images: int  # all processes together
-    per_class: tuple[ClassAccuracy, ...] = ()  # by label, if it was asked for
+    per_class: tuple[ClassAccuracy, ...] = ()  # by label; empty unless classes were counted
 
     def values(self) -> dict[str, float]:
         """As metrics of the journal."""
@@ -72,11 +72,11 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Prediction(NamedTuple):
-    """What a network answers about a batch of images."""
+    """Logits of a network for a batch of images."""
 
     indices: torch.Tensor  # (N,) int64 positions in the split, on the host
-    logits: torch.Tensor  # (N, classes) float32
-    labels: torch.Tensor  # (N,) int64
+    logits: torch.Tensor  # (N, classes) float32, on the device
+    labels: torch.Tensor  # (N,) int64, on the device
 
 
 def predict(
@@ -84,23 +84,26 @@ def predict(
 ) -> Iterator[Prediction]:
     """Logits of `network` for each image of this process's share, batch by batch.
 
+    Processes may have a batch more or less than others, so there must be no collective between two of them. `stop`
+    may be one: it is called equally often on all.
+
     Args:
         network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
         batches: this process's share of the images, each once.
         world: the processes that share the images.
-        stop: asked at each batch, on all processes alike; True ends the pass.
+        stop: called before each batch, equally often on all processes; True ends the pass.
 
     Raises: Stopped if asked to stop; DataError.
     Source: evaluators that yield are big_vision's (github.com/google-research/big_vision).
     """
     share = iter(batches)
-    for _ in range(batches.rounds):  # some processes have a batch less than others, and ask all the same
+    for _ in range(batches.rounds):  # of the process that has most
         if stop():
             raise Stopped("stopped on request during an evaluation; start the same command again to go on")
         batch = next(share, None)
         if batch is None:
             continue
-        assert batch.indices is not None, "batches of a split say which images they hold"
+        assert batch.indices is not None, "validation batches have indices"
         with torch.inference_mode():
             logits = network(batch.images).float()
         yield Prediction(batch.indices, logits, batch.labels)
@@ -121,8 +124,8 @@ def evaluate(
         network: from (N, 3, H, W) images to (N, classes) logits; a module must be in eval mode.
         batches: this process's share of the images, each once.
         world: the processes that share the images.
-        stop: asked at each batch, on all processes alike; True ends the pass.
-        classes: number of classes that are counted one by one as well; 0: only all together.
+        stop: called before each batch, equally often on all processes; True ends the pass.
+        classes: number of classes for `per_class`; 0: no accuracy of single classes.
 
     Raises: Stopped if asked to stop; DataError.
     """

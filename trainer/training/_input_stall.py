@@ -1,4 +1,4 @@
-"""What a GPU waits for when it waits for images, from the machine's own counters."""
+"""The bottleneck of a run whose GPU waits for images, from the machine's own counters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Counters:
 
 
 class InputStall:
-    """Reads how long each log interval waited for images, and warns once with what binds."""
+    """Reads how long each log interval waited for images, and warns once, naming the bottleneck."""
 
     def __init__(
         self, data: Path, *, on_gpu: bool, counters: Callable[[Path], Counters] | None = None
@@ -42,7 +42,7 @@ class InputStall:
         Args:
             data: folder that images are read from.
             on_gpu: whether the GPU decodes them, beside training.
-            counters: reads the counters; by default the kernel's.
+            counters: function that reads the counters; None: `read_counters`.
         """
         self._data, self._on_gpu = data, on_gpu
         self._counters = counters or read_counters
@@ -68,7 +68,7 @@ class InputStall:
 
 
 def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
-    """What binds between two counts, and what can be done about it; `on_gpu`: the GPU decodes."""
+    """The bottleneck between two counts, and its cure; `on_gpu`: the GPU decodes."""
     seconds = after.seconds - before.seconds
     cpu = (after.cpu_busy - before.cpu_busy) / max(1e-9, after.cpu_total - before.cpu_total)
     figures = f"processors {cpu:.0%} busy"
@@ -104,11 +104,11 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
     )
 
 
-def read_counters(data: Path) -> Counters:
-    """The counters of this machine, and of the disk that `data` lies on."""
+def read_counters(data: Path, sysfs: Path = Path("/sys")) -> Counters:
+    """The counters of this machine, and of the disk that holds `data`."""
     cpu = psutil.cpu_times()
     busy = cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq + cpu.steal
-    name = _disk_name(data)
+    name = _disk_name(data, sysfs)
     disk = (psutil.disk_io_counters(perdisk=True) or {}).get(name) if name else None
     return Counters(
         time.monotonic(),
@@ -118,8 +118,8 @@ def read_counters(data: Path) -> Counters:
     )
 
 
-def _disk_name(data: Path) -> str | None:
-    """The kernel's name of the block device under `data`; None where there is none, as on a network volume."""
+def _disk_name(data: Path, sysfs: Path) -> str | None:
+    """The kernel's name of the block device that holds `data`; None without one, as on a network volume."""
     device = data.stat().st_dev
-    link = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    link = sysfs / f"dev/block/{os.major(device)}:{os.minor(device)}"
     return link.resolve().name if link.exists() else None

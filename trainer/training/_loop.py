@@ -44,7 +44,7 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state."""
+        """Load a state."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -63,11 +63,11 @@ def train(
 
     Args:
         recipe: what to train.
-        dataset: on which images.
+        dataset: training and validation images.
         folder: the run's own folder; checkpoints go below it.
-        world: this process's place among all.
-        log: takes the metrics of this process; silent on all but the first.
-        execution: how this machine runs it.
+        world: the processes that train together.
+        log: log of the run; a `NullLog` on all processes but the first.
+        execution: micro-batch, compile mode and decoder on this machine.
         checkpoint_interval: seconds of training between two checkpoints; there is one after each epoch as well.
 
     Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images.
@@ -131,17 +131,20 @@ def train(
 
         batches = mixed(
             images.batches(first_step=progress.step, last_step=total),
-            recipe, classes, world, accumulation_steps=images.accumulation_steps, first_step=progress.step,
-        )  # fmt: skip
+            recipe,
+            classes,
+            world,
+            accumulation_steps=images.accumulation_steps,
+            first_step=progress.step,
+        )
         try:
             while True:
                 # Due at this step. A run cut off in here repeats it when it comes back.
                 if progress.step % epoch == 0 and progress.step > progress.evaluated:
                     begun = time.perf_counter()
                     measured = ema.module.eval()
-                    world.broadcast(
-                        measured.buffers()
-                    )  # BatchNorm's statistics differ; what is saved is measured
+                    # BatchNorm's statistics differ between processes; those that are saved are measured.
+                    world.broadcast(measured.buffers())
                     with step.precision.autocast():
                         accuracy = evaluate(measured, val_images, world, stop=asked_to_stop)
                     progress.evaluated = progress.step
@@ -169,7 +172,8 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, lr=lr)
                     log.log(progress.step, now)
-                    loss_scale.update(progress.step, now)
+                    if world.is_main:  # the figures are those of all processes
+                        loss_scale.update(progress.step, now)
                     if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
                         input_stall.update(now[metrics.DATA_WAIT])
                 if stopping:

@@ -18,9 +18,8 @@ class LossScaleMonitor:
 
     def __init__(self) -> None:
         self._warned = False
-        self._last_step: int | None = (
-            None  # end of the last log interval; what was before the first is not known
-        )
+        # End of the last log interval; None: the first one, whose number of steps is not known, is still to come.
+        self._last_step: int | None = None
         self._intervals = self._steps = self._skipped = 0  # of the intervals in a row with too many
 
     def update(self, step: int, values: Mapping[str, float]) -> None:

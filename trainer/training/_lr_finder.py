@@ -24,8 +24,8 @@ from trainer.training._optimizer import make_optimizer
 from trainer.training._step import Step, make_model
 
 BLOCK = 10  # steps between two waits for the device
-# The share of the smoothed loss that a step takes over. It lags behind by some 20 steps: fastai's and Lightning's
-# 0.98 would lag by 50, a quarter of the test.
+# Factor of the exponential smoothing: the smoothed loss lags by some 20 steps. fastai's and Lightning's 0.98 would lag
+# by 50, a quarter of the test.
 SMOOTHING = 0.95
 FAR = 4.0  # times its best value: a smoothed loss above has diverged
 BLOWN_UP = 1.2  # times its first value: from there on a falling loss recovers, it does not learn
@@ -52,7 +52,7 @@ class Suggestion(NamedTuple):
 def lr_grid(lowest: float, highest: float, steps: int) -> list[float]:
     """Learning rates, one for each step, each the same multiple of the one before.
 
-    Raises: ConfigError if they do not grow, or are too few or too many.
+    Raises: ConfigError if `lowest` is not below `highest`, or `steps` is out of range.
     """
     if not 0 < lowest < highest < math.inf:
         raise ConfigError(
@@ -76,18 +76,18 @@ def range_test(
     execution: Execution = Execution(),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[LrPoint]]:
-    """Train a fresh model with one step at each of `lrs`, as `train` would; hand out some steps at a time.
+    """Train a fresh model with one step at each of `lrs`, as `train` would; yield the steps in blocks.
 
-    It ends before the last lr with the step whose smoothed loss is `FAR` times its best, or just before the one
-    whose loss is not a number. Nothing is read from a run and nothing is written.
+    The test ends early once the loss has diverged: with the step whose smoothed loss is above `FAR` times its best, or
+    just before the step whose loss is not a number. No file is written.
 
     Args:
-        recipe: what to train; its schedule does not count.
-        dataset: on which images; they come as in a run, from its first step on.
-        world: this process, alone.
-        lrs: of the optimizer.
-        execution: how this machine runs it.
-        stop: asked at each step; True ends the test.
+        recipe: what to train; its schedule is not used.
+        dataset: data set whose training images are used, in the order of a run.
+        world: a world of one process.
+        lrs: learning rates, one for each step.
+        execution: micro-batch, compile mode and decoder on this machine.
+        stop: called before each step; True ends the test.
 
     Raises: Stopped if asked to stop; DataError.
     """
@@ -124,13 +124,13 @@ def range_test(
 
 
 def suggest(points: Sequence[LrPoint]) -> Suggestion:
-    """What a range test says about the peak rate.
+    """Peak learning rates that the points of a range test suggest.
 
     The first tenth does not count, for its smoothed loss is the mean of a few steps; neither do the steps after the
     loss has diverged: on the digits the steepest descent of all was the recovery from a divergence, at 13 times the
     learning rate that trains well. A fall of the loss that is within its noise suggests nothing.
 
-    Raises: ConfigError if it says nothing.
+    Raises: ConfigError if there are too few points, or the loss hardly falls.
     """
     skipped = len(points) // 10
     blown_up = (
@@ -160,7 +160,7 @@ def suggest(points: Sequence[LrPoint]) -> Suggestion:
 
 
 def _noise(losses: Sequence[float]) -> float:
-    """Standard deviation that the smoothed loss has by chance, from how the loss jumps from step to step."""
+    """Standard deviation of the smoothed loss by chance, estimated from the differences between successive losses."""
     jumps = float(np.diff(losses).std()) / math.sqrt(2)
     return jumps * math.sqrt((1 - SMOOTHING) / (1 + SMOOTHING))
 
@@ -185,14 +185,14 @@ class _Losses(Meter):
 
 
 class _Smoothing:
-    """A mean of all losses, in which older ones count less and the first does not count too much."""
+    """The exponential moving average of the losses, corrected for its start at zero."""
 
     def __init__(self) -> None:
         self._sum = self._weight = 0.0
         self._best = self._now = math.inf
 
     def add(self, loss: float) -> float:
-        """Count one loss in; the mean."""
+        """Add a loss and return the average."""
         self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         self._now = self._sum / self._weight

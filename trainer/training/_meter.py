@@ -27,9 +27,9 @@ class Meter:
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
         self._skipped = torch.zeros((), device=self._world.device)  # steps; the same on all processes
         self._scale: torch.Tensor | None = None  # of the loss; None: it is not scaled
-        self._before = 0.0  # of these images were counted before this process was there
+        self._before = 0.0  # images of the sums that a process before this one counted
         self._steps, self._since = 0, time.perf_counter()
-        self._longest_step, self._last_step_end = 0.0, self._since  # seconds; by the clock
+        self._longest_step_seconds, self._last_step_end = 0.0, self._since
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The sums of each process: a run cut off between two reads loses none."""
@@ -60,12 +60,12 @@ class Meter:
     def step_done(self) -> None:
         """Note the end of a step, as the host sees it."""
         now = time.perf_counter()
-        self._longest_step = max(self._longest_step, now - self._last_step_end)
+        self._longest_step_seconds = max(self._longest_step_seconds, now - self._last_step_end)
         self._last_step_end = now
         self._steps += 1
 
     def exclude(self, seconds: float) -> None:
-        """Take time that was not spent on training (evaluation, checkpoints) out of the rates."""
+        """Leave `seconds` of evaluation or saving out of the throughput and of the longest step."""
         self._since += seconds
         self._last_step_end += seconds
 
@@ -77,9 +77,9 @@ class Meter:
         loss, top1, top5, images = self._world.all_reduce_sum(self._sums).tolist()
         seconds = time.perf_counter() - self._since
         phases = self.timer.read()
-        # All processes go as fast as the one that waits most.
+        # All processes are as fast as the one that waits longest.
         waits = self._world.all_gather(torch.tensor(phases.get("data", 0.0), device=self._world.device))
-        steps, longest_step, before = self._steps, self._longest_step, self._before
+        steps, longest_step_seconds, before = self._steps, self._longest_step_seconds, self._before
         skipped, scale = self._skipped, self._scale
         self._reset()
         if not math.isfinite(loss):
@@ -91,7 +91,7 @@ class Meter:
             metrics.LR: lr,
             metrics.THROUGHPUT: (images - before) / seconds,
             metrics.DATA_WAIT: min(1.0, float(waits.max()) / seconds),
-            metrics.LONGEST_STEP: longest_step,
+            metrics.LONGEST_STEP: longest_step_seconds,
             **{f"{metrics.STEP_MS}{name}": 1000 * spent / max(1, steps) for name, spent in phases.items()},
         }
         if scale is not None:

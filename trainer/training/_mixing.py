@@ -24,18 +24,18 @@ def mixed(
     accumulation_steps: int,
     first_step: int,
 ) -> Iterator[Batch]:
-    """The micro-batches, mixed if the recipe says so, with `targets` (N, classes) that say how much of which class.
+    """The micro-batches, mixed if the recipe says so, with `targets` (N, classes), shares of each class.
 
-    With both, each micro-batch is mixed in one of the two ways, as torchvision's and timm's training scripts do. What
-    is drawn is a function of the seed, the step, the micro-batch and the process, so a run that goes on draws the same.
+    With both, each micro-batch is mixed in one of the two ways, as torchvision's and timm's training scripts do. The
+    draws are a function of the seed, the step, the micro-batch and the process, so a resumed run draws the same.
 
     Args:
-        batches: from `first_step` on.
+        batches: micro-batches from `first_step` on.
         recipe: the alphas of mixup and cutmix, 0 for none.
-        classes: of the labels.
-        world: whose share of the global batch this is.
-        accumulation_steps: micro-batches of an optimizer step.
-        first_step: optimizer steps done before.
+        classes: number of classes.
+        world: the processes that share the global batch.
+        accumulation_steps: number of micro-batches in an optimizer step.
+        first_step: number of optimizer steps done before.
 
     Source: Zhang et al. 2017, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899; torchvision's transforms v2.
     """

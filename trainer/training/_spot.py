@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 POLL = 5.0  # seconds; AWS recommends it for spot notices, which come two minutes ahead
-ANSWER = 2.0  # seconds that the metadata service is given
-TOKEN_SECONDS = 21600
+TIMEOUT = 2.0  # seconds, of a request to the metadata service
+TOKEN_SECONDS = 21600  # lifetime of a token; IMDSv2 allows no more
 LINK_LOCAL = "http://169.254.169.254"
 VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
@@ -51,12 +51,12 @@ class SpotWatch:
         notice: Callable[[str], None],
         poll: float = POLL,
     ) -> None:
-        """Get ready to ask.
+        """Prepare the thread; entering the context starts it.
 
         Args:
-            address: of the metadata service; None: there is nothing to ask.
-            notice: called once, with a sentence, when the instance is to be taken away.
-            poll: seconds between two questions.
+            address: address of the metadata service; None: this is not EC2, and no thread is started.
+            notice: called once, from the thread, with the reason, when the instance is to be taken away.
+            poll: seconds between two requests.
         """
         self._address, self._notice, self._poll = address, notice, poll
         self._token = ""
@@ -73,18 +73,18 @@ class SpotWatch:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         if self._address:
-            self._thread.join(2 * ANSWER)
+            self._thread.join(2 * TIMEOUT)
 
     def pending(self) -> str | None:
-        """What EC2 says about taking this instance away, as a sentence; None if nothing.
+        """EC2's notice that it takes this instance away, as the reason of a stop; None without one.
 
-        Raises: OSError if it does not answer.
+        Raises: OSError if the metadata service does not answer.
         """
         if not self._address or (text := self._get("spot/instance-action")) is None:
             return None
         try:
-            said = json.loads(text)
-            return f"because EC2 will {said['action']} this spot instance at {said['time']}"
+            notice = json.loads(text)
+            return f"because EC2 will {notice['action']} this spot instance at {notice['time']}"
         except (ValueError, KeyError, TypeError):
             return "because EC2 will take this spot instance back"
 
@@ -92,8 +92,8 @@ class SpotWatch:
         failures, warned = 0, False
         while not self._end.is_set():
             try:
-                if said := self.pending():
-                    self._notice(said)
+                if reason := self.pending():
+                    self._notice(reason)
                     return
                 if not warned and self._get("events/recommendations/rebalance") is not None:
                     warned = True
@@ -109,26 +109,26 @@ class SpotWatch:
                     )
             self._end.wait(self._poll)
 
-    def _get(self, what: str) -> str | None:
-        """An entry of the metadata, None if there is none now."""
+    def _get(self, entry: str) -> str | None:
+        """The text of an entry of the metadata; None where there is no such entry now."""
         for _ in range(2):
-            self._token = self._token or self._ask(
+            self._token = self._token or self._request(
                 "PUT", "api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)}
             )
             try:
-                return self._ask("GET", f"meta-data/{what}", {"X-aws-ec2-metadata-token": self._token})
+                return self._request("GET", f"meta-data/{entry}", {"X-aws-ec2-metadata-token": self._token})
             except urllib.error.HTTPError as error:
                 if error.code == 404:
                     return None
                 if error.code != 401:
                     raise
-                self._token = ""  # it has run out
-        raise OSError("it takes none of its own tokens")
+                self._token = ""  # expired
+        raise OSError("it rejects the tokens that it has issued itself")
 
-    def _ask(self, method: str, what: str, headers: dict[str, str]) -> str:
-        request = urllib.request.Request(f"{self._address}/latest/{what}", method=method, headers=headers)
+    def _request(self, method: str, path: str, headers: dict[str, str]) -> str:
+        request = urllib.request.Request(f"{self._address}/latest/{path}", method=method, headers=headers)
         try:
-            with self._open(request, timeout=ANSWER) as answer:
+            with self._open(request, timeout=TIMEOUT) as answer:
                 text: str = answer.read(4096).decode()
                 return text
         except urllib.error.HTTPError as error:

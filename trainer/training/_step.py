@@ -101,7 +101,7 @@ class Step:
                 buffer.copy_(buffers[name])
 
     def __call__(self, batches: Iterator[Batch], lr: float, meter: Meter) -> None:
-        """Take the micro-batches of one step from `batches` and update the weights with learning rate `lr`."""
+        """Take one optimizer step with learning rate `lr` on the next micro-batches of `batches`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._model.train()

@@ -9,9 +9,9 @@ import torch
 
 
 class StepTimer:
-    """Seconds between marks, by the name of the later one, since the last reading.
+    """Seconds between marks, by the name of the later one, since the last `read`.
 
-    On a GPU a mark is an event in its stream, so nobody waits for it: what counts is when the GPU came to it.
+    On a GPU a mark is an event in its stream, so the host does not wait: its time is when the GPU reaches it.
     An event costs some microseconds. On the CPU a mark is the time.
     """
 
@@ -29,7 +29,7 @@ class StepTimer:
         self._marks.append((name, self._now()))
 
     def read(self) -> dict[str, float]:
-        """Seconds by phase; the device must have come to the last mark."""
+        """Seconds by phase; the device must have reached the last mark."""
         seconds: dict[str, float] = defaultdict(float)
         for (_, begun), (name, ended) in zip(self._marks, self._marks[1:], strict=False):
             if name is None:
