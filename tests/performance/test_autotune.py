@@ -1,92 +1,106 @@
-"""How a machine is found out: by trying, and only what is left open."""
+"""Autotuning: by trials, and only of settings that are not given."""
 
+from __future__ import annotations
+
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import ALONE
 from tests.nets import Small
-from trainer.performance import Choice, choose, defaults, measure
+from trainer.config import CompileMode, Execution, Recipe
+from trainer.dataset import Dataset
+from trainer.performance import AutotuneResult, autotune, defaults, measure
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr("trainer.performance._trial.build", lambda name, classes, **_: Small(classes))
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def open_recipe(tiny):
-    return replace(tiny, batch_per_gpu="auto", speed="auto")
+def recipe(tiny: Recipe) -> Recipe:
+    return replace(tiny, model="tests.nets:Small")
 
 
-def test_what_does_not_run_here_is_told_and_not_chosen(open_recipe, dataset, monkeypatch):
-    def compiler_fails(model, speed):
-        if speed != "eager":
-            raise RuntimeError("no compiler\nhere")
-        return model
+def test_a_setting_that_fails_here_is_logged_and_not_chosen(
+    recipe: Recipe, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compiler_fails(model: Network, **_: Any) -> Network:
+        raise RuntimeError("no compiler\nhere")
 
-    monkeypatch.setattr("trainer.training._step.compiled", compiler_fails)
-    told = []
-    choice = measure(open_recipe, dataset.train, ALONE, decoder=None, tell=told.append, steps=1)
+    monkeypatch.setattr("torch.compile", compiler_fails)
+    result = measure(recipe, dataset.train, ALONE, steps=1)
 
-    assert (choice.batch_per_gpu, choice.speed, choice.decoder) == (8, "eager", "cpu")
-    assert told[:2] == [
-        f"{name} does not run here (RuntimeError: no compiler)" for name in ("compile", "graphs")
+    assert result.execution == Execution(batch_per_gpu=8, compile="off", decoder="cpu")
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings[:2] == [
+        f"{name} does not run here (RuntimeError: no compiler)" for name in ("default", "cudagraphs")
     ]
-    assert [line.split()[0] for line in told[2:]] == ["mixed", "mixed-huffman"]  # there is no GPU
-    assert set(choice.tried) == {"eager", "cpu"}
-    assert choice.of(open_recipe) == replace(open_recipe, batch_per_gpu=8, speed="eager")
+    assert [line.split()[0] for line in warnings[2:]] == ["mixed", "mixed-huffman"]  # there is no GPU
+    assert set(result.throughputs) == {"off", "cpu"}
 
 
-def test_the_fastest_is_chosen(open_recipe, dataset, monkeypatch):
-    speeds = {"eager": 0.15, "compile": 0.0, "graphs": 0.3}
+def test_the_fastest_is_chosen(recipe: Recipe, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Small.forward
 
-    def slowed(model, speed):
-        def network(images):
-            time.sleep(speeds[speed])
-            return model(images)
+    def slow(self: Small, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.15)
+        return run(self, images)
+
+    def compile_(model: Small, *, mode: str, dynamic: bool) -> Network:
+        def network(images: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.3 if mode == "reduce-overhead" else 0)
+            return run(model, images)
 
         return network
 
-    monkeypatch.setattr("trainer.training._step.compiled", slowed)
-    choice = measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print, steps=2)
+    monkeypatch.setattr(Small, "forward", slow)
+    monkeypatch.setattr("torch.compile", compile_)
+    result = measure(recipe, dataset.train, ALONE, decoder="cpu", steps=2)
 
-    assert choice.speed == "compile"
-    assert choice.tried["eager"] > choice.tried["graphs"]
-
-
-def test_when_time_is_over_what_was_tried_decides(open_recipe, dataset):
-    choice = measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print, steps=1, timeout=0)
-
-    assert choice.tried.keys() == {"eager"}
+    assert result.execution.compile == "default"
+    assert result.throughputs["off"] > result.throughputs["cudagraphs"]
 
 
-def test_what_the_recipe_settles_is_not_tried(tiny, dataset):
-    settled = replace(tiny, batch_per_gpu=4, speed="eager")
+def test_when_the_time_is_used_up_no_further_trial_begins(recipe: Recipe, dataset: Dataset) -> None:
+    result = measure(recipe, dataset.train, ALONE, decoder="cpu", steps=1, time_budget=0)
 
-    assert measure(settled, dataset.train, ALONE, decoder="cpu", tell=print) == Choice(4, "eager", "cpu")
+    assert result.throughputs.keys() == {"off"}
+
+
+def test_what_is_given_is_not_tried(recipe: Recipe, dataset: Dataset) -> None:
+    result = measure(recipe, dataset.train, ALONE, batch_per_gpu=4, compile="off", decoder="cpu")
+
+    assert result == AutotuneResult(Execution(batch_per_gpu=4, compile="off", decoder="cpu"))
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA's"), RuntimeError("unable to find an engine")]
 )
-def test_a_batch_that_does_not_fit_is_halved(open_recipe, dataset, monkeypatch, error):
+def test_a_batch_that_does_not_fit_is_halved(
+    recipe: Recipe, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     run = Small.forward
 
-    def forward(self, images):
+    def forward(self: Small, images: torch.Tensor) -> torch.Tensor:
         if len(images) > 2:
             raise error
         return run(self, images)
 
     monkeypatch.setattr(Small, "forward", forward)
+    result = measure(recipe, dataset.train, ALONE, compile="off", decoder="cpu")
 
-    assert measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print).batch_per_gpu == 2
+    assert result.execution.batch_per_gpu == 2
 
 
-def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monkeypatch):
-    def forward(self, images):
+def test_where_not_even_one_image_fits_the_error_says_why(
+    recipe: Recipe, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Small, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("a layer is wrong")
 
     monkeypatch.setattr(Small, "forward", forward)
@@ -94,42 +108,48 @@ def test_where_not_even_one_image_fits_it_is_said_why(open_recipe, dataset, monk
     with pytest.raises(
         RuntimeError, match="not even one image at a time can be trained: RuntimeError: a layer is wrong"
     ):
-        measure(open_recipe, dataset.train, ALONE, decoder="cpu", tell=print)
+        measure(recipe, dataset.train, ALONE, decoder="cpu")
 
 
-def test_on_the_cpu_nothing_is_tried(open_recipe, dataset, tmp_path):
-    choice = choose(open_recipe, dataset.train, ALONE, tmp_path, decoder=None, tell=print)
+def test_on_the_cpu_nothing_is_tried(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    result = autotune(recipe, dataset.train, ALONE, tmp_path)
 
-    assert choice == Choice(64, "eager", "cpu") == defaults(open_recipe, None)
+    assert result == defaults()
+    assert result == AutotuneResult(Execution(batch_per_gpu=64, compile="off", decoder="cpu"))
     assert not list(tmp_path.iterdir())
 
 
-def test_on_a_gpu_the_choice_is_remembered_for_its_kind_and_for_what_was_asked(
-    open_recipe, dataset, tmp_path, monkeypatch
-):
+def test_on_a_gpu_the_result_is_kept_for_its_kind_and_for_what_was_given(
+    recipe: Recipe,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A GPU as far as its name goes."""
-    measured, named = [], "NVIDIA A10G"
+    measured: list[CompileMode | None] = []
+    name = "NVIDIA A10G"
 
-    def pretended(recipe, split, world, **_):
-        measured.append(recipe.speed)
-        return Choice(256, "compile", "mixed", {"eager": 1.0})
+    def pretended(*_: Any, compile: CompileMode | None, **others: Any) -> AutotuneResult:
+        measured.append(compile)
+        return AutotuneResult(Execution(batch_per_gpu=256, compile="default", decoder="mixed"), {"off": 1.0})
 
     gpu = replace(ALONE, device=torch.device("cuda", 0))
     monkeypatch.setattr("trainer.performance._autotune.measure", pretended)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: named)
-    told = []
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: name)
+    caplog.set_level(logging.INFO, "trainer")
 
-    def chosen(recipe, cores=4):
+    def tuned(*, compile: CompileMode | None = None, cores: int = 4) -> AutotuneResult:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
-        return choose(recipe, dataset.train, gpu, tmp_path, decoder=None, tell=told.append)
+        return autotune(recipe, dataset.train, gpu, tmp_path, compile=compile)
 
-    first = chosen(open_recipe)
-    assert chosen(open_recipe) == first
-    assert len(measured) == len(told) == 1
-    assert "256 images at a time, compile, decoded on mixed; images/s tried: eager 1" in told[0]
+    first = tuned()
+    assert tuned() == first
+    assert len(measured) == len(caplog.messages) == 1
+    assert "256 images at a time, compile default, decoder mixed; images/s tried: off 1" in caplog.messages[0]
 
-    chosen(replace(open_recipe, speed="eager"))
-    chosen(open_recipe, cores=48)
-    named = "Tesla T4"
-    chosen(open_recipe)
+    tuned(compile="off")
+    tuned(cores=48)
+    name = "Tesla T4"
+    tuned()
     assert len(measured) == 4

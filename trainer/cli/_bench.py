@@ -1,179 +1,258 @@
-"""`trainer bench`: figures of this machine, as ratios of one run."""
+"""`trainer bench`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import os
 import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from trainer.cli._terminal import console, show_table
+from trainer.cli import _args
 from trainer.config import load_recipe
-from trainer.dataset import Dataset, open_dataset
-from trainer.distributed import join_world
-from trainer.performance import (
-    bench_check,
-    bench_loader,
-    bench_loop,
-    bench_open,
-    bench_prepare,
-    bench_train,
-    defaults,
-    make_sample,
-    measure,
-)
 
-PHOTOS = 512  # made where no data set is given
+if TYPE_CHECKING:
+    from trainer.dataset import Dataset
+    from trainer.performance import Baseline, LoaderBench, TrainBench
+
+NAME, GROUP, ORDER = "bench", "measure", 1
+HELP = "measure training and its input pipeline on this machine, beside baselines"
+EXAMPLE = "trainer bench train rn50-baseline --json"
+
+TRAIN_HELP = "throughput of training: on synthetic images, on JPEGs, of the loader alone, and of a plain loop"
+LOADER_HELP = "throughput of making training batches, beside DALI's own reader and torchvision with Pillow"
+PHOTOS = 512  # generated where no data set is given
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure what was asked for and print the figures."""
-    if options.what == "train":
-        return _train(options)
-    if options.what == "loader":
-        return _loader(options)
-    if options.what == "loop":
-        return _loop(options)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        match options.what:
-            case "prepare":
-                figures = bench_prepare(Path(folder), images=options.images)
-                rows = {
-                    "tar and find": f"{median(figures['seconds']['tar']):.1f} s",
-                    "prepare": f"{median(figures['seconds']['trainer']):.1f} s, {figures['speed_ratio']:.2f} times as fast",
-                    "written": f"{figures['bytes_ratio'] or 0:.2f} of the bytes",
-                }
-            case "check":
-                figures = bench_check(Path(folder), images=options.images)
-                speed = figures["images_per_second"]
-                rows = {
-                    "Pillow": f"{speed['pillow']:,.0f} images/s",
-                    "check": f"{speed['trainer']:,.0f} images/s, {figures['speed_ratio']:.2f} times as fast",
-                }
-            case _:
-                figures = bench_open(Path(folder), load_recipe("rn50-baseline", ["global_batch=128"]))
-                rows = {
-                    "open": f"{figures['seconds']['open']:.2f} s",
-                    "first batch": f"{figures['seconds']['to_first_batch']:.2f} s after the start, of {figures['batch']} images",
-                }
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        count = figures["images"]
-        show_table(f"{count:,} images, {os.cpu_count()} processors", rows)
-    return 0
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's arguments."""
+    kinds = parser.add_subparsers(metavar="WHAT", required=True, dest="what")
+    add_train_arguments(_add(kinds, "train", TRAIN_HELP, "trainer bench train rn50-baseline --steps 50"))
+    add_loader_arguments(_add(kinds, "loader", LOADER_HELP, "trainer bench loader --sample 4096 --json"))
 
 
-def _train(options: argparse.Namespace) -> int:
-    recipe = load_recipe(options.recipe, options.set).at_full_size()
+def run(options: Namespace) -> int:
+    """Measure, and print the result as a table or as JSON."""
+    return run_train(options) if options.what == "train" else run_loader(options)
+
+
+def add_train_arguments(parser: ArgumentParser) -> None:
+    """Arguments of `run_train`."""
+    _args.add_recipe(parser)
+    _args.add_device(parser)
+    _args.add_execution(parser)
+    _args.add_json(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of a prepared data set (default: generated photos of ImageNet's sizes)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=_args.positive_int,
+        default=50,
+        metavar="N",
+        help="number of timed steps of each measurement (default: 50)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_args.positive_int,
+        default=3,
+        metavar="N",
+        help="number of rounds; each measures everything once (default: 3)",
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="Chrome trace of five steps to write, for ui.perfetto.dev",
+    )
+
+
+def run_train(options: Namespace) -> int:
+    """Measure training."""
+    from trainer.cli._terminal import configure_logging, show_table
+    from trainer.dataset import open_dataset
+    from trainer.distributed import join_world
+    from trainer.performance import bench_train, defaults, make_sample, measure
+
+    configure_logging()
+    recipe = load_recipe(options.recipe, options.set).at_full_res()
+    given: dict[str, Any] = {
+        "batch_per_gpu": options.batch_per_gpu,
+        "compile": options.compile,
+        "decoder": options.decoder,
+    }
     with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-        dataset = _photos(options, Path(folder))
-        if world.device.type == "cuda":
-            choice = measure(recipe, dataset.train, world, decoder=options.decoder, tell=console.print)
-        else:
-            choice = defaults(recipe, options.decoder)
-        figures = bench_train(
-            choice.of(recipe),
+        dataset: Dataset = (
+            open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
+        )
+        on_gpu = world.device.type == "cuda"
+        tuned = measure(recipe, dataset.train, world, **given) if on_gpu else defaults(**given)
+        result = bench_train(
+            recipe,
             dataset.train,
             world,
+            tuned.execution,
             steps=options.steps,
             rounds=options.rounds,
-            decoder=choice.decoder,
             profile=options.profile,
         )
     if options.json:
-        print(json.dumps({**figures, "tried": choice.tried}))
-        return 0
-    speed, phases = figures["images_per_second"], figures["step_ms"]
-    share = figures["bandwidth_share"]  # counted for ResNet-50 only
-    bound = (
-        {"memory": f"{share:.0%} of {figures['memory_gb_per_second']:,.0f} GB/s"} if share is not None else {}
-    )
-    show_table(
-        f"{figures['device']}, {figures['precision']}, {figures['micro_batch']} images of {figures['train_size']} px "
-        f"at a time, {figures['speed']}, decoded on {figures['decoder']}, medians of {figures['rounds']} rounds",
-        {
-            "synthetic": f"{speed['synthetic']:,.1f} images/s, {figures['synthetic_to_plain']:.2f} of the plain loop",
-            "real JPEGs": f"{speed['real']:,.1f} images/s, {figures['real_to_synthetic']:.3f} of synthetic, "
-            f"{figures['data_wait_share']:.1%} of the time waiting for data",
-            "loader": f"{speed['loader']:,.1f} images/s without training",
-            "plain loop": f"{speed['plain']:,.1f} images/s, as people write it",
-            "validation": f"{speed['validation']:,.1f} images/s: {figures['validation_share']:.1%} of an epoch of "
-            "ImageNet",
-            "a step": ", ".join(f"{name} {spent:.1f} ms" for name, spent in phases.items()),
-            **bound,
-            "arithmetic": f"{figures['flops_share']:.0%} of {figures['matmul_peak_tflops']:,.1f} TFLOP/s, "
-            f"{figures['gflop_per_image']:.1f} GFLOP an image",
-        },
-    )
+        print(json.dumps({**dataclasses.asdict(result), "autotuned": tuned.throughputs}))
+    else:
+        show_table(*_train_table(result))
     return 0
 
 
-def _loop(options: argparse.Namespace) -> int:
-    recipe = load_recipe(options.recipe, options.set).at_full_size()
-    with tempfile.TemporaryDirectory() as folder, join_world(options.device) as world:
-        dataset = _photos(options, Path(folder))
-        recipe = defaults(recipe, None).of(recipe)
-        figures = bench_loop(recipe, dataset, world, steps=options.steps, rounds=options.rounds)
-    if options.json:
-        print(json.dumps(figures))
-        return 0
-    speed, (low, high) = figures["steps_per_second"], figures["loop_to_bare_95"]
-    show_table(
-        f"{figures['rounds']:,} rounds of {figures['steps']:,} steps of {figures['batch']} images each",
-        {
-            "training": f"{speed['loop']:.2f} steps/s, {figures['loop_to_bare']:.3f} of the bare loop "
-            f"(with 95 %: {low:.3f} to {high:.3f})",
-            "bare loop": f"{speed['bare']:.2f} steps/s",
-        },
+def _train_table(result: TrainBench) -> tuple[str, dict[str, str]]:
+    """Title and rows."""
+    throughput, limits, execution = result.images_per_second, result.roofline, result.execution
+    title = (
+        f"{result.environment.device}, {result.precision}, micro-batches of {result.micro_batch} images of "
+        f"{result.train_size} px, compile {execution.compile}, decoder {execution.decoder}, "
+        f"medians of {result.rounds} rounds"
     )
-    return 0
-
-
-def _photos(options: argparse.Namespace, folder: Path) -> Dataset:
-    """The data set that was named, or photos made in the folder."""
-    return open_dataset(options.data) if options.data else make_sample(folder, images=PHOTOS)
-
-
-def _loader(options: argparse.Namespace) -> int:
-    recipe = load_recipe(
-        "rn50-baseline", [f"global_batch={options.batch_size}", f"batch_per_gpu={options.batch_size}"]
+    rows = {
+        "synthetic": f"{throughput['synthetic']:,.1f} images/s, {result.synthetic_to_plain:.2f} of the plain loop",
+        "real JPEGs": f"{throughput['real']:,.1f} images/s, {result.real_to_synthetic:.3f} of synthetic, "
+        f"{result.data_wait_share:.1%} of the time waiting for data",
+        "loader": f"{throughput['loader']:,.1f} images/s without training",
+        "plain loop": f"{throughput['plain']:,.1f} images/s on synthetic images, the loss read at every step",
+        "validation": f"{throughput['validation']:,.1f} images/s, {result.validation_share:.1%} of ImageNet's epoch",
+        "step": ", ".join(f"{phase} {spent:.1f} ms" for phase, spent in result.step_ms.items()),
+    }
+    if limits.bandwidth_share is not None:
+        rows["bandwidth"] = f"{limits.bandwidth_share:.0%} of {limits.memory_gb_per_second:,.0f} GB/s"
+    rows["arithmetic"] = (
+        f"{limits.flops_share:.0%} of {limits.matmul_tflops:,.1f} TFLOP/s, "
+        f"{limits.gflop_per_image:.1f} GFLOP per image"
     )
+    return title, rows
+
+
+def add_loader_arguments(parser: ArgumentParser) -> None:
+    """Arguments of `run_loader`."""
+    _args.add_device(parser)
+    _args.add_json(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("data", type=Path, nargs="?", metavar="DIR", help="folder of a prepared data set")
+    source.add_argument(
+        "--sample",
+        type=_args.positive_int,
+        metavar="N",
+        help="number of photos of ImageNet's sizes to generate in place of a data set",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_args.positive_int,
+        default=128,
+        metavar="N",
+        help="images in a batch (default: 128)",
+    )
+    parser.add_argument(
+        "--images",
+        type=_args.positive_int,
+        default=4096,
+        metavar="N",
+        help="number of timed images for each loader in each round, at least (default: 4,096)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_args.positive_int,
+        default=9,
+        metavar="N",
+        help="number of rounds; each measures every loader once (default: 9)",
+    )
+    parser.add_argument(
+        "--shorter-side",
+        action="append",
+        type=_args.positive_int,
+        default=[],
+        metavar="PX",
+        help="shorter side of stored photos, as `prepare --shorter-side` makes them, with which ours is measured too; "
+        "repeat it for several sizes",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name of a loader to compare with; repeat it for several (default: all)",
+    )
+    parser.add_argument(
+        "--cold", action="store_true", help="drop the files from the page cache before each measurement"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="folder for temporary files, on the disk to be measured (default: the system's)",
+    )
+
+
+def run_loader(options: Namespace, baselines: Mapping[str, Baseline] | None = None) -> int:
+    """Measure our loader and the baselines (default: those of the package)."""
+    from trainer.cli._terminal import show_table
+    from trainer.dataset import open_dataset
+    from trainer.distributed import join_world
+    from trainer.performance import BASELINES, bench_loader, make_sample
+
+    recipe = load_recipe("rn50-baseline", [f"global_batch={options.batch_size}"])
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder, join_world(options.device) as world:
         dataset = (
             open_dataset(options.data) if options.data else make_sample(Path(folder), images=options.sample)
         )
-        (Path(folder) / "forms").mkdir()
-        figures = bench_loader(
+        formats = Path(folder) / "formats"
+        formats.mkdir()
+        result = bench_loader(
             dataset.train,
             recipe,
             world,
-            Path(folder) / "forms",
+            formats,
             images=options.images,
             rounds=options.rounds,
+            baselines=BASELINES if baselines is None else baselines,
             cold=options.cold,
-            shorter_side=options.shorter_side or (),
-            only=options.only or (),
+            shorter_side=options.shorter_side,
+            only=options.only,
         )
     if options.json:
-        print(json.dumps(figures))
-        return 0
-    rows = {}
-    for name in figures["turns"]:
-        rows[name] = (
-            f"{figures['images_per_second'][name]:,.0f} images/s, "
-            f"{figures['images_per_cpu_second'][name]:,.0f} per CPU second"
-        )
-        if name in figures["ours_to"]:
-            ours = figures["ours_to"][name]
-            rows[name] += (
-                f"; ours is {ours['images_per_second']:.3f} and {ours['images_per_cpu_second']:.3f} of it"
-            )
-    show_table(
-        f"{figures['images']:,} images{' not in memory' if options.cold else ''}, batches of {figures['batch']}, "
-        f"{figures['threads']} DALI threads, medians of {figures['rounds']} rounds",
-        rows,
-    )
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        show_table(*_loader_table(result))
     return 0
+
+
+def _loader_table(result: LoaderBench) -> tuple[str, dict[str, str]]:
+    """Title and rows."""
+    title = (
+        f"{result.images:,} images{' not in the page cache' if result.cold else ''}, batches of "
+        f"{result.global_batch}, {result.threads} DALI threads, medians of {result.rounds} rounds"
+    )
+    rows = {
+        name: f"{measured.images_per_second:,.0f} images/s, {measured.images_per_cpu_second:,.0f} per CPU second"
+        for name, measured in result.median.items()
+    }
+    for name, ratio in result.ratio.items():
+        rows[name] += (
+            f"; ours makes {ratio.images_per_second:.3f} times as many, "
+            f"{ratio.images_per_cpu_second:.3f} times per CPU second"
+        )
+    return title, rows
+
+
+def _add(kinds: Any, name: str, summary: str, example: str) -> ArgumentParser:
+    parser: ArgumentParser = kinds.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser

@@ -63,7 +63,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Print what the recipe will take on one instance, or on all that are known."""
     from trainer.cli._terminal import show_table
-    from trainer.performance import IMAGENET, INSTANCES, JPEG_KB, estimate, find_instance
+    from trainer.instances import INSTANCES, find_instance
+    from trainer.performance import IMAGENET, JPEG_KB, estimate
 
     recipe = load_recipe(options.recipe, options.set)
     images, kilobytes, name = IMAGENET, JPEG_KB, "ImageNet as published"
@@ -82,7 +83,7 @@ def run(options: Namespace) -> int:
             kilobytes=kilobytes,
             gpu_images_per_second=options.images_per_second,
             disk_mb=options.disk_mb,
-            disk_reads=options.disk_iops,
+            disk_iops=options.disk_iops,
             usd_per_hour=options.price,
         )
         for instance, facts in wanted.items()
@@ -109,4 +110,4 @@ def run(options: Namespace) -> int:
 
 
 def _row(one: Estimate) -> str:
-    return f"{one.hours:7,.1f} h  ${one.usd:8,.2f}  {one.images_per_second:8,.0f} images/s  {one.binds} binds"
+    return f"{one.hours:7,.1f} h  ${one.usd:8,.2f}  {one.images_per_second:8,.0f} images/s  {one.bottleneck} binds"

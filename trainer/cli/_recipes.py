@@ -56,7 +56,8 @@ def run(options: Namespace) -> int:
 
 def _estimates(recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Hours and dollars by instance; nothing for recipes that are not for ImageNet, which have no bar."""
-    from trainer.performance import estimate, find_instance
+    from trainer.instances import find_instance
+    from trainer.performance import estimate
 
     if recipe.bar is None:
         return {}

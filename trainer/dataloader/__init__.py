@@ -5,7 +5,6 @@ augmentation.
 """
 
 from trainer.dataloader._crops import CROP_ATTEMPTS, MEAN, STD, preprocessing, random_resized_crops
-from trainer.dataloader._file_reader import dali_version, file_reader_batches
 from trainer.dataloader._integrity import check_decoding
 from trainer.dataloader._loaders import Batch, TrainLoader, ValLoader
 from trainer.dataloader._pipelines import (
@@ -26,11 +25,9 @@ __all__ = [
     "TrainLoader",
     "ValLoader",
     "check_decoding",
-    "dali_version",
     "decoder_options",
     "default_decoder",
     "epoch_order",
-    "file_reader_batches",
     "normalise",
     "pipeline_options",
     "preprocessing",

@@ -1,28 +1,88 @@
-"""How fast training is here, measured; and what makes it fastest, found by trying."""
+"""Throughput of training on this machine: measured, autotuned before a run, and predicted for rented machines.
 
-from trainer.performance._autotune import Choice, choose, defaults, measure
-from trainer.performance._bench_data import bench_check, bench_open, bench_prepare
-from trainer.performance._bench_loader import bench_loader
-from trainer.performance._bench_train import bench_loop, bench_train
-from trainer.performance._estimate import IMAGENET, INSTANCES, JPEG_KB, Estimate, estimate, find_instance
-from trainer.performance._photos import make_sample
+Names are imported when they are asked for: an estimate needs neither torch nor DALI.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.performance._autotune import AutotuneResult, autotune, defaults, find_batch_size, measure
+    from trainer.performance._baselines import BASELINES, Baseline
+    from trainer.performance._bench_loader import LoaderBench, LoaderRatio, LoaderThroughput, bench_loader
+    from trainer.performance._bench_train import TrainBench, bench_train
+    from trainer.performance._environment import Environment, environment
+    from trainer.performance._estimate import IMAGENET, JPEG_KB, Estimate, estimate
+    from trainer.performance._photos import DISTINCT, make_sample, repeat_images, sample_photos
+    from trainer.performance._roofline import Roofline, roofline
+    from trainer.performance._trial import Trial, TrialResult, fixed_batch
+
+_MODULES = {
+    "BASELINES": "_baselines",
+    "DISTINCT": "_photos",
+    "IMAGENET": "_estimate",
+    "JPEG_KB": "_estimate",
+    "AutotuneResult": "_autotune",
+    "Baseline": "_baselines",
+    "Environment": "_environment",
+    "Estimate": "_estimate",
+    "LoaderBench": "_bench_loader",
+    "LoaderRatio": "_bench_loader",
+    "LoaderThroughput": "_bench_loader",
+    "Roofline": "_roofline",
+    "TrainBench": "_bench_train",
+    "Trial": "_trial",
+    "TrialResult": "_trial",
+    "autotune": "_autotune",
+    "bench_loader": "_bench_loader",
+    "bench_train": "_bench_train",
+    "defaults": "_autotune",
+    "environment": "_environment",
+    "estimate": "_estimate",
+    "find_batch_size": "_autotune",
+    "fixed_batch": "_trial",
+    "make_sample": "_photos",
+    "measure": "_autotune",
+    "repeat_images": "_photos",
+    "roofline": "_roofline",
+    "sample_photos": "_photos",
+}
 
 __all__ = [
+    "BASELINES",
+    "DISTINCT",
     "IMAGENET",
-    "INSTANCES",
     "JPEG_KB",
-    "Choice",
+    "AutotuneResult",
+    "Baseline",
+    "Environment",
     "Estimate",
-    "bench_check",
+    "LoaderBench",
+    "LoaderRatio",
+    "LoaderThroughput",
+    "Roofline",
+    "TrainBench",
+    "Trial",
+    "TrialResult",
+    "autotune",
     "bench_loader",
-    "bench_loop",
-    "bench_open",
-    "bench_prepare",
     "bench_train",
-    "choose",
     "defaults",
+    "environment",
     "estimate",
-    "find_instance",
+    "find_batch_size",
+    "fixed_batch",
     "make_sample",
     "measure",
+    "repeat_images",
+    "roofline",
+    "sample_photos",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

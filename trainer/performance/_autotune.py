@@ -1,4 +1,4 @@
-"""What runs fastest on this GPU, found out before a run by trying it."""
+"""Autotuning before a run: micro-batch size, torch.compile mode and decoder, by timed trials on this GPU."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from trainer.errors import DataError
 from trainer.files import write_json
 from trainer.performance._trial import CLASSES, Trial, fixed_batch
 
-SECONDS_EACH = 30.0  # for each question; what has begun is ended, a compilation too
-STEPS = 20  # timed in each trial at most, and …
-SECONDS = 4.0  # … for so long at least
-LARGEST = 256  # images; larger micro-batches are not faster, and leave less room for the decoder
-FULL = 0.85  # share of the GPU's memory that torch may take; decoding takes some too
-ON_THE_CPU = 64  # images at a time, where nothing is measured
-REMEMBERED = "autotune.json"
+TIME_BUDGET = 30.0  # seconds for each setting: no further trial begins after it, a running one is finished
+STEPS = 20  # timed steps of a trial, …
+SECONDS = 4.0  # … or fewer, if they take longer than this
+MAX_BATCH = 256  # images; larger micro-batches are not faster, and leave less room for the decoder
+MAX_MEMORY_SHARE = 0.85  # of the GPU's memory for torch; the decoder needs some too
+CPU_BATCH = 64  # images at a time on the CPU, where nothing is tried
+RESULT_FILE = "autotune.json"
 COMPILE_MODES: tuple[CompileMode, ...] = ("off", "default", "cudagraphs")
 DECODERS: tuple[Decoder, ...] = ("mixed", "cpu", "mixed-huffman")
 
@@ -42,10 +42,10 @@ T = TypeVar("T", CompileMode, Decoder)
 
 @dataclass(frozen=True)
 class AutotuneResult:
-    """How a run is executed on one kind of device, and why."""
+    """Execution settings for one kind of device, and the trials that decided them."""
 
     execution: Execution
-    throughputs: dict[str, float] = field(default_factory=dict)  # images/s of one process, by what was tried
+    throughputs: dict[str, float] = field(default_factory=dict)  # images/s of one process, by setting tried
 
 
 def autotune(
@@ -58,26 +58,26 @@ def autotune(
     compile: CompileMode | None = None,
     decoder: Decoder | None = None,
 ) -> AutotuneResult:
-    """How to execute `recipe` here: as asked for, and what is None, as trials show.
+    """Execution settings for `recipe` on this machine: as given, and the fastest by trials where None is given.
 
-    On the CPU nothing is tried. On a GPU the images that fit at a time are found first, then how the network runs
-    fastest on images that are there already, then which decoder feeds it best. The verdict is the first
-    process's; it is kept in the run's folder for each kind of GPU, so a run that goes on is not measured again.
+    On the CPU nothing is tried. On a GPU the largest micro-batch that fits is found first, then the fastest compile
+    mode on a synthetic batch, then the decoder that feeds it best. The first process decides for all. The result is
+    kept in the run's folder for each kind of GPU, so a resumed run is not measured again.
 
     Args:
         recipe: what is to be trained.
-        split: the training images.
+        split: training images for the trials of decoders.
         world: all processes; each tries at the same time, as they will train.
-        folder: of the run.
-        batch_per_gpu: images at a time.
-        compile: how the network runs.
-        decoder: where JPEGs are decoded.
+        folder: folder of the run.
+        batch_per_gpu: images that fit at a time.
+        compile: torch.compile mode of the network.
+        decoder: device that decodes JPEGs.
     """
     if world.device.type != "cuda":
         return defaults(batch_per_gpu=batch_per_gpu, compile=compile, decoder=decoder)
-    kept = folder / REMEMBERED
+    file = folder / RESULT_FILE
     device, known = world.broadcast_from_rank0(
-        lambda: (torch.cuda.get_device_name(world.device), _remembered(kept))
+        lambda: (torch.cuda.get_device_name(world.device), _read_results(file))
     )
     asked = {
         "batch_per_gpu": batch_per_gpu,
@@ -86,14 +86,15 @@ def autotune(
         "processes": world.size,
         "cpu_cores": len(os.sched_getaffinity(0)),
     }
-    if device in known and known[device].get("asked") == asked:
-        return AutotuneResult(Execution(**known[device]["execution"]))
+    stored = known.get(device, {})
+    if stored.get("asked") == asked:
+        return AutotuneResult(Execution(**stored["execution"]), stored["throughputs"])
     mine = measure(recipe, split, world, batch_per_gpu=batch_per_gpu, compile=compile, decoder=decoder)
     result = world.broadcast_from_rank0(lambda: mine)
     if world.is_main:
         execution = dataclasses.asdict(result.execution)
         write_json(
-            kept,
+            file,
             {
                 **known,
                 device: {
@@ -115,13 +116,13 @@ def autotune(
     return result
 
 
-def _remembered(file: Path) -> dict[str, Any]:
-    """What earlier trials have shown, by GPU; nothing if the file is damaged, for they can be made again."""
+def _read_results(file: Path) -> dict[str, Any]:
+    """Results of earlier trials by GPU; none if the file is damaged, for trials can be repeated."""
     try:
-        known: dict[str, Any] = json.loads(file.read_text())
+        results: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return known
+    return results
 
 
 def defaults(
@@ -130,10 +131,10 @@ def defaults(
     compile: CompileMode | None = None,
     decoder: Decoder | None = None,
 ) -> AutotuneResult:
-    """What is asked for, and the plainest of what is None."""
+    """Execution settings without trials: as given, and the simplest where None is given."""
     return AutotuneResult(
         Execution(
-            batch_per_gpu=batch_per_gpu or ON_THE_CPU, compile=compile or "off", decoder=decoder or "cpu"
+            batch_per_gpu=batch_per_gpu or CPU_BATCH, compile=compile or "off", decoder=decoder or "cpu"
         )
     )
 
@@ -147,16 +148,26 @@ def measure(
     compile: CompileMode | None = None,
     decoder: Decoder | None = None,
     steps: int = STEPS,
-    seconds_each: float = SECONDS_EACH,
+    time_budget: float = TIME_BUDGET,
 ) -> AutotuneResult:
-    """Try what is None, on one micro-batch a step; see `autotune`.
+    """Find by trials the execution settings that are None, with one micro-batch a step; see `autotune`.
 
-    Raises: DataError if the images cannot be read; RuntimeError with the last reason if nothing runs at all.
+    Args:
+        recipe: what is to be trained.
+        split: training images for the trials of decoders.
+        world: all processes; trials run in this process alone.
+        batch_per_gpu: images that fit at a time.
+        compile: torch.compile mode of the network.
+        decoder: device that decodes JPEGs.
+        steps: timed steps of a trial, at most.
+        time_budget: seconds for each setting, after which no further trial begins.
+
+    Raises: DataError if the images cannot be read; RuntimeError with the last reason if no trial succeeds.
     """
     throughputs: dict[str, float] = {}
 
     def fastest(names: Iterable[T], throughput: Callable[[T], float]) -> T:
-        end = time.monotonic() + seconds_each
+        end = time.monotonic() + time_budget
         measured: dict[T, float] = {}
         failed: Exception | None = None
         for name in names:
@@ -166,13 +177,13 @@ def measure(
                 measured[name] = throughput(name)
             except DataError:
                 raise
-            # Whatever a compiler or decoder raises: what does not run here is not chosen.
+            # Compilers and decoders raise anything; a setting that fails here is not chosen.
             except Exception as error:
                 if world.is_main:
                     logger.warning("%s does not run here (%s)", name, _first_line(error))
-                failed = RuntimeError(_first_line(error))  # its traceback would keep the trial's memory
+                failed = RuntimeError(_first_line(error))  # without traceback, which holds the trial's memory
         if not measured:
-            raise failed or RuntimeError("nothing was tried")
+            raise failed or RuntimeError("there was nothing to try")
         throughputs.update((str(name), number) for name, number in measured.items())
         return max(measured, key=lambda name: measured[name])
 
@@ -184,14 +195,14 @@ def measure(
 
     def fastest_decoder(mode: CompileMode) -> Decoder:
         _clear(world.device)
-        # One network for all, compiled before the clock starts: that may take longer than all trials.
+        # One network for all decoders, compiled before the clock starts: that may take longer than all trials.
         network = Trial(
             small, alone, Execution(compile=mode), classes=max(CLASSES, int(split.labels.max()) + 1)
         )
         network.run(itertools.repeat(fixed_batch(small, alone)), steps=1, warm_up=1)
 
         def fed(decoder: Decoder) -> float:
-            gc.collect()  # the pipeline of the trial before refers to itself
+            gc.collect()  # frees the pipeline of the last trial, a reference cycle
             images = TrainLoader(split, small, alone, Execution(decoder=decoder))
             batches = images.batches(first_step=0, last_step=2**40)
             return network.run(batches, steps=steps, seconds=SECONDS).images_per_second
@@ -203,10 +214,10 @@ def measure(
     alone, accumulated = World(0, 1, world.device), recipe.accumulation_steps(world.size, size)
     small = dataclasses.replace(recipe, global_batch=recipe.micro_batch(world.size, size))
     if compile is None:
-        # CUDA graphs take neither accumulated gradients nor, untried by us, those that processes exchange.
+        # CUDA graphs cannot accumulate gradients; with DistributedDataParallel they are untested here.
         modes = COMPILE_MODES if accumulated == world.size == 1 else COMPILE_MODES[:-1]
         if recipe.sync_batch_norm and world.size > 1:
-            # A trial has no other processes, and each such layer would break a compiled network.
+            # A trial has no other processes, and SyncBatchNorm breaks the compiled graph at each layer.
             modes = COMPILE_MODES[:1]
         compile = fastest(modes, compiled)
     decoder = decoder or fastest_decoder(compile)
@@ -215,39 +226,39 @@ def measure(
 
 
 def find_batch_size(recipe: Recipe, world: World) -> int:
-    """Images of the largest micro-batch that this GPU trains, up to 256, found by training two steps of it."""
+    """Largest micro-batch, up to 256 images, that fits into this GPU's memory, found by training two steps of it."""
     share = recipe.global_batch // world.size
     sizes = [share // steps for steps in range(1, share + 1) if share % steps == 0]
     alone = World(0, 1, world.device)
     failed = ""
-    for size in [size for size in sizes if size <= LARGEST]:
+    for size in [size for size in sizes if size <= MAX_BATCH]:
         small = dataclasses.replace(recipe, global_batch=size)
         _clear(world.device)
         try:
             Trial(small, alone).run(itertools.repeat(fixed_batch(small, alone)), steps=1, warm_up=1)
-        # OutOfMemoryError is one. cuDNN's has another: without memory it is "unable to find an engine".
+        # OutOfMemoryError is a RuntimeError. Without memory cuDNN raises another: "unable to find an engine".
         except RuntimeError as error:
             failed = _first_line(error)
             continue
-        if size == 1 or world.device.type != "cuda" or _room_left(world.device):
+        if size == 1 or world.device.type != "cuda" or _memory_left(world.device):
             _clear(world.device)
             return size
     raise RuntimeError(f"not even one image at a time can be trained: {failed}")
 
 
 def _clear(device: torch.device) -> None:
-    """Let go of what a trial has left: compiled code with its memory, and what torch keeps of the GPU's."""
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()
+    """Free compiled code of the last trial, and the memory that torch keeps of the GPU's."""
+    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and it is slow to import
+        torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _room_left(device: torch.device) -> bool:
+def _memory_left(device: torch.device) -> bool:
     _, total = torch.cuda.mem_get_info(device)
-    return torch.cuda.max_memory_reserved(device) <= FULL * total
+    return torch.cuda.max_memory_reserved(device) <= MAX_MEMORY_SHARE * total
 
 
 def _first_line(error: Exception) -> str:

@@ -1,82 +1,97 @@
-"""Timed training: the device alone, fed with real JPEGs, the feeding alone, and the loop people write."""
+"""Throughput of training: the device alone, fed with JPEGs, the loader alone, and the loop of tutorials."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import os
-import platform
-import random
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from trainer import metrics
-from trainer.config import Recipe
-from trainer.dataloader import Batch, Decoder, TrainLoader, ValLoader
-from trainer.dataset import Dataset, Split
+from trainer.config import Execution, Recipe
+from trainer.dataloader import Batch, TrainLoader, ValLoader
+from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.model import build
-from trainer.performance._estimate import IMAGENET, MEGABYTES_AT_224
-from trainer.performance._rounds import in_rotation, ratio
-from trainer.performance._trial import CLASSES, RATE, WARM_UP, Trial, Trials, fixed_batch
-from trainer.tracking import DatasetInfo, Journal, RunInfo
-from trainer.training import VAL_BATCH, choose_precision, train
+from trainer.performance._environment import Environment, environment
+from trainer.performance._estimate import IMAGENET
+from trainer.performance._photos import repeat_images
+from trainer.performance._roofline import Roofline, roofline
+from trainer.performance._rounds import median_ratio, rotate
+from trainer.performance._trial import CLASSES, LR, WARM_UP, Trial, TrialResult, fixed_batch
+from trainer.training import VAL_BATCH, choose_precision
 
 PROFILED = 5  # steps
+VALIDATED = 3  # images for each trained one: a forward pass is about three times as fast as a step
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """Result of `bench_train`.
+
+    What is measured: `synthetic` (training on one batch that stays on the device), `real` (training on JPEGs), `loader`
+    (batches of JPEGs without training), `plain` (the loop of tutorials on the synthetic batch) and `validation`.
+    """
+
+    images_per_second: dict[str, float]  # by what is measured; median over the rounds
+    by_round: dict[str, list[float]]  # images/s
+    real_to_synthetic: float  # ratio, median over the rounds; below 1: the device waits for images
+    synthetic_to_plain: float  # likewise
+    validation_share: float  # of an epoch's time, with as many images as ImageNet has
+    data_wait_share: float  # of the time, in which the device waits for images
+    step_ms: dict[str, float]  # milliseconds of a step by phase
+    roofline: Roofline
+    gpu_memory_gib: float | None  # None: on the CPU
+    steps: int
+    rounds: int
+    global_batch: int
+    micro_batch: int
+    train_size: int  # pixels
+    precision: str
+    execution: Execution
+    environment: Environment
 
 
 def bench_train(
     recipe: Recipe,
     split: Split,
     world: World,
+    execution: Execution,
     *,
     steps: int,
     rounds: int,
-    decoder: Decoder,
     profile: Path | None = None,
-) -> dict[str, Any]:
-    """Train on images that are on the device already, on JPEGs, feed without training, train as people do, validate.
-
-    The five take turns, `rounds` times in rotation, so that all meet the machine in the same moods.
+) -> TrainBench:
+    """Measure training with its parts left out one by one, each once a round, in rotation.
 
     Args:
-        recipe: what to train; how many images at a time and how the network runs must be settled.
-        split: JPEGs, used again and again.
+        recipe: what to train.
+        split: JPEGs, repeated as often as needed.
         world: one process and its device.
-        steps: timed steps of each turn, after a few for warming up.
-        rounds: turns of each.
-        decoder: where JPEGs are decoded.
-        profile: write a Chrome trace of five fed steps there.
-
-    Returns: medians of images/s, their ratios, the share of ImageNet's epoch that its validation takes at these rates,
-        the share of time spent waiting for data, milliseconds of a step by phase, what share of the device's own arithmetic and memory speed that is, and where this was measured.
+        execution: how this machine runs the recipe.
+        steps: timed steps of each measurement, after some of warm-up.
+        rounds: number of rounds.
+        profile: file for a Chrome trace of five steps on JPEGs; None: no trace.
     """
-    ours = Trials(recipe, world, max(CLASSES, int(split.labels.max()) + 1))
-    fixed = fixed_batch(recipe, world)
-    plain = _Plain(recipe, world)
-    turns: dict[str, list[float]] = {
-        name: [] for name in ("synthetic", "real", "loader", "plain", "validation")
-    }
-    fed: list[Trial] = []
+    trial = Trial(recipe, world, execution, classes=max(CLASSES, int(split.labels.max()) + 1))
+    fixed = fixed_batch(recipe, world, execution)
+    plain_loop = _PlainLoop(recipe, world)
+    on_jpegs: list[TrialResult] = []
 
     def batches(count: int) -> Iterator[Batch]:
-        source = TrainLoader(_enough(split, count * recipe.global_batch), recipe, world, decoder=decoder)
+        source = TrainLoader(repeat_images(split, count * recipe.global_batch), recipe, world, execution)
         return source.batches(first_step=0, last_step=count)
 
     def synthetic() -> float:
-        return ours.run(itertools.repeat(fixed), steps=steps).images_per_second
+        return trial.run(itertools.repeat(fixed), steps=steps).images_per_second
 
     def real() -> float:
-        fed.append(ours.run(batches(WARM_UP + steps), steps=steps))
-        return fed[-1].images_per_second
+        on_jpegs.append(trial.run(batches(WARM_UP + steps), steps=steps))
+        return on_jpegs[-1].images_per_second
 
     def loader() -> float:
         source, images = batches(WARM_UP + steps), 0
@@ -87,135 +102,60 @@ def bench_train(
             images += len(batch.labels)
         return images / (time.perf_counter() - begun)
 
-    # Forward passes are three times as fast as steps.
-    validated = ValLoader(
-        _enough(split, 3 * steps * recipe.global_batch), recipe.images, world, batch=min(len(fixed.labels), VAL_BATCH), decoder=decoder
-    )  # fmt: skip
+    def plain() -> float:
+        return plain_loop.run(fixed, steps)
+
+    val_loader = ValLoader(
+        repeat_images(split, VALIDATED * steps * recipe.global_batch),
+        recipe.preprocess,
+        world,
+        batch=min(len(fixed.labels), VAL_BATCH),
+        decoder=execution.decoder,
+    )
 
     def validation() -> float:
         begun = time.perf_counter()
-        return ours.evaluate(validated).images / (time.perf_counter() - begun)
+        return trial.evaluate(val_loader).num_images / (time.perf_counter() - begun)
 
-    contenders: dict[str, Callable[[], float]] = {
+    measure: dict[str, Callable[[], float]] = {
         "synthetic": synthetic,
         "real": real,
         "loader": loader,
-        "plain": lambda: plain.run(fixed, steps),
+        "plain": plain,
         "validation": validation,
     }
-    for _, name in in_rotation(contenders, rounds):
-        turns[name].append(contenders[name]())
-
+    by_round: dict[str, list[float]] = {name: [] for name in measure}
+    for _, name in rotate(measure, rounds):
+        by_round[name].append(measure[name]())
     if profile:
-        _profile(ours, batches(WARM_UP + PROFILED), profile)
-    rates = {name: median(measured) for name, measured in turns.items()}
-    seconds = IMAGENET[0] / rates["real"], IMAGENET[1] / rates["validation"]  # of an epoch
-    return {
-        "images_per_second": rates,
-        "real_to_synthetic": ratio(turns["real"], turns["synthetic"]),
-        "synthetic_to_plain": ratio(turns["synthetic"], turns["plain"]),
-        "turns": turns,
-        "validation_share": seconds[1] / sum(seconds),
-        "data_wait_share": median(trial.data_wait_share for trial in fed),
-        "step_ms": {name: median(trial.step_ms[name] for trial in fed) for name in fed[0].step_ms},
-        **limits(recipe, world, rates["synthetic"]),
-        "gpu_memory_gib": fed[-1].memory_gib,
-        "steps": steps,
-        "rounds": rounds,
-        "batch": recipe.global_batch,
-        "micro_batch": len(fixed.labels),
-        "speed": recipe.speed,
-        "decoder": decoder,
-        "train_size": recipe.images.train_size,
-        "precision": fed[-1].precision,
-        **where(world),
-    }
+        _profile(trial, batches(WARM_UP + PROFILED), profile)
 
-
-def bench_loop(recipe: Recipe, dataset: Dataset, world: World, *, steps: int, rounds: int) -> dict[str, Any]:
-    """`train` with journal and checkpoints against nothing but its batches and its step.
-
-    Both go on in this process and take turns of some seconds, so that both meet the machine in the same moods: at each
-    of its readings `train` waits while the bare loop takes as many steps. Nothing of the first turns is counted.
-
-    Args:
-        recipe: what to train; how many images at a time and how the network runs must be settled.
-        dataset: on which images.
-        world: one process and its device.
-        steps: of each turn.
-        rounds: timed turns of each.
-
-    Returns: mean steps/s of both, their ratio, the interval in which it lies with 95 % (bootstrap over the rounds), and
-        the seconds of each turn.
-    """
-    total = steps * (rounds + 1)
-    # One epoch, so that no evaluation comes in between.
-    dataset = dataclasses.replace(dataset, train=_enough(dataset.train, total * recipe.global_batch))
-    recipe = dataclasses.replace(
-        recipe, epochs=1, log_every=steps, schedule=dataclasses.replace(recipe.schedule, warmup_epochs=0)
+    throughput = {name: median(measured) for name, measured in by_round.items()}
+    train_seconds, val_seconds = IMAGENET[0] / throughput["real"], IMAGENET[1] / throughput["validation"]
+    return TrainBench(
+        images_per_second=throughput,
+        by_round=by_round,
+        real_to_synthetic=median_ratio(by_round["real"], by_round["synthetic"]),
+        synthetic_to_plain=median_ratio(by_round["synthetic"], by_round["plain"]),
+        validation_share=val_seconds / (train_seconds + val_seconds),
+        data_wait_share=median(result.data_wait_share for result in on_jpegs),
+        step_ms={
+            phase: median(result.step_ms[phase] for result in on_jpegs) for phase in on_jpegs[0].step_ms
+        },
+        roofline=roofline(recipe, world, throughput["synthetic"]),
+        gpu_memory_gib=on_jpegs[-1].memory_gib,
+        steps=steps,
+        rounds=rounds,
+        global_batch=recipe.global_batch,
+        micro_batch=len(fixed.labels),
+        train_size=recipe.preprocess.train_size,
+        precision=on_jpegs[-1].precision,
+        execution=execution,
+        environment=environment(world.device),
     )
-    bare = Trials(recipe, world, len(dataset.classes))
-    batches = TrainLoader(dataset.train, recipe, world).batches(first_step=0, last_step=total)
-    with tempfile.TemporaryDirectory() as folder:
-        journal = _Alternating(Path(folder), lambda: bare.run(batches, steps=steps, warm_up=0))
-        facts = DatasetInfo(dataset.name, dataset.digest, str(dataset.root), {})
-        journal.start(RunInfo("bench", "bench", params={}, tags={}, dataset=facts))
-        # Half of the time goes to the bare loop, so one checkpoint for as much of training as ever is every other minute.
-        train(recipe, dataset, Path(folder), world, journal, checkpoint_interval=2 * INTERVAL)
-    seconds = {name: turns[1:] for name, turns in journal.seconds.items()}
-    pairs = list(zip(seconds["bare"], seconds["loop"], strict=True))
-    return {
-        "steps_per_second": {name: steps * rounds / sum(turns) for name, turns in seconds.items()},
-        "loop_to_bare": _of_sums(pairs),
-        "loop_to_bare_95": _interval(pairs),
-        "seconds": seconds,
-        "steps": steps,
-        "rounds": rounds,
-        "batch": recipe.global_batch,
-        "train_size": recipe.images.train_size,
-        **where(world),
-    }
 
 
-def _enough(split: Split, images: int) -> Split:
-    """So many images, by using those of `split` again and again."""
-    return Split(split.root, np.tile(split.rows, -(-images // len(split)))[:images])
-
-
-def _of_sums(pairs: Sequence[tuple[float, float]]) -> float:
-    return sum(above for above, _ in pairs) / sum(below for _, below in pairs)
-
-
-def _interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where the ratio of sums lies with 95 %: rounds are drawn again and again from those there are."""
-    luck = random.Random(0)
-    drawn = sorted(_of_sums(luck.choices(pairs, k=len(pairs))) for _ in range(2000))
-    return drawn[50], drawn[-50]
-
-
-class _Alternating(Journal):
-    """A journal that at each reading gives way to the bare loop, and notes what either took.
-
-    Its own work counts as the loop's.
-    """
-
-    def __init__(self, folder: Path, bare: Callable[[], Trial]) -> None:
-        super().__init__(folder)
-        self._bare = bare
-        self.seconds: dict[str, list[float]] = {"loop": [], "bare": []}
-        self._since = time.perf_counter()
-
-    def log(self, step: int, values: Any) -> None:
-        super().log(step, values)
-        if metrics.TRAIN_LOSS in values:
-            begun = time.perf_counter()
-            self.seconds["loop"].append(begun - self._since)
-            self._bare()
-            self._since = time.perf_counter()
-            self.seconds["bare"].append(self._since - begun)
-
-
-class _Plain:
+class _PlainLoop:
     """The loop of countless tutorials, with autocast and channels-last: the loss is read at every step.
 
     Source: github.com/pytorch/examples, imagenet/main.py; PyTorch's AMP recipe.
@@ -225,12 +165,13 @@ class _Plain:
         torch.manual_seed(recipe.seed)
         self._model = build(recipe.model, CLASSES).to(world.device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.SGD(
-            self._model.parameters(), lr=RATE, momentum=recipe.optimizer.momentum, weight_decay=1e-4
+            self._model.parameters(), lr=LR, momentum=recipe.optimizer.momentum, weight_decay=1e-4
         )
         self._precision = choose_precision(recipe.precision, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._precision.scaled)
 
     def run(self, batch: Batch, steps: int) -> float:
+        """Images/s of `steps` steps, after the warm-up."""
         self._model.train()
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
@@ -245,80 +186,11 @@ class _Plain:
         return steps * len(batch.labels) / (time.perf_counter() - begun)
 
 
-def limits(recipe: Recipe, world: World, rate: float) -> dict[str, float | None]:
-    """What share of this device's measured arithmetic and memory speed `rate` images/s are."""
-    from torch.utils.flop_counter import FlopCounterMode  # takes a while to import
-
-    precision = choose_precision(recipe.precision, world.device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision.name]
-    size = recipe.images.train_size
-    model = build(recipe.model, CLASSES).to(world.device)
-    with FlopCounterMode(display=False) as counter:
-        model(torch.randn(2, 3, size, size, device=world.device)).sum().backward()
-    flops = counter.get_total_flops() / 2
-    megabytes = MEGABYTES_AT_224 * (size / 224) ** 2 * (2 if precision.name == "fp32" else 1)
-    peak, bandwidth = _matmul_peak(world.device, dtype), _bandwidth(world.device)
-    return {
-        "gflop_per_image": flops / 1e9,
-        "matmul_peak_tflops": peak / 1e12,
-        "flops_share": rate * flops / peak,
-        "memory_gb_per_second": bandwidth / 1e9,
-        "bandwidth_share": rate * megabytes * 1e6 / bandwidth if recipe.model == "resnet50" else None,
-    }
-
-
-def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _seconds(lambda: a @ b, device)
-
-
-def _bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of copying tensors larger than any cache."""
-    source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
-    into = torch.empty_like(source)
-    return 2 * source.numel() / _seconds(lambda: into.copy_(source), device)
-
-
-def _seconds(work: Callable[[], Any], device: torch.device, *, times: int = 10) -> float:
-    """The shortest of some turns: what the device can do."""
-    best = float("inf")
-    for _ in range(times + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - begun)
-    return best
-
-
-def _profile(trials: Trials, batches: Iterator[Batch], into: Path) -> None:
+def _profile(trial: Trial, batches: Iterator[Batch], file: Path) -> None:
     from torch.profiler import profile
 
-    trials.run(batches, steps=1, warm_up=WARM_UP - 1)
+    trial.run(batches, steps=1, warm_up=WARM_UP - 1)
     with profile() as trace:  # of the CPU, and of the GPU where there is one
-        trials.run(batches, steps=PROFILED, warm_up=0)
-    into.parent.mkdir(parents=True, exist_ok=True)
-    trace.export_chrome_trace(str(into))
-
-
-def where(world: World) -> dict[str, Any]:
-    """The machine and the versions that figures belong to."""
-    return {
-        "device": torch.cuda.get_device_name(world.device)
-        if world.device.type == "cuda"
-        else _cpu_name() or platform.processor(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return ""
+        trial.run(batches, steps=PROFILED, warm_up=0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trace.export_chrome_trace(str(file))

@@ -1,4 +1,7 @@
-"""What a recipe will take on a rented machine: hours, dollars, and what binds. Arithmetic on published facts."""
+"""Predicted hours, dollars and bottleneck of a recipe on a rented machine: arithmetic on published figures.
+
+Nothing heavy is imported here: `trainer estimate` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +9,36 @@ from dataclasses import dataclass
 from statistics import mean
 
 from trainer.config import Recipe
-from trainer.errors import ConfigError
-from trainer.training import GP3_MB, GP3_READS
+from trainer.instances import GP3_IOPS, GP3_MB, Instance
 
 IMAGENET = (1_281_167, 50_000)  # training and validation images
-JPEG_KB = 110.0  # an ImageNet photo as published; docs/performance.md
-FORWARD_SHARE = 1 / 3  # of a training image's time that a validation image takes: no backward pass
+JPEG_KB = 110.0  # mean size of an ImageNet photo as published; docs/performance.md
+FORWARD_SHARE = 1 / 3  # time of a validation image, which has no backward pass, to that of a training image
 
-# Activation traffic of an image in ResNet-50, in 16 bits, with normalisation, ReLU and addition as passes of their own; and what plain PyTorch has been published to reach
-# of the images/s that bandwidth allows: 57 to 61 % on a 3090 (timm), 57 % on an A100 (NVIDIA), 39 % on an H100 (Lambda).
-# For a T4 and an A10G nothing is published. See docs/performance.md.
+# Memory traffic of ResNet-50's activations for one image, in 16 bits, with normalisation, ReLU and addition as
+# separate passes.
 MEGABYTES_AT_224 = 470.0
-REACHED = {"T4": 0.59, "A10G": 0.59, "A100": 0.57, "H100": 0.39}
-# Images that a core of the CPU in docs/performance.md reads and decodes a second, and what a virtual core is of it:
-# half of a core that is half as fast, and a quarter gained by hyper-threading. Modelled, not measured.
-DECODED_A_CORE, VIRTUAL = 1170.0, 0.3
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A machine for rent."""
-
-    gpu: str
-    gpus: int
-    vcpus: int
-    memory_gib: int
-    gpu_gb_per_second: float  # of each GPU's memory
-    usd_per_hour: float  # on demand, Linux, us-east-1
-    nvme_gb: int  # its own disks, empty after a stop
-
-
-# Source: AWS's instance pages; NVIDIA's data sheets (GB/s). Prices as listed in 2026 (g5.xlarge: June; p4d, p5:
-# November); the others have not changed in public tables since 2024. All are to be checked before money is spent.
-INSTANCES = {
-    "g4dn.xlarge": Instance("T4", 1, 4, 16, 320, 0.526, 125),
-    "g4dn.2xlarge": Instance("T4", 1, 8, 32, 320, 0.752, 225),
-    "g4dn.12xlarge": Instance("T4", 4, 48, 192, 320, 3.912, 900),
-    "g5.xlarge": Instance("A10G", 1, 4, 16, 600, 1.006, 250),
-    "g5.2xlarge": Instance("A10G", 1, 8, 32, 600, 1.212, 450),
-    "g5.12xlarge": Instance("A10G", 4, 48, 192, 600, 5.672, 3800),
-    "g5.48xlarge": Instance("A10G", 8, 192, 768, 600, 16.288, 7600),
-    "p4d.24xlarge": Instance("A100", 8, 96, 1152, 1555, 21.957642, 8000),
-    "p5.48xlarge": Instance("H100", 8, 192, 2048, 3350, 55.04, 30400),
-}
+# Throughput that plain PyTorch has been published to reach, as a share of what the memory bandwidth allows: 57 to 61 %
+# on a 3090 (timm), 57 % on an A100 (NVIDIA), 39 % on an H100 (Lambda). Nothing is published for a T4 or an A10G. See
+# docs/performance.md.
+BANDWIDTH_SHARE = {"T4": 0.59, "A10G": 0.59, "A100": 0.57, "H100": 0.39}
+# Images that a core of the CPU in docs/performance.md reads and decodes per second, and a vCPU as a share of that core:
+# half of a core that is half as fast, plus a quarter by hyper-threading. Modelled, not measured.
+DECODED_PER_CORE, VCPU_SHARE = 1170.0, 0.3
+CACHE_SHARE = 0.8  # of the host's memory, that the page cache can fill with images
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take."""
+    """Prediction for one run on one machine."""
 
-    images_per_second: float  # of training, all GPUs together, on average over the run
-    binds: str  # GPU, CPU decode, disk throughput or disk IOPS
+    images_per_second: float  # training throughput of all GPUs together, mean over the run
+    bottleneck: str  # GPU, CPU decode, disk throughput or disk IOPS
     limits: dict[str, float]  # images/s that each of these allows
-    hours: float  # epochs and evaluations, from the first step to the last
+    hours: float  # of all epochs and evaluations, from the first step to the last
     usd: float
-    disk_gb: float  # the images
-    measured: bool  # whether images/s were given; a prediction otherwise
+    disk_gb: float  # size of the images
+    measured: bool  # whether the GPU's throughput was given; a prediction otherwise
 
 
 def estimate(
@@ -72,48 +49,48 @@ def estimate(
     kilobytes: float = JPEG_KB,
     gpu_images_per_second: float | None = None,
     disk_mb: float = GP3_MB,
-    disk_reads: float = GP3_READS,
+    disk_iops: float = GP3_IOPS,
     usd_per_hour: float | None = None,
 ) -> Estimate:
-    """What `recipe` will take on `instance`.
+    """Predict how long `recipe` takes on `instance`, what that costs, and which part of the machine limits it.
 
     Args:
-        recipe: what to train.
-        instance: on which machine.
-        images: training and validation images.
-        kilobytes: of a stored image, on average.
-        gpu_images_per_second: of one GPU at the recipe's final size, as `trainer bench train` measures it without
-            JPEGs; predicted if None.
-        disk_mb: megabytes a second that the volume gives.
-        disk_reads: reads a second that it gives.
-        usd_per_hour: what the machine costs; on demand if None.
+        recipe: model, epochs and image sizes.
+        instance: hardware and price of the machine.
+        images: number of training images, and of validation images.
+        kilobytes: mean size of a stored image.
+        gpu_images_per_second: throughput of one GPU at the recipe's final image size, as `trainer bench train` measures
+            it without JPEGs; None: predicted from the GPU's memory bandwidth.
+        disk_mb: throughput of the volume, in megabytes per second.
+        disk_iops: reads per second of the volume.
+        usd_per_hour: price of the machine; None: on demand.
     """
-    # Work grows with the pixels, so that smaller crops at the start, or larger ones in validation, count accordingly.
-    final = recipe.images.train_size**2
-    training = mean(recipe.train_size(epoch) ** 2 for epoch in range(recipe.epochs)) / final
-    validation = FORWARD_SHARE * recipe.images.val_size**2 / final
-    megabytes = MEGABYTES_AT_224 * final / 224**2
-    one = gpu_images_per_second or REACHED[instance.gpu] * instance.gpu_gb_per_second * 1000 / megabytes
-    one /= training
-    limits = {"GPU": one * instance.gpus, "CPU decode": instance.vcpus * VIRTUAL * DECODED_A_CORE}
+    # Time is taken as proportional to pixels: smaller crops early in the run and larger ones in validation count so.
+    final_pixels = recipe.preprocess.train_size**2
+    epochs = range(recipe.epochs)
+    train_pixels = mean(recipe.train_size(epoch) ** 2 for epoch in epochs) / final_pixels
+    val_pixels = FORWARD_SHARE * recipe.preprocess.val_size**2 / final_pixels
+    megabytes = MEGABYTES_AT_224 * final_pixels / 224**2
+    predicted = BANDWIDTH_SHARE[instance.gpu] * instance.gpu_gb_per_second * 1000 / megabytes
+    per_gpu = (gpu_images_per_second or predicted) / train_pixels
+    limits = {
+        "GPU": per_gpu * instance.gpus,
+        "CPU decode": instance.vcpus * VCPU_SHARE * DECODED_PER_CORE,
+    }
     disk_gb = sum(images) * kilobytes / 1e6
-    if disk_gb > 0.8 * instance.memory_gib * 1.074:  # else all of it stays in memory after the first epoch
-        limits |= {"disk throughput": disk_mb * 1000 / kilobytes, "disk IOPS": disk_reads}
-    binds = min(limits, key=lambda name: limits[name])
-    rate = limits[binds]
-    seconds = recipe.epochs * (images[0] + images[1] * validation / training) / rate
+    if disk_gb > CACHE_SHARE * instance.memory_gib * 1.074:  # else the disk is read in the first epoch only
+        limits |= {"disk throughput": disk_mb * 1000 / kilobytes, "disk IOPS": disk_iops}
+    bottleneck = min(limits, key=lambda name: limits[name])
+    throughput = limits[bottleneck]
+    seconds = recipe.epochs * (images[0] + images[1] * val_pixels / train_pixels) / throughput
     hours = seconds / 3600
     price = instance.usd_per_hour if usd_per_hour is None else usd_per_hour
     return Estimate(
-        rate, binds, limits, hours, hours * price, disk_gb, measured=gpu_images_per_second is not None
+        images_per_second=throughput,
+        bottleneck=bottleneck,
+        limits=limits,
+        hours=hours,
+        usd=hours * price,
+        disk_gb=disk_gb,
+        measured=gpu_images_per_second is not None,
     )
-
-
-def find_instance(name: str) -> Instance:
-    """An instance by AWS's name for it.
-
-    Raises: ConfigError naming those that are known.
-    """
-    if name not in INSTANCES:
-        raise ConfigError(f"--instance {name} is not known; known are {', '.join(INSTANCES)}")
-    return INSTANCES[name]

@@ -1,4 +1,8 @@
-"""Contenders that take turns, so that all meet the machine in the same moods."""
+"""Rounds of measurements whose ratios can be trusted on a machine that others use too.
+
+Throughput drifts by tens of percent within minutes: other tenants, clock frequencies, page cache. So whatever is
+compared is measured once in every round, and a ratio is taken within each round.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 
 
-def in_rotation(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Each round's number, from 0, and each name; every round begins with another."""
+def rotate(names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Number of the round, from 0, and name: each name once a round, each round beginning with the next name."""
     order = list(names)
-    for turn in range(rounds):
-        first = turn % len(order)
+    for number in range(rounds):
+        first = number % len(order)
         for name in order[first:] + order[:first]:
-            yield turn, name
+            yield number, name
 
 
-def ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
-    """How many times theirs ours is: the median over rounds, since neighbours in time share the machine's mood."""
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
+def median_ratio(values: Iterable[float], reference: Iterable[float]) -> float:
+    """Median over the rounds of a value divided by the reference's value in the same round."""
+    return median(value / other for value, other in zip(values, reference, strict=True))

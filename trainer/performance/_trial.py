@@ -1,4 +1,4 @@
-"""Timed training steps of a network that nobody keeps."""
+"""Timed training steps of a throw-away network."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from trainer.distributed import World
 from trainer.model import build
 from trainer.training import Accuracy, Meter, Step, evaluate, make_optimizer
 
-WARM_UP = 5  # steps before the clock starts: kernels are chosen, memory is taken, queues fill
+WARM_UP = 5  # steps before the clock starts: kernels are selected, memory is allocated, queues fill
 CLASSES = 1000
 LR = 0.001
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What timed steps showed."""
+    """Measurement of timed steps."""
 
     images_per_second: float
-    data_wait_share: float  # of the time in which the device had nothing to do for lack of images
-    step_ms: dict[str, float]  # by phase, mean of a step
-    memory_gib: float | None  # the most that torch held; None on the CPU
-    precision: str  # that it ran in
+    data_wait_share: float  # of the time, in which the device waited for images
+    step_ms: dict[str, float]  # milliseconds of a step by phase, mean
+    memory_gib: float | None  # peak of torch's memory; None: on the CPU
+    precision: str  # fp32, bf16 or fp16: the recipe's, or the closest one of this device
 
 
 class Trial:
-    """A network with its optimizer, trained for as long as it takes to know how fast that is."""
+    """A network with its optimizer, whose training steps are timed."""
 
     def __init__(
         self, recipe: Recipe, world: World, execution: Execution = Execution(), *, classes: int = CLASSES
@@ -45,7 +45,7 @@ class Trial:
     def run(
         self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")
     ) -> TrialResult:
-        """Take `warm_up` and then `steps` steps, or fewer if that takes longer than `seconds`; these are timed."""
+        """Take `warm_up` steps, then time `steps` steps, or fewer if these take longer than `seconds`."""
         if self._world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._world.device)
         for _ in range(warm_up):
@@ -55,7 +55,7 @@ class Trial:
         begun, done = time.perf_counter(), 0
         while done < steps and (done == 0 or time.perf_counter() - begun < seconds):
             self._step(batches, LR, self._meter)
-            self._meter.stepped()
+            self._meter.step_done()
             done += 1
         values = self._meter.read(step=done, lr=LR)  # waits for the device
         spent = time.perf_counter() - begun
@@ -71,14 +71,14 @@ class Trial:
         )
 
     def evaluate(self, batches: ValLoader) -> Accuracy:
-        """A pass over validation images, as it is made after each epoch."""
+        """A pass over validation images, as after each epoch."""
         self._model.eval()
         with self._step.precision.autocast():
             return evaluate(self._model, batches, self._world)
 
 
 def fixed_batch(recipe: Recipe, world: World, execution: Execution = Execution()) -> Batch:
-    """A micro-batch that lies on the device: (N, 3, H, W) channels-last, and labels."""
+    """A synthetic micro-batch on the device: images (N, 3, H, W) channels-last, and labels (N,)."""
     images = recipe.micro_batch(world.size, execution.batch_per_gpu)
     size = recipe.preprocess.train_size
     return Batch(

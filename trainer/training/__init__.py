@@ -10,7 +10,7 @@ from trainer.training._evaluation import (
     full_precision,
     predict,
 )
-from trainer.training._input_stall import GP3_MB, GP3_READS, Counters, InputStall, read_counters, verdict
+from trainer.training._input_stall import Counters, InputStall, read_counters, verdict
 from trainer.training._loop import Progress, train
 from trainer.training._losses import make_loss
 from trainer.training._lr_finder import LrPoint, Suggestion, lr_grid, range_test, suggest
@@ -24,8 +24,6 @@ from trainer.training._step import Step
 from trainer.training._stop import StopRequest
 
 __all__ = [
-    "GP3_MB",
-    "GP3_READS",
     "VAL_BATCH",
     "Accuracy",
     "ClassAccuracy",

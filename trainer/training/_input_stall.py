@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from trainer.instances import GP3_IOPS, GP3_MB
+
 SHARE = 0.05  # of the time: waiting for less is not worth a word
 INTERVALS = 3  # log intervals in a row that show it; the first one, in which queues fill, does not count
 BUSY = 0.8  # share of the time in which a disk or all processors work: then they are what binds
-# What a gp3 volume of EBS has unless more was ordered.
-# Source: docs.aws.amazon.com/ebs/latest/userguide/general-purpose.html
-GP3_MB, GP3_READS = 125.0, 3000.0  # per second
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
             (later - earlier) / seconds for later, earlier in zip(after.disk, before.disk, strict=True)
         )
         figures += f", disk {min(1, busy):.0%} busy with {megabytes:,.0f} MB and {reads:,.0f} reads a second"
-        if busy >= BUSY and megabytes / GP3_MB >= reads / GP3_READS:
+        if busy >= BUSY and megabytes / GP3_MB >= reads / GP3_IOPS:
             return (
                 f"the disk's throughput binds ({figures}); order more for the volume (gp3 has {GP3_MB:.0f} MB/s "
                 "unless told otherwise), read from the instance's own NVMe, or store images smaller with "
@@ -86,7 +85,7 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
         if busy >= BUSY:
             return (
                 f"the disk's operations bind ({figures}); order more IOPS for the volume (gp3 has "
-                f"{GP3_READS:,.0f} unless told otherwise), or read from the instance's own NVMe"
+                f"{GP3_IOPS:,.0f} unless told otherwise), or read from the instance's own NVMe"
             )
     if cpu >= BUSY:
         return (

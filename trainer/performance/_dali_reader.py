@@ -1,6 +1,6 @@
-"""DALI's own reader and random crops, as its examples use them: what the data path is measured against.
+"""DALI's own reader and random crops, as its examples use them: a baseline for our loader.
 
-Nothing trains with it. Its order and its crops depend on the state of DALI (docs/decisions/0002).
+Nothing trains with it: its order and its crops depend on the state of DALI (docs/decisions/0002).
 """
 
 # DALI makes its enums at run time and does not type its decorator.
@@ -14,14 +14,14 @@ from typing import Any
 
 import nvidia.dali
 from nvidia.dali import Pipeline, fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Decoder, Preprocess
-from trainer.dataloader._crops import CROP_ATTEMPTS
-from trainer.dataloader._loaders import Batch
-from trainer.dataloader._pipelines import (
+from trainer.dataloader import (
+    CROP_ATTEMPTS,
     PREFETCH,
-    DataNodes,
+    Batch,
     decoder_options,
     default_decoder,
     normalise,
@@ -63,7 +63,7 @@ def file_reader_batches(
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
-def _pipeline(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> DataNodes:
+def _pipeline(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> tuple[DataNode, ...]:
     root = os.fspath(split.root)
     encoded, labels = fn.readers.file(
         files=[f"{root}/{os.fsdecode(path)}" for path in split.rows["path"].tolist()],
@@ -89,5 +89,5 @@ def _pipeline(split: Split, preprocess: Preprocess, world: World, decoder: Decod
 
 
 def dali_version() -> str:
-    """The DALI that makes the batches, as it calls itself."""
+    """Version of DALI."""
     return str(nvidia.dali.__version__)

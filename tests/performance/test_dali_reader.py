@@ -4,8 +4,9 @@ import torch
 
 from tests.conftest import ALONE
 from trainer.config import Recipe
-from trainer.dataloader import TrainLoader, file_reader_batches
+from trainer.dataloader import TrainLoader
 from trainer.dataset import Dataset
+from trainer.performance._dali_reader import file_reader_batches
 
 
 def test_dalis_own_reader_makes_batches_of_the_same_kind(dataset: Dataset, tiny: Recipe) -> None:

@@ -1,0 +1,41 @@
+"""The machine and the library versions that a measurement belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.performance._dali_reader import dali_version
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Hardware and versions of one measurement."""
+
+    device: str  # model name of the GPU, or of the CPU
+    cpu_cores: int  # that this process may use
+    torch: str
+    dali: str
+    python: str
+
+
+def environment(device: torch.device) -> Environment:
+    """The environment of this process, with `device` as the one that is measured."""
+    return Environment(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        cpu_cores=len(os.sched_getaffinity(0)),
+        torch=torch.__version__,
+        dali=dali_version(),
+        python=platform.python_version(),
+    )
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
