@@ -11,7 +11,7 @@ from benchmarks.loop import main
 
 
 def test_training_is_compared_with_its_bare_steps(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--data", str(photos), "--set", "global_batch=4", "--batch-per-gpu", "4"]
+    settings = ["--data", str(photos), "--set", "global_batch=4", "--set", "model=tests.nets:Small"]
     # More steps than an epoch of the photos has.
     assert main(["digits", *settings, "--device", "cpu", "--steps", "3", "--rounds", "4", "--json"]) == 0
 

@@ -24,6 +24,7 @@ def recipe() -> Recipe:
     return load_recipe("rn50-baseline", ["global_batch=4"])
 
 
+@pytest.mark.slow
 def test_every_loader_is_measured_in_every_round(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     result = bench_loader(dataset.train, recipe, ALONE, tmp_path, images=8, rounds=2, cold=True)
 

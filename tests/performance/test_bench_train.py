@@ -14,6 +14,7 @@ from trainer.dataset import Dataset
 from trainer.performance import bench_train, repeat_images, roofline
 
 
+@pytest.mark.slow
 def test_throughputs_and_the_parts_of_a_step_are_reported(dataset: Dataset, tmp_path: Path) -> None:
     trace = tmp_path / "traces" / "trace.json"
     recipe = load_recipe("digits", ["global_batch=4", "model=tests.nets:Small"])

@@ -73,6 +73,7 @@ def test_the_log_and_the_bar_show_it(
     with shown:
         clock.now += 60
         for step in (90, 100):
+            shown.step_done(step)
             shown.log(step, values(64.0))
         if not terminal:
             shown.log(100, {metrics.VAL_TOP1: 0.5, metrics.VAL_TOP5: 0.9, metrics.VAL_LOSS: 1.0})

@@ -7,7 +7,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from trainer.cli import _args
-from trainer.run import FindLrOptions, make_plan
+from trainer.run import FindLrOptions, make_plan, require_single_process
 
 NAME, GROUP, ORDER = "find-lr", "train", 3
 HELP = "find the peak learning rate of a recipe: train some steps with a growing one, in one process"
@@ -53,7 +53,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Run the range test, track it, print its suggestion."""
     given = _args.options_of(FindLrOptions, options)
-    plan = make_plan(given)  # what is wrong is said before torch is imported
+    # What is wrong is said before torch is imported.
+    require_single_process(NAME)
+    plan = make_plan(given)
     from trainer.cli._terminal import configure_logging, show_table
     from trainer.run import find_lr
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from trainer import metrics, ranks
+from trainer import metrics
 from trainer.config import Execution
 from trainer.distributed import World, choose_device, join_world
 from trainer.errors import ConfigError
@@ -20,7 +20,7 @@ from trainer.performance import autotune
 from trainer.run._lr_plot import plot_lr
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import FindLrOptions
-from trainer.run._plan import Plan, make_plan
+from trainer.run._plan import Plan, make_plan, require_single_process
 from trainer.run._preflight import check_tracking
 from trainer.run._session import exclusive_run_dir, record_exit_status
 from trainer.run._worker import SYNC_SECONDS
@@ -56,10 +56,7 @@ def find_lr(options: FindLrOptions) -> LrSuggestion:
         Stopped.
     """
     lrs = lr_grid(options.min_lr, options.max_lr, options.steps)
-    if ranks.world_size() > 1:
-        raise ConfigError(
-            "trainer find-lr is one process and was started as several; start it without torchrun"
-        )
+    require_single_process("find-lr")
     choose_device(options.device)
     plan = make_plan(options)
     find(plan.recipe.model)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import ranks
 from trainer.config import Recipe, load_recipe
 from trainer.dataset import Dataset, open_dataset
 from trainer.errors import ConfigError
@@ -45,6 +46,14 @@ class Plan:
         for name, content in files.items():
             if not (self.folder / name).exists():
                 write_json(self.folder / name, content)
+
+
+def require_single_process(command: str) -> None:
+    """Refuse to be one of several processes. Raises: ConfigError."""
+    if ranks.world_size() > 1:
+        raise ConfigError(
+            f"trainer {command} is one process and was started as several; start it without torchrun"
+        )
 
 
 def make_plan(options: RunOptions) -> Plan:
