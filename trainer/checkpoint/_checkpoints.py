@@ -125,7 +125,7 @@ class Checkpoints:
     ) -> None:
         """Take a checkpoint of `states` after `step` steps; return when the state is copied.
 
-        What the disk does not take is told, and tried again with the next checkpoint; older ones stay.
+        A failed write is logged and tried again with the next checkpoint; older ones stay.
 
         Args:
             step: optimizer steps done.

@@ -60,7 +60,7 @@ class Eta:
             self._end = self._clock() + left * self._images / median(self._throughputs) + evaluations * each
 
     def __str__(self) -> str:
-        """As in "12:34 of about 5:10:00, $0.12 of about $3.04"; without the whole until it can be told."""
+        """As in "12:34 of about 5:10:00, $0.12 of about $3.04"; without the estimate until there is one."""
         now = self._clock()
         spent = now - self._begun
         whole = None if self._end is None else max(self._end, now) - self._begun

@@ -44,7 +44,7 @@ def execution_tags(execution: Execution) -> dict[str, str]:
 
 
 def dataset_info(dataset: Dataset) -> DatasetInfo:
-    """The data set as MLflow is told of it."""
+    """The data set as it stands in MLflow."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
     return DatasetInfo(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
 

@@ -12,7 +12,7 @@ from trainer.errors import Stopped, TrackingError
 from trainer.files import file_lock
 from trainer.tracking import Journal, JournalHandler, RunLog
 
-LOCK_SECONDS = 10  # that a predecessor, which was told to end, may still take
+LOCK_SECONDS = 10  # that a process of the same run, on its way to its end, may still take
 OF_A_DISK = {
     errno.EACCES,
     errno.EDQUOT,

@@ -1,4 +1,4 @@
-"""The journal of a run: the writing end. What is logged is on disk before MLflow is told.
+"""The journal of a run: the writing end. What is logged is on disk before MLflow has it.
 
 One JSON object a line, each appended by a single write. A record that was cut off by a kill is the last line and has no
 end; readers skip it, the next writer removes it. MLflow is brought up to date from here (`_sync`), as often as needed.

@@ -27,7 +27,7 @@ class LoadedModel:
     module: torch.nn.Module  # from (N, 3, H, W) float32 to (N, classes) logits; in eval mode, N >= 1
     info: ModelInfo
     samples: tuple[Sample, ...]
-    source: str  # where it comes from, as people are told: models:/NAME/VERSION, or a path
+    source: str  # origin, for messages: models:/NAME/VERSION, or a path
     registered: Registered | None  # None if it comes from somewhere else than the registry
     state_dict: dict[str, torch.Tensor]  # by the names of `trainer.model.build`
 

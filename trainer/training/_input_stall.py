@@ -79,13 +79,13 @@ def verdict(before: Counters, after: Counters, on_gpu: bool) -> str:
         if busy >= BUSY and megabytes / GP3_MB >= reads / GP3_IOPS:
             return (
                 f"the disk's throughput binds ({figures}); order more for the volume (gp3 has {GP3_MB:.0f} MB/s "
-                "unless told otherwise), read from the instance's own NVMe, or store images smaller with "
+                "by default), read from the instance's own NVMe, or store images smaller with "
                 "`trainer prepare --shorter-side 352`"
             )
         if busy >= BUSY:
             return (
                 f"the disk's operations bind ({figures}); order more IOPS for the volume (gp3 has "
-                f"{GP3_IOPS:,.0f} unless told otherwise), or read from the instance's own NVMe"
+                f"{GP3_IOPS:,.0f} by default), or read from the instance's own NVMe"
             )
     if cpu >= BUSY:
         return (
