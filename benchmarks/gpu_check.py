@@ -205,11 +205,12 @@ def table(result: GpuCheck) -> str:
     for wanted, tuned in result.train.items():
         run, throughput, limits = tuned.bench, tuned.bench.images_per_second, tuned.bench.roofline
         memory = "-" if run.gpu_memory_gib is None else f"{run.gpu_memory_gib:.1f}"
+        bandwidth = "-" if limits.bandwidth_share is None else f"{limits.bandwidth_share:.0%}"
         lines.append(
             f"| {wanted} | {run.precision} | {run.micro_batch} | {run.train_size} | {run.execution.compile} | "
             f"{run.execution.decoder} | {throughput['synthetic']:,.1f} | {run.synthetic_to_plain:.2f} | "
             f"{throughput['real']:,.1f} | {run.real_to_synthetic:.3f} | {run.data_wait_share:.1%} | "
-            f"{run.validation_share:.1%} | {limits.bandwidth_share or 0:.0%} | {limits.flops_share:.0%} | {memory} |"
+            f"{run.validation_share:.1%} | {bandwidth} | {limits.flops_share:.0%} | {memory} |"
         )
     lines += ["", "Trials of the autotuner, images/s:", ""]
     for wanted, tuned in result.train.items():
