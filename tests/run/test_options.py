@@ -15,7 +15,7 @@ ALL = TrainOptions(
     data=Path("a folder"),
     set=("epochs=3", "preprocess.crop_area=[0.5,1]"),
     runs=Path("elsewhere"),
-    name="mine",
+    name="-mine",
     device="cpu",
     batch_per_gpu=8,
     compile="default",
@@ -34,6 +34,15 @@ def test_the_arguments_of_train_give_its_options_back(options: TrainOptions) -> 
     arguments = ["train", *options.arguments()]
 
     assert options_of(TrainOptions, make_parser(arguments).parse_args(arguments)) == options
+
+
+def test_settings_may_be_a_list() -> None:
+    options = TrainOptions(recipe="digits", data=Path("d"), set=["epochs=1", "seed=2"])
+
+    assert [word for word in options.arguments() if word.startswith("--set")] == [
+        "--set=epochs=1",
+        "--set=seed=2",
+    ]
 
 
 def test_the_arguments_of_evaluate_give_its_options_back() -> None:

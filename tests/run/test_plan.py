@@ -61,6 +61,29 @@ def test_other_settings_images_or_names_are_other_runs(photos: Path, digits: Pat
     assert len(folders) == 4
 
 
+def test_a_run_whose_name_begins_alike_is_another_run(photos: Path, tmp_path: Path) -> None:
+    again = begun(plan(photos, tmp_path, name="digits-2"))
+    first = plan(photos, tmp_path)
+
+    assert first.folder != again.folder
+    assert plan(photos, tmp_path, name="digits-2").folder == again.folder
+
+
+@pytest.mark.parametrize("name", ["/tmp/absolute", "a/b", ".hidden"])
+def test_a_name_that_is_no_folder_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        plan(photos, tmp_path, name=name)
+
+
+def test_a_start_that_was_cut_off_between_both_files_is_written_again(photos: Path, tmp_path: Path) -> None:
+    made = begun(plan(photos, tmp_path))
+    (made.folder / "dataset.json").unlink()
+    (made.folder / "recipe.json").write_text("{}")
+    plan(photos, tmp_path).write()
+
+    assert json.loads((made.folder / "recipe.json").read_text())["global_batch"] == 8
+
+
 def test_a_default_that_has_changed_since_is_refused_with_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     """As after an upgrade: the run must not go on with other hyper-parameters without a word."""
     first = begun(plan(photos, tmp_path))

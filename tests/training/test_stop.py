@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,3 +28,13 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_in_another_thread_only_the_program_itself_asks() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        stop = pool.submit(lambda: StopRequest().__enter__()).result()
+    stop.ask("because a test asks")
+
+    assert (stop.made, stop.reason) == (True, "because a test asks")
+    assert signal.getsignal(signal.SIGTERM) == before

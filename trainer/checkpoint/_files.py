@@ -48,7 +48,9 @@ def load_state(path: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(
             f"the checkpoint {path} is missing or damaged; use another one from the same folder"
         )
-    state: dict[str, Any] = load_content(data)["states"][name]
+    state: dict[str, Any] = load_content(data)["states"].get(name, {})
+    if not state:
+        raise CheckpointError(f"the checkpoint {path} holds no state called {name}; another recipe wrote it")
     return state
 
 
@@ -110,4 +112,9 @@ def load_content(data: bytes) -> dict[str, Any]:
             "a checkpoint holds more than numbers and text, so this program did not write it; it was not run: "
             "delete it if you do not know where it is from"
         ) from None
+    if not {"recipe", "dataset_digest", "states"} <= saved.keys():
+        raise CheckpointError(
+            "a checkpoint is not one of this version of trainer; go on with the version that wrote it, or begin a new "
+            "run with another --name"
+        )
     return saved

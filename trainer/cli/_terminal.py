@@ -45,7 +45,10 @@ class _ConsoleHandler(logging.Handler):
     """Prints through rich's console, which keeps the bar below."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), style="bold" if record.levelno >= logging.WARNING else None)
+        try:
+            console.print(self.format(record), style="bold" if record.levelno >= logging.WARNING else None)
+        except (Exception, SystemExit):  # of a terminal that is gone; rich exits on a broken pipe
+            self.handleError(record)
 
 
 class _EtaColumn(ProgressColumn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from trainer.errors import ProcessesFailed, Stopped, TrainerError
 from trainer.tracking import read_journal
 
 SHUTDOWN_SECONDS = 90  # that a process has to stop when it is asked to
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 KILLED = 128 + signal.SIGTERM  # asked to stop, or had to be killed: what a shell says of that
 
 logger = logging.getLogger(__name__)
@@ -66,13 +68,16 @@ def launch(command: Sequence[str], processes: int, *, timeout: float) -> int:
 
     Returns: the exit code of the process that failed first; KILLED if this one was asked to stop.
     """
-    # torchrun would say at length that it sets this to 1.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
     shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(timeout)))}"
-    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    signals = f"--signals-to-handle={','.join(number.name for number in SIGNALS)}"
     arguments = ["--standalone", f"--nproc-per-node={processes}", shutdown, signals]
+    before = dict(os.environ)
     os.environ[ranks.LAUNCHED] = "1"
+    # torchrun would say at length that it sets this to 1.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS if in_main}
     try:
         torchrun.run(torchrun.parse_args([*arguments, "-m", "trainer", *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
@@ -82,8 +87,11 @@ def launch(command: Sequence[str], processes: int, *, timeout: float) -> int:
         return reasons[0] if reasons else error.get_first_failure()[1].exitcode
     except SignalException:
         return KILLED
-    finally:
-        del os.environ[ranks.LAUNCHED]
+    finally:  # torchrun leaves its own handlers and variables to whoever called it
+        os.environ.clear()
+        os.environ.update(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 

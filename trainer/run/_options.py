@@ -76,6 +76,6 @@ def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list
         if isinstance(value, bool):
             words.append(flag)
         else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [word for one in values for word in (flag, str(one))]
+            values = value if isinstance(value, list | tuple) else (value,)
+            words += [f"{flag}={one}" for one in values]
     return [*words, "--", getattr(options, positional)]

@@ -43,8 +43,9 @@ class Plan:
                 "class_names": list(dataset.class_names),
             },
         }
-        for name, content in files.items():
-            if not (self.folder / name).exists():
+        # One alone is of a start that was cut off.
+        if any(_stored(self.folder / name) is None for name in files):
+            for name, content in files.items():
                 write_json(self.folder / name, content)
 
 
@@ -67,7 +68,12 @@ def make_plan(options: RunOptions) -> Plan:
     recipe, dataset = load_recipe(options.recipe, options.set), open_dataset(options.data)
     recipe.steps_per_epoch(len(dataset.train))
     name = options.name or recipe.name
-    for folder in sorted(options.runs.glob(f"{glob.escape(name)}-*")):
+    if "/" in name or name.startswith("."):
+        raise ConfigError(
+            f"--name {name} cannot name a folder; choose another --runs or --name, without slashes and leading dots"
+        )
+    # Ten digits, or a run of another --name would be found as well: digits-2 beside digits.
+    for folder in sorted(options.runs.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 10}")):
         if not differences(folder, recipe, dataset, unknown="no recipe"):
             return Plan(recipe, dataset, folder)
     folder = options.runs / f"{name}-{recipe.digest()[:6]}{dataset.digest[:4]}"

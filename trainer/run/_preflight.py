@@ -53,7 +53,7 @@ def check_tracking(runs: Path, *, offline: bool) -> None:
     except TrackingError as error:
         if not offline:
             raise TrackingError(f"{error}; --offline starts without it") from None
-        if ranks.world_size() == 1:
+        if not ranks.launched_by_trainer():
             logger.warning("%s; training starts without it and syncs when MLflow answers", error)
 
 

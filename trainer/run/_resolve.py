@@ -93,6 +93,10 @@ def _of_checkpoint(path: Path) -> LoadedModel:
     path = path.resolve()
     run = path.parent.parent
     recipe, trained_on = stored_recipe(_read(run / RECIPE, path)), _read(run / DATASET, path)
+    if not {"class_names", "digest", "source"} <= trained_on.keys():
+        raise ConfigError(
+            f"{run / DATASET} lacks facts about the data set; it was not written by this version of trainer"
+        )
     classes = tuple(str(name) for name in trained_on["class_names"])
     module = build(recipe.model, len(classes))
     try:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from trainer.errors import TrackingError
 from trainer.files import write_json
 
 RESULT = "result.json"
@@ -46,5 +47,12 @@ def read_result(folder: Path) -> RunResult | None:
         stored = json.loads((folder / RESULT).read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError:
+        return None  # as of a run that is not finished: its end is repeated
     known = {field.name for field in fields(RunResult)}
-    return replace(RunResult(**{key: value for key, value in stored.items() if key in known}), again=True)
+    try:
+        return replace(RunResult(**{key: value for key, value in stored.items() if key in known}), again=True)
+    except TypeError:
+        raise TrackingError(
+            f"{folder / RESULT} is not of this version of trainer; read it as it is, or begin a new run with --name"
+        ) from None

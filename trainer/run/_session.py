@@ -40,12 +40,18 @@ def exclusive_run_dir(folder: Path) -> Iterator[Journal]:
         )
         with file_lock(folder / "train.lock", timeout=LOCK_SECONDS, otherwise=taken):
             journal = Journal(folder)
-            handler, logger = JournalHandler(journal), logging.getLogger("trainer")
-            logger.addHandler(handler)
+            logger = logging.getLogger("trainer")
+            handlers: list[logging.Handler] = [JournalHandler(journal)]
+            if not logger.hasHandlers() and logging.lastResort:
+                # Where nobody has set up logging, as in a notebook, warnings are still printed.
+                handlers.append(logging.lastResort)
+            for handler in handlers:
+                logger.addHandler(handler)
             try:
                 yield journal
             finally:
-                logger.removeHandler(handler)
+                for handler in handlers:
+                    logger.removeHandler(handler)
     except OSError as error:
         if error.errno not in OF_A_DISK:
             raise

@@ -127,9 +127,9 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
             logger.warning(
                 "MLflow does not have all metrics yet; send the rest with: trainer sync %s", folder
             )
-    result = _result(plan, options, registered, accuracy, device_name(world.device))
-    write_result(folder, result)
-    return result
+        result = _result(plan, options, registered, accuracy, device_name(world.device))
+        write_result(folder, result)
+        return result
 
 
 def _finished_before(folder: Path, world: World) -> RunResult | None:

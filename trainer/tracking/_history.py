@@ -74,7 +74,7 @@ class RunHistory:
         match record["kind"]:
             case "start":
                 self.key, self.name, self.experiment = record["key"], record["name"], record["experiment"]
-                self.description = record["description"]
+                self.description = record.get("description", "")
                 self.started, self.params = record["time"], record["params"]
                 self.tags.update(record["tags"])
                 self.dataset = DatasetInfo(**record["dataset"])

@@ -94,7 +94,9 @@ class Journal:
 
     def note(self, text: str) -> None:
         """Log a message to whoever looks after the run. Any thread may, and a signal handler: it never waits."""
-        self._waiting.append(_record("note", text=text))
+        # What was noted before the start is no time of training.
+        idle = {} if self._started else {"idle": True}
+        self._waiting.append(_record("note", text=text, **idle))
         # A handler that interrupts a write would wait for it for ever; then the next record takes the note along.
         if self._lock.acquire(blocking=False):
             try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1: what Slurm is usually told to send ahead
 
 
 class StopRequest:
-    """Notes signals while in use; a second SIGINT stops at once, as Ctrl-C does."""
+    """Notes signals while in use; a second SIGINT stops at once, as Ctrl-C does.
+
+    Python hands signals to the main thread only; in any other one, nothing but `ask` asks for a stop.
+    """
 
     def __init__(self) -> None:
         self.made = False
@@ -17,7 +21,8 @@ class StopRequest:
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        in_main = threading.current_thread() is threading.main_thread()
+        for number in SIGNALS if in_main else ():
             self._before[number] = signal.signal(number, self._note)
         return self
 
