@@ -115,7 +115,7 @@ def mlflow_has_each_point_once(run: Run) -> None:
     assert run.stack.sql("SELECT count(*) FROM runs") == ["1"]
 
 
-def test_mlflow_killed_for_a_minute_is_not_noticed_by_the_loop(run: Run) -> None:
+def test_mlflow_killed_for_half_a_minute_is_not_noticed_by_the_loop(run: Run) -> None:
     since = time.time()
     run.docker("kill", run.container("mlflow"))
     time.sleep(OUTAGE)
@@ -125,7 +125,7 @@ def test_mlflow_killed_for_a_minute_is_not_noticed_by_the_loop(run: Run) -> None
     assert run.longest_step(since) < SLOW
 
 
-def test_mlflow_paused_for_a_minute_is_not_noticed_by_the_loop(run: Run) -> None:
+def test_mlflow_paused_for_half_a_minute_is_not_noticed_by_the_loop(run: Run) -> None:
     since = time.time()
     run.docker("pause", run.container("mlflow"))
     time.sleep(OUTAGE)
