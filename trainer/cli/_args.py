@@ -14,6 +14,12 @@ from trainer.config import CompileMode, Decoder
 T = TypeVar("T")
 
 
+def add_run(parser: ArgumentParser) -> None:
+    """The arguments that `RunOptions` holds, but --name, and --json."""
+    for add in (add_recipe, add_data, add_runs, add_device, add_execution, add_offline, add_json):
+        add(parser)
+
+
 def add_recipe(parser: ArgumentParser) -> None:
     """RECIPE and --set."""
     parser.add_argument(

@@ -16,16 +16,7 @@ EXAMPLE = "trainer find-lr flowers.yaml --data /data/flowers --set global_batch=
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
-    for add in (
-        _args.add_recipe,
-        _args.add_data,
-        _args.add_runs,
-        _args.add_device,
-        _args.add_execution,
-        _args.add_offline,
-        _args.add_json,
-    ):
-        add(parser)
+    _args.add_run(parser)
     parser.add_argument("--name", help="name of the run, after find-lr- (default: the recipe's)")
     parser.add_argument(
         "--min-lr",

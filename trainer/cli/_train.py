@@ -16,17 +16,8 @@ EXAMPLE = "trainer train rn50-baseline --data /data/imagenet --set epochs=30"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
-    for add in (
-        _args.add_recipe,
-        _args.add_data,
-        _args.add_runs,
-        _args.add_device,
-        _args.add_nproc,
-        _args.add_execution,
-        _args.add_offline,
-        _args.add_json,
-    ):
-        add(parser)
+    _args.add_run(parser)
+    _args.add_nproc(parser)
     defaults = TrainOptions
     parser.add_argument("--name", help="name of the run (default: the recipe's)")
     parser.add_argument(
