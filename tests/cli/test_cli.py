@@ -61,6 +61,14 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
     assert all(len(line) <= 110 for line in shown.splitlines())
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    command = f"{sys.executable} -m trainer recipes | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+    assert done.stdout.startswith("recipe ")
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("name", command_names())
 def test_each_command_has_help_with_an_example_of_itself(
     name: str, capsys: pytest.CaptureFixture[str]
@@ -68,7 +76,9 @@ def test_each_command_has_help_with_an_example_of_itself(
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
 
-    assert f"example:  trainer {name}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: trainer {name} ")
+    assert f"example:  trainer {name}" in shown
 
 
 @pytest.mark.parametrize(

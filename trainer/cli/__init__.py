@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -41,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     # process, 194 -> 164 without one. On a GPU nothing waits for them.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except ProcessesFailed as error:  # they have said why
         code = error.exit_code
     except TrainerError as error:
@@ -50,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception:
         if not _in_process_group():
             raise
@@ -67,12 +73,15 @@ def make_parser(arguments: list[str]) -> argparse.ArgumentParser:
     """The parser of the whole command line, or only of the command that `arguments` begin with, which is faster."""
     parser = argparse.ArgumentParser(
         prog="trainer",
+        usage="trainer [-h] [--version] COMMAND …",
         description="Train ResNet-50 on ImageNet, track it in MLflow, register and export the model.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"trainer {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="trainer"
+    )
     command = arguments[0] if arguments else ""
     if command in command_names():
         _add_command(subparsers, _command_module(command))

@@ -41,9 +41,9 @@ def run(options: Namespace) -> int:
         return 0
     print(f"{'recipe':<15} {'top-1':>5} {'epochs':>6}  " + "  ".join(f"{name:>13}" for name in INSTANCES))
     for one, row in zip(recipes, rows, strict=True):
-        costs = [f"{hours:5.1f} h ${usd:4.0f}" for hours, usd in _estimates(one).values()] or ["-"] * len(
-            INSTANCES
-        )
+        costs = [f"{hours:5.1f} h {f'${usd:.0f}':>4}" for hours, usd in _estimates(one).values()] or [
+            "-"
+        ] * len(INSTANCES)
         bar = f"{one.bar:.0%}" if one.bar else "-"
         print(f"{one.name:<15} {bar:>5} {one.epochs:>6}  " + "  ".join(f"{cost:>13}" for cost in costs))
         print(f"{'':<15} {row['description']}")
