@@ -70,13 +70,14 @@ def run(options: Namespace) -> int:
         if options.json:
             print(json.dumps(result.as_dict()))
         else:
-            _show(result)
+            _show(result, given)
     return 0
 
 
-def _show(result: RunResult) -> None:
+def _show(result: RunResult, given: TrainOptions) -> None:
     from trainer.cli._terminal import show_table
 
+    runs = "" if given.runs == TrainOptions.runs or result.url else f" --runs {given.runs}"
     rows = {
         "top-1": f"{result.top1:.2%} of {result.num_images:,} validation images",
         "top-5": f"{result.top5:.2%}",
@@ -85,7 +86,7 @@ def _show(result: RunResult) -> None:
         "run": result.run,
         "model": f"{result.model} (version {result.version})",
         "MLflow": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
-        "next": f"trainer export {result.model} --out bundle",
+        "next": f"trainer export {result.model} --out bundle{runs}",
     }
     if result.again:
         rows["again"] = "to train from the start, give the new run a name with --name"
