@@ -52,7 +52,10 @@ def test_no_file_of_the_package_is_long() -> None:
 def test_environment_variables_of_torchrun_are_read_in_one_place() -> None:
     for module in MODULES:
         text = module.read_text()
-        reads = any(f'environ.get("{name}"' in text for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        reads = any(
+            f'environ.get("{name}"' in text
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
 
         assert not reads or module.name == "ranks.py", module
 

@@ -31,6 +31,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from torch.nn import functional as F
 
+from trainer import ranks
 from trainer.config import Decoder
 from trainer.dataloader._augment import Augmentation, Spec
 from trainer.dataloader._crops import MEAN, STD
@@ -226,7 +227,7 @@ def default_decoder(world: World) -> Decoder:
 def pipeline_options(batch: int, world: World) -> dict[str, Any]:
     """Arguments of a pipeline that makes batches of `batch` images on this process's device."""
     on_gpu = world.device.type == "cuda"
-    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size())
     return {
         "batch_size": batch,
         "num_threads": min(threads, MAX_THREADS) if on_gpu else threads,

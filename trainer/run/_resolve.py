@@ -37,7 +37,6 @@ class ResolvedModel:
     network: Network  # from (N, 3, H, W) images on the device to (N, classes) logits, or log-probabilities
     classes: tuple[str, ...]  # names in label order
     preprocess: Preprocess
-    loaded: LoadedModel | None  # with weights, samples and origin; None for a bundle
 
 
 def resolve_model(model: str, *, runs: Path, device: torch.device) -> ResolvedModel:
@@ -59,11 +58,9 @@ def resolve_model(model: str, *, runs: Path, device: torch.device) -> ResolvedMo
         def log_probabilities(images: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(bundle(images.float().cpu().numpy())).log().to(images.device)
 
-        return ResolvedModel(log_probabilities, bundle.classes, _preprocess(bundle.preprocess), None)
+        return ResolvedModel(log_probabilities, bundle.classes, _preprocess(bundle.preprocess))
     loaded = load_any(model, runs=runs)
-    return ResolvedModel(
-        loaded.module.to(device), loaded.info.classes, _preprocess(loaded.info.preprocess), loaded
-    )
+    return ResolvedModel(loaded.module.to(device), loaded.info.classes, _preprocess(loaded.info.preprocess))
 
 
 def load_any(model: str, *, runs: Path) -> LoadedModel:
