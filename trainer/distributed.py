@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from trainer import ranks
 from trainer.config import DeviceChoice
 from trainer.errors import DeviceError, ProcessLost, TrainerError
+from trainer.gpu import driver_cuda, require_usable_gpus, set_up
 
 TIMEOUT = 600.0  # seconds
 ROLL_CALL = 5.0  # seconds
@@ -121,16 +123,14 @@ class World:
 def choose_device(choice: DeviceChoice) -> Literal["cpu", "cuda"]:
     """Turn `auto` into the GPU where there is one.
 
-    Raises: DeviceError if a GPU is demanded and none answers.
+    Raises: DeviceError if a GPU is demanded, or its driver is there, and it cannot be used.
     """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "no NVIDIA GPU can be used here (--device cuda); check `nvidia-smi` and the NVIDIA Container "
-            "Toolkit, or rehearse on the CPU with --device cpu (Compose: -f compose.yaml -f compose.cpu.yaml)"
-        )
-    if choice == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return choice
+    # A GPU that is there and cannot be used is no reason to train for weeks on the CPU.
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if choice == "cuda" or (choice == "auto" and not hidden and driver_cuda()):
+        require_usable_gpus()
+        return "cuda"
+    return "cpu"
 
 
 def choose_nproc(device: Literal["cpu", "cuda"], asked: int | None) -> int:
@@ -161,10 +161,13 @@ def join_world(choice: DeviceChoice, *, timeout: float = TIMEOUT) -> Iterator[Wo
     device = torch.device("cpu")
     if kind == "cuda":
         device = torch.device("cuda", ranks.local_rank())
-        torch.cuda.set_device(device)
+        set_up(device)
     if size == 1:
         yield World(rank, size, device)
         return
+    # NCCL asks the driver for host memory in a way that crashes drivers before R595 where GPUs have no peer access
+    # (NVIDIA/nccl issues 1838 and 2106), and that differs between processes where only some get it (2190).
+    os.environ.setdefault("NCCL_CUMEM_HOST_ENABLE", "0")
     store, _, _ = next(rendezvous("env://"))
     limit = timedelta(seconds=timeout)
     if kind == "cuda":
