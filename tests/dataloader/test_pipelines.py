@@ -3,14 +3,19 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pytest
 import torch
+from nvidia.dali import backend
 from PIL import Image
 
 from tests.conftest import ALONE, torchvisions_preprocessing, write_odd_files
-from trainer.config import Preprocess, Recipe
+from trainer.config import Decoder, Preprocess, Recipe
 from trainer.dataloader import MEAN, STD, TrainLoader, ValLoader
+from trainer.dataloader._augment import make_augmentations
+from trainer.dataloader._pipelines import Stages, build_pipelines, train_stages, val_stages
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 
 
@@ -66,3 +71,45 @@ def test_odd_files_decode_as_pillow_decodes_them(tmp_path: Path, tiny: Recipe) -
         pixels = np.asarray(pillow.crop((8, 2, 40, 34)), dtype=np.float32) / 255
         theirs = (torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(STD)
         assert (image.permute(1, 2, 0) - theirs).abs().mean() * min(STD) < 2 / 255, split.name(index)
+
+
+def test_batches_in_16_bits_are_those_in_32_rounded(dataset: Dataset, tiny: Recipe) -> None:
+    full, half = (
+        next(TrainLoader(dataset.train, tiny, ALONE, dtype=dtype).batches(first_step=0, last_step=1))
+        for dtype in (torch.float32, torch.float16)
+    )
+
+    assert half.images.dtype == torch.float16
+    assert half.images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(half.images.float(), full.images, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["mixed", "mixed-huffman", "cpu"])
+@pytest.mark.parametrize("augment", ["none", "randaugment", "trivialaugment"])
+def test_each_operator_of_a_gpus_pipeline_exists_for_its_device(
+    tiny: Recipe, decoder: Decoder, augment: Literal["none", "randaugment", "trivialaugment"]
+) -> None:
+    """Looked up in DALI's registry, which needs no GPU; running them does."""
+    crops = replace(tiny.preprocess, augment=augment, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)
+    training = train_stages(
+        lambda: (), make_augmentations(crops), size=32, decoder=decoder, dtype=torch.float16
+    )
+    known = {
+        "cpu": backend.RegisteredCPUOps(),
+        "gpu": backend.RegisteredGPUOps(),
+        "mixed": backend.RegisteredMixedOps(),
+    }
+
+    def devices(stages: Stages, *, conditionals: bool) -> dict[str, str]:
+        (pipeline,) = build_pipelines(
+            stages, conditionals=conditionals, batch_size=8, num_threads=1, device_id=0
+        )
+        pipeline._build_graph()
+        placed = {(op._op.schema.Name(), op._op.device) for op in pipeline._ops}
+        assert [(name, device) for name, device in placed if name not in known[device]] == []
+        return {name: device for name, device in placed if name.startswith("decoders__") or name == "Resize"}
+
+    on = "cpu" if decoder == "cpu" else "mixed"
+    assert devices(training, conditionals=True) == {"decoders__ImageSlice": on, "Resize": "gpu"}
+    validation = val_stages(lambda: (), size=32, decoder=decoder)
+    assert devices(validation, conditionals=False) == {"decoders__Image": on, "Resize": "gpu"}

@@ -177,16 +177,19 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum(gpu: World, tiny: Recip
 
 
 def losses_of(recipe: Recipe, gpu: World, steps: int, *, compile: CompileMode) -> list[float]:
-    """Training losses of ResNet-50 on fixed batches, step by step."""
+    """Training losses of ResNet-50 on fixed batches, step by step.
+
+    With a rate so low, and blocks that begin as identities, that it is not chaos which is compared.
+    """
     torch.manual_seed(0)
-    model = build("resnet50", 10).to(gpu.device)
+    model = build("resnet50", 10, zero_init_residual=True).to(gpu.device)
     step = Step(model, make_optimizer(model, recipe), recipe, gpu, Execution(compile=compile))
     meter, rng, losses = Meter(gpu), torch.Generator().manual_seed(1), []
     for number in range(steps):
         images = torch.randn(16, 3, 64, 64, generator=rng).to(gpu.device)
         labels = torch.randint(10, (16,), generator=rng).to(gpu.device)
-        step(iter([Batch(images.to(memory_format=torch.channels_last), labels)]), 0.01, meter)
-        losses.append(meter.read(step=number + 1, lr=0.01)[metrics.TRAIN_LOSS])
+        step(iter([Batch(images.to(memory_format=torch.channels_last), labels)]), 0.001, meter)
+        losses.append(meter.read(step=number + 1, lr=0.001)[metrics.TRAIN_LOSS])
     return losses
 
 
@@ -201,7 +204,7 @@ def test_a_compiled_network_learns_as_the_eager_one(
         eager = losses_of(recipe, gpu, 8, compile="off")
         compiled = losses_of(recipe, gpu, 8, compile=mode)
 
-    tolerance = 0.01 if precision == "fp32" else 0.1
+    tolerance = 0.01 if precision == "fp32" else 0.05
     torch.testing.assert_close(torch.tensor(compiled), torch.tensor(eager), rtol=tolerance, atol=tolerance)
 
 
@@ -281,7 +284,7 @@ def test_the_trials_choose_something_that_runs(
 ) -> None:
     caplog.set_level(logging.INFO, "trainer")
     recipe = replace(tiny, precision="bf16")
-    result = measure(recipe, dataset.train, gpu, steps=2, time_budget=600)
+    result = measure(recipe, dataset.train, gpu, steps=2, time_budget=600, short_run=0)
 
     assert "off" in result.throughputs, caplog.messages
     assert result.throughputs.keys() >= {"mixed", "cpu"}, caplog.messages

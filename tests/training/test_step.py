@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.conftest import ALONE
 from tests.training.steps import Small, batches, trained
 from trainer import metrics
 from trainer.config import CompileMode, Execution, Optimizer, Recipe
 from trainer.dataloader import Batch
 from trainer.distributed import World
 from trainer.errors import ConfigError
+from trainer.training import Meter, Step, make_optimizer
 
 
 def test_fifty_steps_are_those_of_a_plain_pytorch_loop(tiny: Recipe) -> None:
@@ -80,6 +82,38 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Recipe) -> Non
 
     torch.testing.assert_close(accumulated.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-6)
     assert meter.read(step=4, lr=0.1)[metrics.TRAIN_LOSS] > 0
+
+
+def test_the_host_is_two_passes_ahead_of_a_gpu_and_sleeps_until_then(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for CUDA's events: what it asks for is seen, not what a GPU makes of it."""
+    waited: list[int] = []
+    made: list[bool] = []
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            made.append(blocking)
+            self._number = len(made)
+
+        def record(self) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            waited.append(self._number)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    torch.manual_seed(0)
+    model = Small()
+    step = Step(model, make_optimizer(model, tiny), tiny, ALONE, Execution(batch_per_gpu=4))
+    step._on_gpu = True
+    halves = [Batch(*(part[at : at + 4] for part in batch[:2])) for batch in batches(3) for at in (0, 4)]
+    source = iter(halves)
+    for _ in range(3):
+        step(source, 0.1, Meter(ALONE))
+
+    assert made == [True] * 12, "forward and backward of six micro-batches, and blocking"
+    assert waited == [*range(1, 11)]
 
 
 def test_cuda_graphs_and_accumulation_are_refused_together(tiny: Recipe) -> None:

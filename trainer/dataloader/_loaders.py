@@ -63,9 +63,24 @@ class TrainLoader:
     """
 
     def __init__(
-        self, split: Split, recipe: Recipe, world: World, execution: Execution = Execution()
+        self,
+        split: Split,
+        recipe: Recipe,
+        world: World,
+        execution: Execution = Execution(),
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._split, self._recipe, self._world = split, recipe, world
+        """Plan the batches; pipelines are built when batches are asked for.
+
+        Args:
+            split: the training images.
+            recipe: order, crops and augmentations.
+            world: this process's rank, and the device of its batches.
+            execution: size of a micro-batch, and where JPEGs are decoded.
+            dtype: of the images, float16 or float32.
+        """
+        self._split, self._recipe, self._world, self._dtype = split, recipe, world, dtype
         self._decoder: Decoder = execution.decoder or default_decoder(world)
         self._augmentations = make_augmentations(recipe.preprocess)
         self.steps_per_epoch = recipe.steps_per_epoch(len(split))
@@ -89,7 +104,9 @@ class TrainLoader:
             if number:
                 gc.collect()  # frees the last pipelines (a reference cycle) with their threads and GPU memory
             reader = self._reader(first, last, size)
-            stages = train_stages(reader, self._augmentations, size=size, decoder=self._decoder)
+            stages = train_stages(
+                reader, self._augmentations, size=size, decoder=self._decoder, dtype=self._dtype
+            )
             pipelines = build_pipelines(stages, conditionals=True, **self._options())
             yield from _batches(pipelines, reader)
             del pipelines, stages, reader

@@ -65,7 +65,14 @@ class Stages(NamedTuple):
     others: list[Spec]  # inputs of `finish` besides images and labels
 
 
-def train_stages(source: Source, augmentations: list[Augmentation], *, size: int, decoder: Decoder) -> Stages:
+def train_stages(
+    source: Source,
+    augmentations: list[Augmentation],
+    *,
+    size: int,
+    decoder: Decoder,
+    dtype: torch.dtype = torch.float32,
+) -> Stages:
     """Training: read, decode a random crop, (resize,) augment, flip, normalise.
 
     Args:
@@ -74,6 +81,7 @@ def train_stages(source: Source, augmentations: list[Augmentation], *, size: int
         augmentations: applied in this order.
         size: side of the resized crop, in pixels.
         decoder: where JPEGs are decoded.
+        dtype: of the images that are made, float16 or float32.
     """
     others = [MIRROR, *(augmentation.spec for augmentation in augmentations)]
 
@@ -98,7 +106,7 @@ def train_stages(source: Source, augmentations: list[Augmentation], *, size: int
     def finish(pixels: DataNode, label: DataNode, mirror: DataNode, *params: DataNode) -> DataNodes:
         for index, augmentation in enumerate(augmentations):
             pixels = augmentation(pixels, params[index], size)
-        return normalise(pixels, mirror=mirror), label
+        return normalise(pixels, dtype, mirror=mirror), label
 
     return Stages(decode, finish, others)
 
@@ -198,11 +206,11 @@ def external(source: Source, specs: list[Spec], **options: Any) -> Any:
     )
 
 
-def normalise(pixels: DataNode, **crop_or_mirror: Any) -> DataNode:
+def normalise(pixels: DataNode, dtype: torch.dtype = torch.float32, **crop_or_mirror: Any) -> DataNode:
     """Floats of mean 0 and deviation 1 over ImageNet, HWC, which seen as NCHW by torch *is* channels-last."""
     return fn.crop_mirror_normalize(
         pixels,
-        dtype=types.FLOAT,
+        dtype=types.FLOAT16 if dtype == torch.float16 else types.FLOAT,
         output_layout="HWC",
         mean=[255 * mean for mean in MEAN],
         std=[255 * std for std in STD],

@@ -20,7 +20,7 @@ from trainer.training._optimizer import make_optimizer, parameter_groups
 from trainer.training._precision import Precision, choose_precision
 from trainer.training._schedule import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
 from trainer.training._spot import SpotWatch, metadata_service
-from trainer.training._step import Step
+from trainer.training._step import Step, make_loader, make_model
 from trainer.training._stop import StopRequest
 
 __all__ = [
@@ -44,7 +44,9 @@ __all__ = [
     "full_precision",
     "learning_rate",
     "lr_grid",
+    "make_loader",
     "make_loss",
+    "make_model",
     "make_optimizer",
     "metadata_service",
     "mixed",

@@ -12,7 +12,7 @@ import torch
 from trainer import metrics
 from trainer.checkpoint import INTERVAL, Checkpoints, Stateful
 from trainer.config import Execution, Recipe
-from trainer.dataloader import TrainLoader, ValLoader
+from trainer.dataloader import ValLoader
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import Stopped, TrainingDiverged
@@ -26,7 +26,7 @@ from trainer.training._mixing import mixed
 from trainer.training._optimizer import make_optimizer
 from trainer.training._schedule import learning_rate
 from trainer.training._spot import SpotWatch, metadata_service
-from trainer.training._step import Step, make_model
+from trainer.training._step import Step, make_loader, make_model
 from trainer.training._stop import StopRequest
 
 
@@ -86,7 +86,7 @@ def train(
     spot = SpotWatch(metadata_service() if world.is_local_main else None, notice=stop.ask)
     with stop, spot, world.detect_lost_ranks(), checkpoints:
         # What flows: images -> model -> step.
-        images = TrainLoader(dataset.train, recipe, world, execution)
+        images = make_loader(dataset.train, recipe, world, execution)
         val_images = ValLoader(
             dataset.val,
             recipe.preprocess,

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 
 from trainer.config import Execution, Recipe
-from trainer.dataloader import TrainLoader
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import ConfigError, Stopped
 from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
 from trainer.training._optimizer import make_optimizer
-from trainer.training._step import Step, make_model
+from trainer.training._step import Step, make_loader, make_model
 
 BLOCK = 10  # steps between two waits for the device
 # Factor of the exponential smoothing: the smoothed loss lags by some 20 steps. fastai's and Lightning's 0.98 would lag
@@ -92,7 +91,7 @@ def range_test(
     Raises: Stopped if asked to stop; DataError.
     """
     torch.manual_seed(recipe.seed)
-    images = TrainLoader(dataset.train, recipe, world, execution)
+    images = make_loader(dataset.train, recipe, world, execution)
     classes = len(dataset.classes)
     model = make_model(recipe, classes, world)
     step = Step(model, make_optimizer(model, recipe), recipe, world, execution)

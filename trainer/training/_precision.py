@@ -20,6 +20,14 @@ class Precision:
         """Whether the loss is scaled, so that small gradients do not vanish in fp16."""
         return self.name == "fp16"
 
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """Type of training images: half the bytes where the first convolution rounds them to 16 bits anyway.
+
+        Pixels are 0.017 apart, fp16 numbers of their size 0.002 at most; bf16 keeps fewer digits than fp16.
+        """
+        return torch.float16 if self.device_type == "cuda" and self.name != "fp32" else torch.float32
+
     def autocast(self) -> torch.autocast:
         """A context in which matrix work runs in this precision."""
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,13 +11,20 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import CompileMode, Execution, Recipe
-from trainer.dataloader import Batch
+from trainer.dataloader import Batch, TrainLoader
+from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.errors import ConfigError
 from trainer.model import build
 from trainer.training._losses import init_classifier_prior, make_loss
 from trainer.training._meter import Meter
 from trainer.training._precision import LossScaler, choose_precision
+
+
+def make_loader(split: Split, recipe: Recipe, world: World, execution: Execution) -> TrainLoader:
+    """Training images in the type that the step computes with."""
+    dtype = choose_precision(recipe.precision, world.device).image_dtype
+    return TrainLoader(split, recipe, world, execution, dtype=dtype)
 
 
 def make_model(recipe: Recipe, classes: int, world: World) -> torch.nn.Module:
@@ -36,9 +44,15 @@ def compiled(model: torch.nn.Module, mode: CompileMode) -> Callable[[torch.Tenso
     """
     if mode == "off":
         return model
+    logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(_worth_reading)
     name = "reduce-overhead" if mode == "cudagraphs" else "default"
     network: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, mode=name, dynamic=False)
     return network
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """DistributedDataParallel marks itself for profilers; torch.compile says on each process that it does not."""
+    return "Profiler record function" not in str(record.msg)
 
 
 class Step:
@@ -66,8 +80,9 @@ class Step:
         self._model, self._parallel = model, None
         if world.size > 1:
             device_ids = [world.device] if world.device.type == "cuda" else None
+            # BatchNorm's buffers are made equal where they are read: before an evaluation, and in a checkpoint.
             self._parallel = DistributedDataParallel(
-                model, device_ids=device_ids, gradient_as_bucket_view=True
+                model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
             )
         self._network = compiled(self._parallel or model, execution.compile)
         self._graphs, self._on_gpu = execution.compile == "cudagraphs", world.device.type == "cuda"
@@ -89,7 +104,7 @@ class Step:
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         device = next(self._model.parameters()).device
         for size in [size for size in sizes for _ in range(3 if self._graphs else 1)]:
-            zeros = torch.zeros(micro_batch, 3, size, size, device=device)
+            zeros = torch.zeros(micro_batch, 3, size, size, device=device, dtype=self.precision.image_dtype)
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 with self.precision.autocast():
                     self._model.train()
@@ -116,10 +131,12 @@ class Step:
                     logits = self._network(batch.images)
                     loss = self._loss(logits, targets)
                 mark("forward")
+                self._limit_run_ahead()
                 self.scaler.scale(loss / self._accumulation_steps).backward()  # type: ignore[no-untyped-call]
                 mark("backward")
             meter.add(loss.detach(), logits.detach(), batch.labels)
             mark("count")
+            self._limit_run_ahead()
         if self._clip_norm:
             self.scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
@@ -132,16 +149,16 @@ class Step:
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         mark("optimizer")
-        if self._graphs and self._on_gpu:
-            self._limit_run_ahead()
 
     def _limit_run_ahead(self) -> None:
-        """Let the host be two steps ahead of the GPU at most.
+        """Let the host be two passes ahead of the GPU at most, and sleep until then.
 
-        A step of other networks is hundreds of launches, of which CUDA takes about a thousand at a time. One of graphs
-        is a few, and DALI frees a batch only when the GPU has done all that was asked of it.
+        CUDA takes about a thousand launches ahead, and the next one spins: one core of one, for the whole run. A
+        micro-batch of ResNet-50 is some 600, half of them backward. Used batches of DALI's stay alive as long.
         """
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        if not self._on_gpu:
+            return
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record()
         self._ahead.append(done)
         if len(self._ahead) > 2:
