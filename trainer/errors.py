@@ -4,6 +4,7 @@
     ├── ConfigError         a recipe, a setting, or settings that do not fit together
     ├── DataError           a data set that is missing, empty or inconsistent
     ├── DeviceError         the asked-for device or number of processes is not there
+    │   └── GpuOutOfMemory  the GPU's memory ran out; exit 1 where the next start takes less
     ├── CheckpointError     checkpoints that are damaged or belong to another run
     ├── TrackingError       the MLflow server, a run or a registered model
     │   └── TrackingDown    the server does not answer now
@@ -37,6 +38,14 @@ class DataError(TrainerError):
 
 class DeviceError(TrainerError):
     """The requested device or number of processes cannot be had."""
+
+
+class GpuOutOfMemory(DeviceError):
+    """The memory of the GPU ran out in the middle of a run."""
+
+    def __init__(self, message: str, *, exit_code: int = DeviceError.exit_code) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class CheckpointError(TrainerError):

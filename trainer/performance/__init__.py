@@ -9,10 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.performance._autotune import AutotuneResult, autotune, defaults, find_batch_size, measure
+    from trainer.performance._autotune import (
+        AutotuneResult,
+        autotune,
+        defaults,
+        halve_batch_when_out_of_memory,
+        measure,
+    )
     from trainer.performance._baselines import BASELINES, Baseline
     from trainer.performance._bench_loader import LoaderBench, LoaderRatio, LoaderThroughput, bench_loader
-    from trainer.performance._bench_train import TrainBench, bench_train
+    from trainer.performance._bench_train import GpuMemory, TrainBench, bench_train
     from trainer.performance._environment import Environment, environment
     from trainer.performance._estimate import IMAGENET, JPEG_KB, Estimate, estimate
     from trainer.performance._photos import DISTINCT, make_sample, repeat_images, sample_photos
@@ -28,6 +34,7 @@ _MODULES = {
     "Baseline": "_baselines",
     "Environment": "_environment",
     "Estimate": "_estimate",
+    "GpuMemory": "_bench_train",
     "LoaderBench": "_bench_loader",
     "LoaderRatio": "_bench_loader",
     "LoaderThroughput": "_bench_loader",
@@ -41,8 +48,8 @@ _MODULES = {
     "defaults": "_autotune",
     "environment": "_environment",
     "estimate": "_estimate",
-    "find_batch_size": "_autotune",
     "fixed_batch": "_trial",
+    "halve_batch_when_out_of_memory": "_autotune",
     "make_sample": "_photos",
     "measure": "_autotune",
     "repeat_images": "_photos",
@@ -59,6 +66,7 @@ __all__ = [
     "Baseline",
     "Environment",
     "Estimate",
+    "GpuMemory",
     "LoaderBench",
     "LoaderRatio",
     "LoaderThroughput",
@@ -72,8 +80,8 @@ __all__ = [
     "defaults",
     "environment",
     "estimate",
-    "find_batch_size",
     "fixed_batch",
+    "halve_batch_when_out_of_memory",
     "make_sample",
     "measure",
     "repeat_images",

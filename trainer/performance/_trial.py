@@ -12,8 +12,7 @@ from trainer import metrics
 from trainer.config import Execution, Recipe
 from trainer.dataloader import Batch, ValLoader
 from trainer.distributed import World
-from trainer.model import build
-from trainer.training import Accuracy, Meter, Step, evaluate, make_optimizer
+from trainer.training import Accuracy, Meter, Step, choose_precision, evaluate, make_model, make_optimizer
 
 WARM_UP = 5  # steps before the clock starts: kernels are selected, memory is allocated, queues fill
 CLASSES = 1000
@@ -27,7 +26,6 @@ class TrialResult:
     images_per_second: float
     data_wait_share: float  # of the time, in which the device waited for images
     step_ms: dict[str, float]  # milliseconds of a step by phase, mean
-    memory_gib: float | None  # peak of torch's memory; None: on the CPU
     precision: str  # fp32, bf16 or fp16: the recipe's, or the closest one of this device
 
 
@@ -39,7 +37,7 @@ class Trial:
     ) -> None:
         torch.manual_seed(recipe.seed)
         self._images, self._world, self._meter = recipe.global_batch, world, Meter(world)
-        self._model = build(recipe.model, classes).to(world.device)
+        self._model = make_model(recipe, classes, world)
         self._step = Step(self._model, make_optimizer(self._model, recipe), recipe, world, execution)
 
     def run(
@@ -66,7 +64,6 @@ class Trial:
             step_ms={
                 key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
             },
-            memory_gib=values.get(metrics.GPU_MEMORY),
             precision=self._step.precision.name,
         )
 
@@ -80,8 +77,9 @@ class Trial:
 def fixed_batch(recipe: Recipe, world: World, execution: Execution = Execution()) -> Batch:
     """A synthetic micro-batch on the device: images (N, 3, H, W) channels-last, and labels (N,)."""
     images = recipe.micro_batch(world.size, execution.batch_per_gpu)
-    size = recipe.preprocess.train_size
+    size, dtype = recipe.preprocess.train_size, choose_precision(recipe.precision, world.device).image_dtype
+    pixels = torch.randn(images, 3, size, size, device=world.device, dtype=dtype)
     return Batch(
-        torch.randn(images, 3, size, size, device=world.device).to(memory_format=torch.channels_last),
+        pixels.to(memory_format=torch.channels_last),
         torch.randint(CLASSES, (images,), device=world.device),
     )

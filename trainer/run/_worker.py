@@ -18,7 +18,7 @@ from trainer.dataloader import ValLoader, preprocessing
 from trainer.distributed import World, join_world
 from trainer.errors import CheckpointError, TrackingDown, TrackingError
 from trainer.files import write_text
-from trainer.performance import autotune
+from trainer.performance import autotune, halve_batch_when_out_of_memory
 from trainer.run._eta import Eta
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import TrainOptions
@@ -107,15 +107,16 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
                 )
             )
             sync = stack.enter_context(BackgroundSync(folder)) if is_main else None
-            model, accuracy = train(
-                recipe,
-                dataset,
-                folder,
-                world,
-                log,
-                execution=execution,
-                checkpoint_interval=options.checkpoint_interval,
-            )
+            with halve_batch_when_out_of_memory(folder, world, execution, options.batch_per_gpu):
+                model, accuracy = train(
+                    recipe,
+                    dataset,
+                    folder,
+                    world,
+                    log,
+                    execution=execution,
+                    checkpoint_interval=options.checkpoint_interval,
+                )
         if sync is None:
             return None
         with record_exit_status(log):
