@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks._program import exit_code, make_parser
+from trainer.errors import DeviceError
 
 if TYPE_CHECKING:
     from trainer.config import DeviceChoice
@@ -38,12 +39,15 @@ NEEDED = (
 )
 
 # A real batch on a GPU; on the CPU the same code, with figures small enough to end soon.
-STEPS = {"cuda": 30, "cpu": 2}
-PHOTOS = {"cuda": 4096, "cpu": 64}
+STEPS = {"cuda": 20, "cpu": 2}
+PHOTOS = {"cuda": 2048, "cpu": 64}
 IMAGES = {"cuda": 8192, "cpu": 64}
-SETTINGS = {"cuda": ["global_batch=256"], "cpu": ["global_batch=8", "preprocess.train_size=64"]}
-ROUNDS = 3
+SETTINGS = {"cuda": ["global_batch=512"], "cpu": ["global_batch=8", "preprocess.train_size=64"]}
+ROUNDS = 2
+PRECISIONS = ("fp16", "bf16")
 GPU_TESTS = ("tests/training", "tests/dataloader")
+SEARCHED, HEURISTIC = "cuDNN's search", "cuDNN's heuristic"
+ASLEEP, SPINNING = "waiting asleep", "waiting in a loop"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Autotuned:
 
 @dataclass(frozen=True)
 class GpuCheck:
-    """All results, as in gpu-check.json."""
+    """All results, as in the JSON file."""
 
     date: str  # UTC
     commit: str
@@ -73,7 +77,10 @@ class GpuCheck:
     machine: str  # architecture of the CPU
     tests: Outcomes
     train: dict[str, Autotuned]  # by the recipe's precision
-    loader: LoaderBench
+    contenders: dict[
+        str, dict[str, float]
+    ]  # images_per_second and busy_cores, by setting made before the first use
+    loader: LoaderBench | None  # None: not measured
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,8 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
+        default=Path("docs/performance"),
         metavar="DIR",
-        help="folder for gpu-check.json and gpu-check.md (default: docs/performance/DATE-DEVICE)",
+        help="folder for DATE-DEVICE.json and DATE-DEVICE.md (default: docs/performance)",
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        choices=("tests", "contenders", "loader"),
+        help="part to leave out where rented time is short; repeat it for several",
+    )
+    parser.add_argument(
+        "--precision",
+        action="append",
+        choices=PRECISIONS,
+        help=f"precision to train in; repeat it for several (default: {' and '.join(PRECISIONS)})",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        metavar="N",
+        help=f"rounds of each benchmark (default: {ROUNDS})",
     )
     options = parser.parse_args(arguments)
     missing = [name for name in NEEDED if not _installed(name)]
@@ -102,48 +130,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     def work() -> int:
-        result = check(options.device)
-        device = result.train["bf16"].bench.environment.device or options.device
-        name = re.sub(r"\W+", "-", device).strip("-").lower()
-        out: Path = options.out or Path("docs/performance") / f"{result.date}-{name}"
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "gpu-check.json").write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
-        (out / "gpu-check.md").write_text(table(result))
-        print((out / "gpu-check.md").read_text())
-        print(f"gpu-check: written to {out}")
+        precisions = options.precision or PRECISIONS
+        result = check(options.device, skip=options.skip, precisions=precisions, rounds=options.rounds)
+        name = re.sub(r"\W+", "-", _device(result)).strip("-").lower()
+        out: Path = options.out / f"{result.date}-{name}"
+        options.out.mkdir(parents=True, exist_ok=True)
+        out.with_name(f"{out.name}.json").write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+        page = out.with_name(f"{out.name}.md")
+        page.write_text(table(result))
+        print(page.read_text())
+        print(f"gpu-check: written to {page}; the row for README.md:\n{readme_row(result, page)}")
+        if options.device == "cuda" and options.out == Path("docs/performance"):
+            readme = Path("README.md")
+            readme.write_text(put_row(readme.read_text(), readme_row(result, page)))
+            print("gpu-check: README.md has it now")
         return 1 if result.tests.failed else 0
 
     return exit_code(work, "gpu-check")
 
 
-def check(device: DeviceChoice) -> GpuCheck:
-    """Run the tests, then the benchmarks in bf16 and fp16."""
+def check(
+    device: DeviceChoice,
+    *,
+    skip: Sequence[str] = (),
+    precisions: Sequence[str] = PRECISIONS,
+    rounds: int = ROUNDS,
+) -> GpuCheck:
+    """Run the tests, then the benchmarks in each precision, without single settings, and of the loaders."""
     from benchmarks.peers import peers
     from trainer.config import load_recipe
     from trainer.distributed import join_world
     from trainer.performance import BASELINES, bench_loader, bench_train, make_sample, measure
 
-    tests = _run_tests()
+    tests = Outcomes(0, 0, 0) if "tests" in skip else _run_tests()
     train: dict[str, Autotuned] = {}
+    loader, contenders = None, {}
     with tempfile.TemporaryDirectory() as folder, join_world(device) as world:
         kind = world.device.type
         photos = make_sample(Path(folder) / "photos", images=PHOTOS[kind]).train
-        for precision in ("bf16", "fp16"):
+        for precision in precisions:
             recipe = load_recipe("rn50-baseline", [*SETTINGS[kind], f"precision={precision}"])
-            # On the CPU the trials run as well, or nothing but a GPU would ever have run them.
-            tuned = measure(recipe, photos, world, steps=STEPS[kind])
-            bench = bench_train(recipe, photos, world, tuned.execution, steps=STEPS[kind], rounds=ROUNDS)
+            # On the CPU the trials run as well, or nothing but a GPU would ever have run them. Of ImageNet's length,
+            # a run is worth all trials; these photos are few.
+            tuned = measure(recipe, photos, world, steps=STEPS[kind], short_run=0)
+            bench = bench_train(recipe, photos, world, tuned.execution, steps=STEPS[kind], rounds=rounds)
             train[precision] = Autotuned(bench, tuned.throughputs)
-        (Path(folder) / "formats").mkdir()
-        loader = bench_loader(
-            photos,
-            recipe,
-            world,
-            Path(folder) / "formats",
-            images=IMAGES[kind],
-            rounds=ROUNDS,
-            baselines={**BASELINES, **peers()},
-        )
+        if "contenders" not in skip:
+            small = train[precisions[0]].bench
+            contenders = _contenders(device, photos.root, small.micro_batch, small.train_size)
+        if "loader" not in skip:
+            (Path(folder) / "formats").mkdir()
+            loader = bench_loader(
+                photos,
+                recipe,
+                world,
+                Path(folder) / "formats",
+                images=IMAGES[kind],
+                rounds=rounds,
+                baselines={**BASELINES, **peers()},
+            )
     return GpuCheck(
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         commit=_output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
@@ -151,8 +196,31 @@ def check(device: DeviceChoice) -> GpuCheck:
         machine=platform.machine(),
         tests=tests,
         train=train,
+        contenders=contenders,
         loader=loader,
     )
+
+
+def _contenders(device: DeviceChoice, photos: Path, batch: int, size: int) -> dict[str, dict[str, float]]:
+    """Training with and without each setting that a process can make only once, in processes of their own."""
+
+    def measured(*arguments: str) -> dict[str, float]:
+        command = [sys.executable, "-m", "benchmarks.gpu_contender", f"--device={device}", f"--batch={batch}"]
+        run = subprocess.run([*command, f"--size={size}", *arguments], capture_output=True, text=True)
+        if run.returncode:
+            raise DeviceError(
+                f"a measurement ended with exit code {run.returncode}: {run.stderr.strip()[-300:]}"
+            )
+        result: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+        return result
+
+    fed = f"--photos={photos}"
+    return {
+        SEARCHED: measured(),
+        HEURISTIC: measured("--without=cudnn-search"),
+        ASLEEP: measured(fed),
+        SPINNING: measured(fed, "--without=blocking-sync"),
+    }
 
 
 def _installed(name: str) -> bool:
@@ -186,36 +254,115 @@ def _output(*command: str) -> str:
         return "unknown"
 
 
+def _device(result: GpuCheck) -> str:
+    return next(iter(result.train.values())).bench.environment.device
+
+
+def verdict(result: GpuCheck) -> list[str]:
+    """What the figures say, a sentence a line."""
+    lines: list[str] = []
+    best = max(result.train.values(), key=lambda tuned: tuned.bench.images_per_second["synthetic"]).bench
+    by_precision = {name: tuned.bench.images_per_second["synthetic"] for name, tuned in result.train.items()}
+    if len(by_precision) > 1:
+        (first, mine), (second, theirs) = by_precision.items()
+        lines.append(f"{first} makes {mine / theirs:.2f} times the images of {second}.")
+    for name, tuned in result.train.items():
+        for question in (r"\d+ images", "off|default|cudagraphs", "mixed|cpu|mixed-huffman"):
+            tried = {key: value for key, value in tuned.throughputs.items() if re.fullmatch(question, key)}
+            if len(tried) > 1:
+                ranked = sorted(tried, key=lambda key: -tried[key])
+                others = ", ".join(f"{tried[ranked[0]] / tried[key]:.2f} times {key}" for key in ranked[1:])
+                lines.append(f"{name}: {ranked[0]} wins: {others}.")
+    if contenders := result.contenders:
+        ratio = contenders[SEARCHED]["images_per_second"] / contenders[HEURISTIC]["images_per_second"]
+        lines.append(f"{SEARCHED} makes {ratio:.2f} times the images of its heuristic.")
+        asleep, spinning = contenders[ASLEEP], contenders[SPINNING]
+        lines.append(
+            f"Training on JPEGs keeps {asleep['busy_cores']:.1f} processors at work, "
+            f"{spinning['busy_cores']:.1f} where CUDA waits in a loop; images/s "
+            f"{asleep['images_per_second'] / spinning['images_per_second']:.2f} times as many."
+        )
+    if (share := best.roofline.bandwidth_share) is not None:
+        lines.append(
+            f"The best reaches {share:.0%} of what the memory bandwidth allows without fused passes."
+        )
+    lines.append(
+        f"It waits for JPEGs {best.data_wait_share:.1%} of the time, at {best.real_to_synthetic:.2f} of its synthetic "
+        f"images/s, and makes {best.synthetic_to_plain:.2f} times the plain loop's."
+    )
+    if (memory := best.gpu_memory) is not None:
+        lines.append(
+            f"Memory: torch {memory.torch:.1f} GiB (tensors {memory.torch_peak:.1f}), DALI, CUDA and libraries "
+            f"{memory.others:.1f}, free {memory.free:.1f}."
+        )
+    execution = best.execution
+    lines.append(
+        f"Recommended: --batch-per-gpu {best.micro_batch} --compile {execution.compile} --decoder {execution.decoder}, "
+        f"in {best.precision}."
+    )
+    return lines
+
+
+def readme_row(result: GpuCheck, page: Path) -> str:
+    """The row of README.md's table of GPUs."""
+    best = max(result.train.values(), key=lambda tuned: tuned.bench.images_per_second["real"]).bench
+    return (
+        f"| {_device(result)} | {best.images_per_second['real']:,.0f} | {best.images_per_second['synthetic']:,.0f} | "
+        f"{best.precision}, {best.micro_batch} at a time, compile {best.execution.compile}, decoder "
+        f"{best.execution.decoder} | [{result.date}]({page.as_posix()}), {result.commit[:7]} |"
+    )
+
+
+def put_row(readme: str, row: str) -> str:
+    """README.md's text with the row of a GPU replaced, or added behind the others.
+
+    Raises: ValueError if README.md has no table of GPUs.
+    """
+    lines = readme.split("\n")
+    head = next((index for index, line in enumerate(lines) if line.startswith("| GPU |")), None)
+    if head is None:
+        raise ValueError("README.md has no table that begins with | GPU |")
+    end = next(index for index in range(head, len(lines)) if not lines[index].startswith("|"))
+    name = row.split("|")[1]
+    rows = [line for line in lines[head + 2 : end] if line.split("|")[1] not in (name, " none yet ")]
+    return "\n".join([*lines[: head + 2], *rows, row, *lines[end:]])
+
+
 def table(result: GpuCheck) -> str:
     """The results as Markdown."""
-    here, tests, loader = result.loader.environment, result.tests, result.loader
+    here, tests, loader = next(iter(result.train.values())).bench.environment, result.tests, result.loader
     lines = [
-        f"# GPU check, {result.date}",
+        f"# {here.device}, {result.date}",
         "",
-        f"{here.device or 'CPU'}, driver {result.driver}, torch {here.torch}, DALI {here.dali}, "
+        f"Driver {result.driver}, torch {here.torch}, DALI {here.dali}, "
         f"Python {here.python}, {here.cpu_cores} CPU cores, commit {result.commit}.",
         "",
         f"Tests marked `gpu`: {tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped.",
         "",
+        *(f"- {line}" for line in verdict(result)),
+        "",
         "| precision wanted | precision used | micro-batch | px | compile | decoder | synthetic images/s | "
         "to the plain loop | real images/s | real to synthetic | data wait | validation's share of an epoch | "
-        "of memory bandwidth | of matmul FLOP/s | GPU GiB |",
-        "|" + "---|" * 15,
+        "of memory bandwidth | of matmul FLOP/s | torch GiB | busy cores |",
+        "|" + "---|" * 16,
     ]
     for wanted, tuned in result.train.items():
         run, throughput, limits = tuned.bench, tuned.bench.images_per_second, tuned.bench.roofline
-        memory = "-" if run.gpu_memory_gib is None else f"{run.gpu_memory_gib:.1f}"
+        memory = "-" if run.gpu_memory is None else f"{run.gpu_memory.torch_peak:.1f}"
         bandwidth = "-" if limits.bandwidth_share is None else f"{limits.bandwidth_share:.0%}"
         lines.append(
             f"| {wanted} | {run.precision} | {run.micro_batch} | {run.train_size} | {run.execution.compile} | "
             f"{run.execution.decoder} | {throughput['synthetic']:,.1f} | {run.synthetic_to_plain:.2f} | "
             f"{throughput['real']:,.1f} | {run.real_to_synthetic:.3f} | {run.data_wait_share:.1%} | "
-            f"{run.validation_share:.1%} | {bandwidth} | {limits.flops_share:.0%} | {memory} |"
+            f"{run.validation_share:.1%} | {bandwidth} | {limits.flops_share:.0%} | {memory} | "
+            f"{run.busy_cores['real']:.1f} |"
         )
     lines += ["", "Trials of the autotuner, images/s:", ""]
     for wanted, tuned in result.train.items():
         trials = ", ".join(f"{name} {throughput:,.1f}" for name, throughput in tuned.throughputs.items())
         lines.append(f"- {wanted}: {trials}")
+    if loader is None:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         f"Batches of {loader.global_batch}, without training:",

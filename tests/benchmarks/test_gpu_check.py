@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 import benchmarks.gpu_check
-from benchmarks.gpu_check import Autotuned, GpuCheck, Outcomes, main, table
+from benchmarks.gpu_check import (
+    ASLEEP,
+    HEURISTIC,
+    SEARCHED,
+    SPINNING,
+    Autotuned,
+    GpuCheck,
+    Outcomes,
+    main,
+    put_row,
+    readme_row,
+    table,
+    verdict,
+)
 from tests.conftest import ALONE
 from trainer.config import Execution, Recipe
 from trainer.dataset import Dataset
@@ -29,8 +42,17 @@ def result(tiny: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFact
         rounds=1,
         only=["dali_reader"],
     )
-    tuned = {name: Autotuned(train, {"off": 12.3, "cpu": 11.0}) for name in ("bf16", "fp16")}
-    return GpuCheck("2026-11-26", "abc", "unknown", "x86_64", Outcomes(3, 0, 1), tuned, loader)
+    tuned = {name: Autotuned(train, {"off": 12.3, "default": 24.6, "cpu": 11.0}) for name in ("fp16", "bf16")}
+    figures = {"images_per_second": 10.0, "busy_cores": 2.0}
+    contenders = {
+        SEARCHED: figures,
+        HEURISTIC: figures,
+        ASLEEP: figures,
+        SPINNING: {**figures, "busy_cores": 4.0},
+    }
+    return GpuCheck(
+        "2026-11-26", "abcdefgh", "unknown", "x86_64", Outcomes(3, 0, 1), tuned, contenders, loader
+    )
 
 
 def test_the_table_has_a_row_for_each_precision_and_each_loader(result: GpuCheck) -> None:
@@ -38,24 +60,46 @@ def test_the_table_has_a_row_for_each_precision_and_each_loader(result: GpuCheck
 
     head = next(index for index, line in enumerate(lines) if line.startswith("| precision wanted"))
     rows = lines[head : head + 4]
-    assert {row.count("|") for row in rows} == {16}
-    assert [row.split("|")[1].strip() for row in rows[2:]] == ["bf16", "fp16"]
-    assert "- fp16: off 12.3, cpu 11.0" in lines
+    assert {row.count("|") for row in rows} == {17}
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["fp16", "bf16"]
+    assert "- fp16: off 12.3, default 24.6, cpu 11.0" in lines
     assert [line.split("|")[1].strip() for line in lines[-2:]] == ["trainer", "dali_reader"]
+    assert "| trainer |" not in table(replace(result, loader=None))
+
+
+def test_the_verdict_says_which_contender_won_by_how_much(result: GpuCheck) -> None:
+    lines = verdict(result)
+
+    assert "fp16 makes 1.00 times the images of bf16." in lines
+    assert "bf16: default wins: 2.00 times off." in lines
+    assert "cuDNN's search makes 1.00 times the images of its heuristic." in lines
+    assert any("keeps 2.0 processors at work, 4.0 where CUDA waits in a loop" in line for line in lines)
+    assert lines[-1].startswith("Recommended: --batch-per-gpu 8 --compile off --decoder cpu, in ")
+
+
+def test_readme_gets_one_row_for_each_gpu(result: GpuCheck, tmp_path: Path) -> None:
+    row = readme_row(result, tmp_path / "page.md")
+    head = "before\n\n| GPU | images/s |\n|---|---|\n"
+    once = put_row(f"{head}| none yet | |\n\nafter\n", row)
+    twice = put_row(once, row)
+
+    assert once == twice == f"{head}{row}\n\nafter\n"
+    assert put_row(once, "| T4 | 1 |") == f"{head}{row}\n| T4 | 1 |\n\nafter\n"
+    readme = Path(benchmarks.gpu_check.__file__).parents[1] / "README.md"
+    assert row in put_row(readme.read_text(), row)
 
 
 @pytest.mark.parametrize(("failed", "code"), [(0, 0), (2, 1)])
-def test_it_writes_json_and_a_table_and_fails_with_its_tests(
+def test_it_writes_json_and_a_page_and_fails_with_its_tests(
     result: GpuCheck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: int, code: int
 ) -> None:
     checked = replace(result, tests=Outcomes(3, failed, 1))
-    monkeypatch.setattr(benchmarks.gpu_check, "check", lambda device: checked)
+    monkeypatch.setattr(benchmarks.gpu_check, "check", lambda device, **_: checked)
 
     assert main(["--device", "cpu", "--out", str(tmp_path / "new")]) == code
-    assert json.loads((tmp_path / "new" / "gpu-check.json").read_text()) == json.loads(
-        json.dumps(asdict(checked))
-    )
-    assert (tmp_path / "new" / "gpu-check.md").read_text() == table(checked)
+    (written,) = (tmp_path / "new").glob("2026-11-26-*.json")
+    assert json.loads(written.read_text()) == json.loads(json.dumps(asdict(checked)))
+    assert written.with_suffix(".md").read_text() == table(checked)
 
 
 def test_what_is_missing_is_named(

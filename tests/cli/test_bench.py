@@ -50,7 +50,16 @@ def test_bench_train_makes_a_table(photos: Path, capsys: pytest.CaptureFixture[s
 
     title, *rows = capsys.readouterr().out.strip().splitlines()
     assert "micro-batches of 4 images of 32 px, compile off, decoder cpu, medians of 1 rounds" in title
-    names = ["synthetic", "real JPEGs", "loader", "plain loop", "validation", "step", "arithmetic"]
+    names = [
+        "synthetic",
+        "real JPEGs",
+        "loader",
+        "plain loop",
+        "validation",
+        "step",
+        "processors",
+        "arithmetic",
+    ]
     assert [row[:10].rstrip() for row in rows] == names
 
 

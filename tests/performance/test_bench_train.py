@@ -28,7 +28,7 @@ def test_throughputs_and_the_parts_of_a_step_are_reported(dataset: Dataset, tmp_
     assert 0.01 * step < sum(result.step_ms.values()) / 1000 < 100 * step  # in milliseconds, not seconds
     assert 0 < result.validation_share < 1
     assert 0 < result.roofline.flops_share < 1
-    assert (result.global_batch, result.micro_batch, result.gpu_memory_gib) == (4, 2, None)
+    assert (result.global_batch, result.micro_batch, result.gpu_memory) == (4, 2, None)
     assert json.loads(trace.read_text())["traceEvents"]
     assert json.loads(json.dumps(asdict(result)))["execution"] == asdict(execution)
 

@@ -128,6 +128,14 @@ def _train_table(result: TrainBench) -> tuple[str, dict[str, str]]:
     }
     if limits.bandwidth_share is not None:
         rows["bandwidth"] = f"{limits.bandwidth_share:.0%} of {limits.memory_gb_per_second:,.0f} GB/s"
+    if (memory := result.gpu_memory) is not None:
+        rows["memory"] = (
+            f"torch {memory.torch:.1f} GiB (tensors {memory.torch_peak:.1f}), others {memory.others:.1f}, "
+            f"free {memory.free:.1f}"
+        )
+    rows["processors"] = (
+        f"{result.busy_cores['real']:.1f} of {result.environment.cpu_cores} at work on real JPEGs"
+    )
     rows["arithmetic"] = (
         f"{limits.flops_share:.0%} of {limits.matmul_tflops:,.1f} TFLOP/s, "
         f"{limits.gflop_per_image:.1f} GFLOP per image"

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from trainer.config import Execution, Recipe
-from trainer.dataloader import Batch, TrainLoader, ValLoader
+from trainer.dataloader import Batch, ValLoader
 from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.model import build
@@ -23,10 +23,20 @@ from trainer.performance._photos import repeat_images
 from trainer.performance._roofline import Roofline, roofline
 from trainer.performance._rounds import median_ratio, rotate
 from trainer.performance._trial import CLASSES, LR, WARM_UP, Trial, TrialResult, fixed_batch
-from trainer.training import VAL_BATCH, choose_precision
+from trainer.training import VAL_BATCH, choose_precision, make_loader
 
 PROFILED = 5  # steps
 VALIDATED = 3  # images for each trained one: a forward pass is about three times as fast as a step
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Who has the memory of a GPU while it trains on JPEGs, in GiB."""
+
+    torch_peak: float  # of tensors
+    torch: float  # of tensors and torch's cache
+    others: float  # DALI's, and what CUDA and its libraries take
+    free: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,8 @@ class TrainBench:
     data_wait_share: float  # of the time, in which the device waits for images
     step_ms: dict[str, float]  # milliseconds of a step by phase
     roofline: Roofline
-    gpu_memory_gib: float | None  # None: on the CPU
+    gpu_memory: GpuMemory | None  # None: on the CPU
+    busy_cores: dict[str, float]  # processors at work on average, by what is measured; median over the rounds
     steps: int
     rounds: int
     global_batch: int
@@ -81,16 +92,20 @@ def bench_train(
     fixed = fixed_batch(recipe, world, execution)
     plain_loop = _PlainLoop(recipe, world)
     on_jpegs: list[TrialResult] = []
+    memory: list[GpuMemory] = []
 
     def batches(count: int) -> Iterator[Batch]:
-        source = TrainLoader(repeat_images(split, count * recipe.global_batch), recipe, world, execution)
+        source = make_loader(repeat_images(split, count * recipe.global_batch), recipe, world, execution)
         return source.batches(first_step=0, last_step=count)
 
     def synthetic() -> float:
         return trial.run(itertools.repeat(fixed), steps=steps).images_per_second
 
     def real() -> float:
-        on_jpegs.append(trial.run(batches(WARM_UP + steps), steps=steps))
+        source = batches(WARM_UP + steps)
+        on_jpegs.append(trial.run(source, steps=steps))
+        if world.device.type == "cuda":  # as long as the source is there, so is DALI's memory
+            memory.append(_gpu_memory(world.device))
         return on_jpegs[-1].images_per_second
 
     def loader() -> float:
@@ -103,7 +118,7 @@ def bench_train(
         return images / (time.perf_counter() - begun)
 
     def plain() -> float:
-        return plain_loop.run(fixed, steps)
+        return plain_loop.run(fixed._replace(images=fixed.images.float()), steps)
 
     val_loader = ValLoader(
         repeat_images(split, VALIDATED * steps * recipe.global_batch),
@@ -125,8 +140,11 @@ def bench_train(
         "validation": validation,
     }
     by_round: dict[str, list[float]] = {name: [] for name in measure}
+    busy: dict[str, list[float]] = {name: [] for name in measure}
     for _, name in rotate(measure, rounds):
+        begun, worked = time.perf_counter(), time.process_time()
         by_round[name].append(measure[name]())
+        busy[name].append((time.process_time() - worked) / (time.perf_counter() - begun))
     if profile:
         _profile(trial, batches(WARM_UP + PROFILED), profile)
 
@@ -143,7 +161,8 @@ def bench_train(
             phase: median(result.step_ms[phase] for result in on_jpegs) for phase in on_jpegs[0].step_ms
         },
         roofline=roofline(recipe, world, throughput["synthetic"]),
-        gpu_memory_gib=on_jpegs[-1].memory_gib,
+        gpu_memory=memory[-1] if memory else None,
+        busy_cores={name: median(cores) for name, cores in busy.items()},
         steps=steps,
         rounds=rounds,
         global_batch=recipe.global_batch,
@@ -152,6 +171,17 @@ def bench_train(
         precision=on_jpegs[-1].precision,
         execution=execution,
         environment=environment(world.device),
+    )
+
+
+def _gpu_memory(device: torch.device) -> GpuMemory:
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, gib = torch.cuda.memory_reserved(device), 2**30
+    return GpuMemory(
+        torch_peak=torch.cuda.max_memory_allocated(device) / gib,
+        torch=reserved / gib,
+        others=(total - free - reserved) / gib,
+        free=free / gib,
     )
 
 
