@@ -18,10 +18,10 @@ FORWARD_SHARE = 1 / 3  # time of a validation image, which has no backward pass,
 # Memory traffic of ResNet-50's activations for one image, in 16 bits, with normalisation, ReLU and addition as
 # separate passes.
 MEGABYTES_AT_224 = 470.0
-# Throughput that plain PyTorch has been published to reach, as a share of what the memory bandwidth allows: 57 to 61 %
-# on a 3090 (timm), 57 % on an A100 (NVIDIA), 39 % on an H100 (Lambda). Nothing is published for a T4 or an A10G. See
+# Throughput that has been reached, as a share of what the data sheet's memory bandwidth allows: T4 361 and A10G 810
+# images/s by users in PyTorch, A100 2,470 by NVIDIA; H100 after an H200, on which this code made 7,569. See
 # docs/performance.md.
-BANDWIDTH_SHARE = {"T4": 0.59, "A10G": 0.59, "A100": 0.57, "H100": 0.39}
+BANDWIDTH_SHARE = {"T4": 0.53, "A10G": 0.634, "A100": 0.57, "H100": 0.74}
 # Images that a core of the CPU in docs/performance.md reads and decodes per second, and a vCPU as a share of that core:
 # half of a core that is half as fast, plus a quarter by hyper-threading. Modelled, not measured.
 DECODED_PER_CORE, VCPU_SHARE = 1170.0, 0.3
