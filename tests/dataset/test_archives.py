@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import struct
 import tarfile
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.dataset import published
-from tests.dataset.published import jpeg, tar_of
+from tests.dataset.published import jpeg, tar_of, zip_of
 from trainer.dataset import _archives, fastai, imagenet, kaggle, prepare
 from trainer.dataset._archives import members
 from trainer.errors import DataError
@@ -217,3 +219,67 @@ def test_an_image_of_a_gigabyte_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(_archives, "MAX_MEMBER", 1000)
     with pytest.raises(DataError, match="no image of a data set has more"):
         prepare(imagenet(published.imagenet(tmp_path), verify=False), tmp_path / "out")
+
+
+COMPRESSED = {
+    "bunzip2": bz2.compress,
+    "unxz": lzma.compress,
+    "unzstd": lambda data: b"\x28\xb5\x2f\xfd" + data,
+    "unlz4": lambda data: b"\x04\x22\x4d\x18" + data,
+    "7-Zip": lambda data: b"7z\xbc\xaf\x27\x1c" + data,
+    "RAR": lambda data: b"Rar!\x1a\x07" + data,
+    "Parquet": lambda data: b"PAR1" + data,
+    "web page": lambda data: b"<!DOCTYPE html>" + data,
+}
+
+
+@pytest.mark.parametrize("what", COMPRESSED)
+def test_other_kinds_of_files_are_called_by_their_name_with_what_to_do(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(COMPRESSED[what](tar_of([(NAME, jpeg(1))])))
+
+    with pytest.raises(DataError, match=what):
+        list(members(path))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["tar", "tgz"])
+@pytest.mark.parametrize("between", [0, 2**21 + 512], ids=["at once", "after zeros"])
+def test_tars_one_behind_the_other_are_read_to_the_end(tmp_path: Path, packed: bool, between: int) -> None:
+    tars = [tar_of([(f"{number}.JPEG", jpeg(number))]) for number in range(3)]
+    data = bytes(between).join(tars) + b"trailing garbage"
+    (tmp_path / "x.tar").write_bytes(gzip.compress(data) if packed else data)
+
+    found = {member.name: bytes(member.read()) for member in members(tmp_path / "x.tar")}
+    assert found == {f"{number}.JPEG": jpeg(number) for number in range(3)}
+
+
+def test_names_come_out_the_same_however_they_were_packed(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_of([("./a/x.JPEG", b"x"), (".//b.JPEG", b"x")]))
+    zip_of(tmp_path / "x.zip", [("./a/x.JPEG", b"x"), ("b.JPEG", b"x"), ("w\\c.JPEG", b"x")])
+
+    assert [member.name for member in members(tmp_path / "x.tar")] == ["a/x.JPEG", "b.JPEG"]
+    assert [member.name for member in members(tmp_path / "x.zip")] == ["a/x.JPEG", "b.JPEG", "w/c.JPEG"]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_an_archive_in_a_compressed_archive_is_refused_with_what_to_do(tmp_path: Path, kind: str) -> None:
+    train, val = published.imagenet(tmp_path)
+    outer = tmp_path / f"train.{kind}"
+    if kind == "zip":
+        zip_of(outer, [(one.name, bytes(one.read())) for one in members(train)])
+    else:
+        outer.write_bytes(gzip.compress(train.read_bytes()))
+
+    with pytest.raises(
+        DataError, match=r"n01440764\.tar' is an archive in a compressed archive; unpack the outer"
+    ):
+        prepare(imagenet([outer, val], verify=False), tmp_path / "out")
+
+
+def test_a_class_tar_that_was_cut_is_named_with_the_tar_it_is_in(tmp_path: Path) -> None:
+    train, val = published.imagenet(tmp_path)
+    inner = [(one.name, bytes(one.read())) for one in members(train)]
+    train.write_bytes(tar_of([inner[0], (inner[1][0], inner[1][1][: 512 + 600])]))
+
+    with pytest.raises(DataError, match=r"img_train\.tar, n02102040\.tar ends early"):
+        prepare(imagenet([train, val], verify=False), tmp_path / "out")

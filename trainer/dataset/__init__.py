@@ -1,7 +1,9 @@
 """From the archive to a verified data set on disk."""
 
 from trainer.dataset._check import Finding, check_files, counts_per_class, in_threads, quarantine
+from trainer.dataset._doubts import doubts, published_counts
 from trainer.dataset._download import fetch
+from trainer.dataset._ignored import Ignored, IgnoredCount, IgnoredCounts, ignored_in
 from trainer.dataset._images import Resize
 from trainer.dataset._manifest import (
     SPLITS,
@@ -13,6 +15,7 @@ from trainer.dataset._manifest import (
     open_dataset,
     write_manifest,
 )
+from trainer.dataset._names import several, shown
 from trainer.dataset._preparation import Prepared, Progress, check_new, find_complete, prepare
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms import FORMS, Fetch, Form
@@ -31,6 +34,9 @@ __all__ = [
     "Fetch",
     "Finding",
     "Form",
+    "Ignored",
+    "IgnoredCount",
+    "IgnoredCounts",
     "ImageRecord",
     "Prepared",
     "Progress",
@@ -44,10 +50,12 @@ __all__ = [
     "check_new",
     "counts_per_class",
     "digits",
+    "doubts",
     "fastai",
     "fetch",
     "find_complete",
     "folder",
+    "ignored_in",
     "imagenet",
     "imagenet_classes",
     "imagenet_val_labels",
@@ -55,7 +63,10 @@ __all__ = [
     "kaggle",
     "open_dataset",
     "prepare",
+    "published_counts",
     "quarantine",
+    "several",
+    "shown",
     "tiny_imagenet",
     "write_manifest",
 ]

@@ -2,16 +2,16 @@
 
 Only regular files come out, one after the other, none larger than `MAX_MEMBER`; nothing is ever written
 under a name from an archive before the caller has matched it. A member is read when its `read` is called, so
-several writer threads can read from a plain tar or a zip.
+several writer threads can read from a plain tar or a zip. However the archive was packed, its names come out in
+one way: without `./`, with slashes.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
 import stat
+import struct
 import tarfile
-import threading
 import weakref
 import zipfile
 import zlib
@@ -21,17 +21,30 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from trainer.dataset._archive_files import MAX_MEMBER, READ_AHEAD, CheckedFile, OpenFile, Region
+from trainer.dataset._archive_files import Data as Data
 from trainer.errors import DataError
 
-MAX_MEMBER = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
 MAX_EXPANSION = 20  # times; JPEGs hardly compress: an archive that grows more is a bomb
-READ_AHEAD = 2**20  # bytes that a writer thread reads at once
 SLACK = 2**30  # bytes allowed beyond that: small archives of labels and test data
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
-
-
-Data = bytes | memoryview
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ValueError, RuntimeError, LookupError),
+)
+# What is given as an archive and is none that is read here: first bytes, what it is, what to do.
+_OTHERS = (
+    (b"BZh", "is compressed with bzip2", "unpack it first, with bunzip2 -k"),
+    (b"\xfd7zXZ\0", "is compressed with xz", "unpack it first, with unxz -k"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it first, with unzstd"),
+    (b"\x04\x22\x4d\x18", "is compressed with lz4", "unpack it first, with unlz4"),
+    (b"\x1f\x9d", "is compressed with compress", "unpack it first, with uncompress"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", "unpack it and pack the folder as a tar"),
+    (b"Rar!", "is a RAR archive", "unpack it and pack the folder as a tar"),
+    (b"070701", "is a cpio archive", "unpack it and pack the folder as a tar"),
+    (b"PAR1", "is a Parquet file", "give one of the published archives"),
+    (b"<", "is a web page or another text", "download the archive again, logged in where that is needed"),
+)
 
 
 class Member(NamedTuple):
@@ -44,6 +57,11 @@ class Member(NamedTuple):
     nested: Callable[[], Iterator[Member]]  # its members, if it is a plain tar in a plain tar
 
 
+TOP = (
+    r"(?:(?!\.)[^/]+/)*"  # pattern of folders around a published archive's own, from whoever packed it again
+)
+
+
 def members(path: Path) -> Iterator[Member]:
     """The regular files of a tar, a compressed tar or a zip, in the archive's order.
 
@@ -51,29 +69,52 @@ def members(path: Path) -> Iterator[Member]:
     """
     with _naming(path):
         with path.open("rb") as file:
-            is_zip = file.read(2) == b"PK"
-        yield from _zip_members(path) if is_zip else _tar_file(path)
+            start = file.read(8)
+        for magic, what, cure in _OTHERS:
+            if start.startswith(magic):
+                raise DataError(f"{path} {what}; {cure}")
+        yield from _zip_members(path) if start.startswith(b"PK") else _tar_file(path)
+
+
+def text_of(archive: Path, member: Member) -> str:
+    """A member that should be a text. Raises: DataError if it is none."""
+    try:
+        return bytes(member.read()).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{archive}: {member.name!r} is no text ({error}); download it again") from None
+
+
+def _plain_name(name: str) -> str:
+    """A name as all archives could have it: without `./`, which tar -C DIR -cf x.tar . puts before each."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
 
 
 def _tar_file(path: Path) -> Iterator[Member]:
-    whole = _Region(_OpenFile(path), 0, path.stat().st_size)
+    whole = Region(OpenFile(path), 0, path.stat().st_size)
     if whole.at(0, 2) == b"\x1f\x8b":
         limit = MAX_EXPANSION * whole.size + SLACK
         with gzip.open(path) as unpacked:
-            yield from _tar_members(path, _Checked(cast(IO[bytes], unpacked), path, limit), stored=None)
+            yield from _tar_members(
+                str(path), CheckedFile(cast(IO[bytes], unpacked), path, limit), stored=None
+            )
     else:
-        yield from _tar_members(path, _Checked(whole, path, whole.size), stored=whole)
+        yield from _tar_members(str(path), CheckedFile(whole, path, whole.size), stored=whole)
 
 
-def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Iterator[Member]:
+def _tar_members(path: str, file: CheckedFile, *, stored: Region | None) -> Iterator[Member]:
     """Walk a tar. `stored`: its bytes, if any thread can read them again; None for a compressed tar."""
     offset = 0
     while True:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
+        if block == _END:  # of this tar, behind which another may have been appended, as tar -A does
+            if (next_offset := _next_tar(file)) is None:
+                return
+            offset = next_offset
+            continue
         header = _plain_header(block, offset) or _header(path, file, offset, block)
-        if header is None:
-            return
         name, kind, start, size = header
         if size < 0 or start <= offset:
             raise DataError(f"{path}: {name!r} has an impossible size or offset; download the archive again")
@@ -85,11 +126,37 @@ def _tar_members(path: Path, file: _Checked, *, stored: _Region | None) -> Itera
                 f"{path}: {name!r} is no regular file but a link, a device or something else "
                 "that a data set has no use for; this is not the published archive"
             )
+        name = _plain_name(name)
         if stored is None:
-            yield Member(name, size, _reader(file, path, name, start, size), False, _no_tar)
+            no_tar = partial(_no_tar, path, name)
+            yield Member(name, size, _reader(file, path, name, start, size), False, no_tar)
         else:
             inner = stored.region(start, size)
-            yield Member(name, size, _region_reader(inner, path, name), True, partial(_nested, path, inner))
+            nested = partial(_nested, f"{path}, {name}", inner)
+            yield Member(name, size, _region_reader(inner, path, name), True, nested)
+
+
+_END = bytes(tarfile.BLOCKSIZE)  # a tar's end
+
+
+def _next_tar(file: CheckedFile) -> int | None:
+    """Where behind zeros the next tar begins in `file`; None if nothing follows, or something else."""
+    zeros = bytes(READ_AHEAD)
+    while data := file.read(READ_AHEAD):
+        if data != zeros[: len(data)]:
+            first = len(data) - len(data.lstrip(b"\0"))
+            data = data[first - first % tarfile.BLOCKSIZE :]
+            file.unread(data)
+            return file.tell() if _is_header(data[: tarfile.BLOCKSIZE]) else None
+    return None
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 _Fields = tuple[str, bytes, int, int]  # name, type, offset of its data, bytes
@@ -111,10 +178,8 @@ def _plain_header(block: bytes, offset: int) -> _Fields | None:
     return name, tarfile.REGTYPE, offset + tarfile.BLOCKSIZE, int(size, 8)
 
 
-def _header(path: Path, file: _Checked, offset: int, block: bytes) -> _Fields | None:
-    """Any other header, read by tarfile; None at the archive's end, which is a block of zeros."""
-    if block == bytes(tarfile.BLOCKSIZE):
-        return None
+def _header(path: str, file: CheckedFile, offset: int, block: bytes) -> _Fields:
+    """Any other header, read by tarfile."""
     file.unread(block)
     try:
         member = tarfile.TarFile(fileobj=cast(IO[bytes], file)).next()
@@ -126,16 +191,19 @@ def _header(path: Path, file: _Checked, offset: int, block: bytes) -> _Fields | 
     return member.name, kind, member.offset_data, member.size
 
 
-def _nested(path: Path, region: _Region) -> Iterator[Member]:
+def _nested(path: str, region: Region) -> Iterator[Member]:
     with _naming(path):
-        yield from _tar_members(path, _Checked(region, path, region.size), stored=region)
+        yield from _tar_members(path, CheckedFile(region, path, region.size), stored=region)
 
 
-def _no_tar() -> Iterator[Member]:
-    raise NotImplementedError("a tar in a compressed tar: no data set is published so")
+def _no_tar(path: str, name: str) -> Iterator[Member]:
+    raise DataError(
+        f"{path}: {name!r} is an archive in a compressed archive; unpack the outer one first, with gunzip -k "
+        "or unzip, and give the tar that is inside"
+    )
 
 
-def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Callable[[], Data]:
+def _reader(file: CheckedFile, path: str, name: str, start: int, size: int) -> Callable[[], Data]:
     def read() -> Data:
         with _naming(path):
             file.seek(start)
@@ -144,7 +212,7 @@ def _reader(file: _Checked, path: Path, name: str, start: int, size: int) -> Cal
     return read
 
 
-def _region_reader(region: _Region, path: Path, name: str) -> Callable[[], Data]:
+def _region_reader(region: Region, path: str, name: str) -> Callable[[], Data]:
     def read() -> Data:
         with _naming(path):
             return _whole(region.all(_small(path, name, region.size)), path, name, region.size)
@@ -171,10 +239,12 @@ def _zip_members(path: Path) -> Iterator[Member]:
             )
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(f"{path}: {entry.filename!r} is encrypted or packed in an unusual way; repack it")
-        yield Member(entry.filename, entry.file_size, _zip_reader(archive, entry, path), True, _no_tar)
+        name = _plain_name(entry.filename.replace("\\", "/"))  # a backslash is Windows's
+        no_tar = partial(_no_tar, str(path), name)
+        yield Member(name, entry.file_size, _zip_reader(archive, entry, str(path)), True, no_tar)
 
 
-def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Callable[[], Data]:
+def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) -> Callable[[], Data]:
     def read() -> Data:
         size = _small(path, entry.filename, entry.file_size)
         with _naming(path), archive.open(entry) as file:
@@ -183,7 +253,7 @@ def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) ->
     return read
 
 
-def _small(path: Path, name: str, size: int) -> int:
+def _small(path: str, name: str, size: int) -> int:
     if size > MAX_MEMBER:
         raise DataError(
             f"{path}: {name!r} has {size:,} bytes; no image of a data set has more than {MAX_MEMBER:,}"
@@ -191,7 +261,7 @@ def _small(path: Path, name: str, size: int) -> int:
     return size
 
 
-def _whole(data: Data, path: Path, name: str, size: int) -> Data:
+def _whole(data: Data, path: str, name: str, size: int) -> Data:
     if len(data) != size:
         raise DataError(f"{path} ends early, in {name!r}; download it again")
     return data
@@ -200,7 +270,7 @@ def _whole(data: Data, path: Path, name: str, size: int) -> Data:
 class _naming:
     """Turns errors of the archive libraries into a sentence about the archive."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
 
     def __enter__(self) -> None: ...
@@ -211,96 +281,3 @@ class _naming:
             raise DataError(
                 f"{self._path} cannot be read as an archive ({reason}); download it again"
             ) from None
-
-
-class _OpenFile:
-    """A file that stays open as long as a member may still be read."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._ahead = threading.local()
-
-    def read_on(self, start: int, size: int) -> Data:
-        """`size` bytes from `start`, with read-ahead for the next call of the same thread.
-
-        Each system call makes a thread wait for the GIL again, so there are few of them.
-        """
-        begin, block = getattr(self._ahead, "block", (0, memoryview(b"")))
-        if not begin <= start <= start + size <= begin + len(block):
-            begin, block = start, memoryview(os.pread(self.number, max(size, READ_AHEAD), start))
-            self._ahead.block = begin, block
-        return block[start - begin : start - begin + size]
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-class _Region:
-    """A range of a file, with a position of its own."""
-
-    def __init__(self, file: _OpenFile, start: int, size: int) -> None:
-        self._file, self._start, self.size = file, start, size
-        self._position = 0
-
-    def region(self, start: int, size: int) -> _Region:
-        """A range within this one."""
-        return _Region(self._file, self._start + start, size)
-
-    def at(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start`, fewer where the range or the file ends. Any thread may call it."""
-        size = min(size, self.size - start)
-        return os.pread(self._file.number, size, self._start + start) if size > 0 else b""
-
-    def all(self, size: int) -> Data:
-        """The first `size` bytes."""
-        return self._file.read_on(self._start, size)
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes from the position, which moves."""
-        data = self.at(self._position, size)
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, /) -> int:
-        """Set the position."""
-        self._position = offset
-        return offset
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-
-class _Checked:
-    """A file for tarfile, in which no read is larger than an image and no archive larger than allowed.
-
-    tarfile reads extended headers in one go, whatever size they claim.
-    """
-
-    def __init__(self, file: IO[bytes] | _Region, path: Path, limit: int) -> None:
-        self._file, self._path, self._limit = file, path, limit
-        self._unread = b""
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_MEMBER:
-            raise DataError(f"{self._path} has a header of {size:,} bytes; this is not the published archive")
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data + (self._file.read(size - len(data)) or b"")
-
-    def unread(self, data: bytes) -> None:
-        """Put back the bytes that were just read: seeking back in a gzip stream starts from its beginning."""
-        self._unread = data
-
-    def seek(self, offset: int) -> int:
-        if not 0 <= offset <= self._limit:
-            raise DataError(
-                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; download it again"
-            )
-        if offset != self.tell():
-            self._unread = b""
-            self._file.seek(offset)
-        return offset
-
-    def tell(self) -> int:
-        return self._file.tell() - len(self._unread)

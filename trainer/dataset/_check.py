@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trainer.dataset._ignored import Ignored
 from trainer.dataset._images import SIGNATURES
+from trainer.dataset._listing import ClassFolders, list_class_folders
 from trainer.dataset._manifest import (
+    QUARANTINE,
     SPLITS,
     Dataset,
-    ImageRecord,
     Skipped,
     Split,
-    SplitName,
+    image_records,
     open_dataset,
     write_manifest,
 )
+from trainer.dataset._names import shown, utf8
+from trainer.errors import DataError
 
 BATCH = 1000  # images that a thread looks at in one go
+CARRIED = ("name", "options", "archives", "published", "ignored")  # entries of dataset.json that stay
+OF_OLD_CLASS = " that is not in the manifest"
 
 
 class Finding(NamedTuple):
@@ -34,15 +41,21 @@ class Finding(NamedTuple):
     reason: str
 
 
-def check_files(dataset: Dataset, *, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
+def check_files(
+    dataset: Dataset,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+    ignored: Callable[[Ignored], None] = lambda _: None,
+) -> Iterator[Finding]:
     """Look for files that are missing or changed in length, and for images that are not in the manifest.
 
     Args:
         dataset: an opened data set.
         progress: called with the number of images checked since the last call.
+        ignored: called with each file beside them whose name says that it is no image.
     """
     yield from in_threads(dataset, _check_batch, progress)
-    yield from _unlisted(dataset)
+    yield from _unlisted(dataset, ignored)
 
 
 def in_threads(
@@ -99,18 +112,31 @@ def _check_batch(split: Split, indices: range) -> Iterator[Finding]:
             yield Finding(split.name(index), "bad", f"has {found:,} bytes; it was prepared with {size:,}")
 
 
-def _unlisted(dataset: Dataset) -> Iterator[Finding]:
-    known = {split.name(index) for split in (dataset.train, dataset.val) for index in range(len(split))}
-    known |= {entry.path for entry in dataset.skipped}
-    for folder in sorted({os.path.dirname(path) for path in known}):
-        try:
-            names = sorted(os.listdir(dataset.root / folder))
-        except OSError:
-            continue  # its files have been reported as missing
-        for name in names:
-            path = f"{folder}/{name}"
-            if path not in known and _is_image(dataset.root / path):
-                yield Finding(path, "unlisted", "is an image that is not in the manifest; it is not used")
+def _unlisted(dataset: Dataset, ignored: Callable[[Ignored], None]) -> Iterator[Finding]:
+    known = {path for split in (dataset.train, dataset.val) for path in split.rows["path"].tolist()}
+    known |= {os.fsencode(entry.path) for entry in dataset.skipped}
+    classes = set(dataset.classes)
+    for below, found in _class_folders(dataset, known):
+        for one in found.ignored:
+            ignored(Ignored(below + one.path, one.reason))
+        for name, files in found.files.items():
+            new = (
+                "" if utf8(name) in classes else f" of {shown(name)}, a class that the manifest does not have"
+            )
+            for file in files:
+                path = f"{below}{name}/{file}"
+                if os.fsencode(path) not in known and _is_image(dataset.root / path):
+                    yield Finding(path, "unlisted", f"is an image{new or OF_OLD_CLASS}; it is not used")
+
+
+def _class_folders(dataset: Dataset, known: Set[bytes]) -> Iterator[tuple[str, ClassFolders]]:
+    """Class folders of the data set as they are now, and what stands before their paths."""
+    in_splits = all(path.startswith((b"train/", b"val/")) and path.count(b"/") > 1 for path in known)
+    for below in [f"{split}/" for split in SPLITS] if in_splits else [""]:
+        with suppress(
+            DataError
+        ):  # of a folder that cannot be listed; its files have been reported as missing
+            yield below, list_class_folders(dataset.root / below, flat=not below)
 
 
 def _is_image(path: Path) -> bool:
@@ -139,36 +165,26 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
         findings: findings about its files; those of kind "bad" are moved.
 
     Returns: the data set as it is then.
-    Raises: DataError if a class would be left without images.
+    Raises: DataError if a class would be left without images, or the folder cannot be written.
     """
     bad = {finding.path: finding.reason for finding in findings if finding.kind == "bad"}
-    kept = [
-        image
-        for name, split in zip(SPLITS, (dataset.train, dataset.val), strict=True)
-        for index in range(len(split))
-        if (image := _record(dataset, name, split, index)).path not in bad
-    ]
-    metadata = {
-        key: dataset.metadata[key]
-        for key in ("name", "options", "archives", "published")
-        if key in dataset.metadata
-    }
-    write_manifest(
-        dataset.root,
-        kept,
-        [*dataset.skipped, *(Skipped(path, reason) for path, reason in bad.items())],
-        metadata=metadata,
-        class_names=dataset.metadata.get("class_names", {}),
-    )
-    for path in bad:
-        if (dataset.root / path).exists():
-            target = dataset.root / "quarantine" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(dataset.root / path, target)
+    try:
+        write_manifest(
+            dataset.root,
+            [image for image in image_records(dataset) if image.path not in bad],
+            [*dataset.skipped, *(Skipped(path, reason) for path, reason in bad.items())],
+            metadata={key: dataset.metadata[key] for key in CARRIED if key in dataset.metadata},
+            class_names=dataset.metadata.get("class_names", {}),
+            class_ids=dataset.classes,
+        )
+        for path in bad:
+            if (dataset.root / path).exists():
+                target = dataset.root / QUARANTINE / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(dataset.root / path, target)
+    except OSError as error:
+        raise DataError(
+            f"{dataset.root} cannot be changed ({error.strerror or error}); bad files are moved, and the manifest is "
+            "written anew, where the folder can be written"
+        ) from None
     return open_dataset(dataset.root)
-
-
-def _record(dataset: Dataset, name: SplitName, split: Split, index: int) -> ImageRecord:
-    row = split.rows[index]
-    numbers = (int(row[name]) for name in ("bytes", "width", "height", "crc32"))
-    return ImageRecord(name, dataset.classes[int(row["label"])], split.name(index), *numbers)

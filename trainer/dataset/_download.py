@@ -48,7 +48,12 @@ def fetch(
     path = Path(source)
     if "://" in source:
         raise DataError(f"{source} is neither a path nor an http(s) address; download it and give the file")
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise DataError(
+            f"{path} is a folder, not an archive; give the archive itself, or prepare a folder that has train/CLASS/* "
+            f"and val/CLASS/* with: trainer prepare folder {path}"
+        )
+    if not os.path.isfile(path):
         raise DataError(f"there is no archive {path}; give the path or URL of a published archive")
     return path
 

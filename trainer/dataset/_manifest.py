@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.dataset._names import several, shown, words
 from trainer.errors import DataError
 from trainer.files import atomic_path, write_json
 
 DATASET = "dataset.json"
+INDEX = re.compile(r"index-[0-9a-f]{16}\.npy")
+QUARANTINE = "quarantine"  # folder of bad files below the data set's
 UNFINISHED = ".preparing"  # the folder of a preparation that has not ended
 FORMAT = 1
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
@@ -124,12 +128,19 @@ def open_dataset(root: Path) -> Dataset:
         name=metadata["name"],
         root=root,
         classes=classes,
-        class_names=tuple(names.get(one, one) for one in classes),
+        class_names=tuple(names.get(one, words(one)) for one in classes),
         train=Split(root, rows[: counts["train"]]),
         val=Split(root, rows[counts["train"] :]),
         digest=digest,
         metadata=metadata,
     )
+
+
+def image_records(dataset: Dataset) -> Iterator[ImageRecord]:
+    """All images of a data set."""
+    for split, images in zip(SPLITS, (dataset.train, dataset.val), strict=True):
+        for label, width, height, size, crc32, path in images.rows.tolist():
+            yield ImageRecord(split, dataset.classes[label], os.fsdecode(path), size, width, height, crc32)
 
 
 def read_metadata(root: Path) -> dict[str, Any] | None:
@@ -154,6 +165,8 @@ def write_manifest(
     *,
     metadata: Mapping[str, Any],
     class_names: Mapping[str, str],
+    class_ids: Collection[str] = (),
+    origin: str = "",
 ) -> dict[str, Any]:
     """Write the manifest of the data set in `root`: all of it or nothing, whenever the power goes.
 
@@ -163,15 +176,18 @@ def write_manifest(
         skipped: files that were not taken, with the reason.
         metadata: further entries of `dataset.json`, at least `name`.
         class_names: words by class_id.
+        class_ids: classes that must have images.
+        origin: where the images come from, for messages; by default `root`.
 
     Returns: the content of `dataset.json`.
-    Raises: DataError if there are no images, or the two splits have different classes.
+    Raises: DataError if there are no images, or a class has none in one of the splits.
     """
     # Two sorts of the same key: a class list of folder names, and rows by split, class and path.
     ordered = sorted(images, key=lambda image: (SPLITS.index(image.split), image.class_id, image.path))
-    class_ids = {split: {image.class_id for image in ordered if image.split == split} for split in SPLITS}
-    _check_classes(root, class_ids)
-    classes = tuple(sorted(class_ids["train"]))
+    skipped = sorted(skipped)
+    found = {split: {image.class_id for image in ordered if image.split == split} for split in SPLITS}
+    check_classes(origin or root, found, class_ids, skipped)
+    classes = tuple(sorted(found["train"]))
     label = {class_id: position for position, class_id in enumerate(classes)}
     paths = [os.fsencode(image.path) for image in ordered]
     rows: Rows = np.array(
@@ -196,7 +212,7 @@ def write_manifest(
         "digest": digest,
         "classes": classes,
         "class_names": {one: class_names[one] for one in classes if one in class_names},
-        "skipped": sorted(skipped),
+        "skipped": skipped,
     }
     index = root / f"index-{digest[:16]}.npy"
     with atomic_path(index) as partial, partial.open("wb") as file:
@@ -237,17 +253,42 @@ def _missing(root: Path) -> str:
     )
 
 
-def _check_classes(root: Path, class_ids: Mapping[SplitName, set[str]]) -> None:
+def check_classes(
+    origin: Path | str,
+    found: Mapping[SplitName, set[str]],
+    class_ids: Collection[str] = (),
+    skipped: Collection[Skipped] = (),
+) -> None:
+    """Check that every class has images in both splits.
+
+    Args:
+        origin: where the images come from.
+        found: classes of the images of each split.
+        class_ids: further classes that must have images.
+        skipped: files that are not used, for the reason why a class has none.
+
+    Raises: DataError naming classes that have none.
+    """
     for split in SPLITS:
-        if not class_ids[split]:
+        if not found[split]:
             raise DataError(
-                f"there is not a single image for {split} in {root}; a data set has train/CLASS/*.JPEG and "
-                "val/CLASS/*.JPEG, or CLASS/*.JPEG to be split with --val-fraction"
+                f"there is not a single image for {split} in {origin}{_reasons(skipped, [split])}; a data set has "
+                "train/CLASS/*.JPEG and val/CLASS/*.JPEG, or CLASS/*.JPEG to be split with --val-fraction"
             )
     for one, other in (SPLITS, SPLITS[::-1]):
-        if extra := class_ids[one] - class_ids[other]:
-            shown = ", ".join(sorted(extra)[:3]) + (" …" if len(extra) > 3 else "")
+        if extra := (found[one] | set(class_ids)) - found[other]:
+            has = f"{one} has images of {len(extra)} class(es) that {other} lacks"
+            if not extra <= found[one]:
+                has = f"{other} has no usable image of {len(extra)} class(es)"
             raise DataError(
-                f"{root}: {one} has images of {len(extra)} class(es) that {other} lacks ({shown}); "
+                f"{origin}: {has} ({several(extra)}){_reasons(skipped, extra)}; "
                 "both must hold the same classes, or labels would mean different things"
             )
+
+
+def _reasons(skipped: Collection[Skipped], folders: Collection[str]) -> str:
+    """Why files in these folders are not used, with an example."""
+    some = [one for one in skipped if not set(folders).isdisjoint(one.path.split("/")[:-1])]
+    if not some:
+        return ""
+    return f", where {len(some):,} file(s) cannot be used, e.g. {shown(some[0].path)}: it {some[0].reason}"

@@ -14,21 +14,26 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from trainer.dataset._changes import find_changes
 from trainer.dataset._checksums import Checksums
+from trainer.dataset._ignored import Ignored, IgnoredCounts
 from trainer.dataset._images import Resize, image_size
 from trainer.dataset._manifest import (
+    SPLITS,
     UNFINISHED,
     ImageRecord,
     Skipped,
+    SplitName,
     describe_options,
     read_metadata,
     write_manifest,
 )
+from trainer.dataset._names import shown
 from trainer.dataset._resume_log import ResumeLog
 from trainer.dataset._source import Source, SourceImage
 from trainer.errors import DataError
@@ -45,7 +50,9 @@ class Prepared:
 
     metadata: Mapping[str, Any]  # content of dataset.json
     made: bool  # by this call
-    resumed: int  # images that an earlier call had written
+    resumed: int = 0  # images that an interrupted call had written
+    added: int = 0  # images that are new or changed since the data set was prepared before
+    removed: int = 0  # images that are no more
 
 
 def prepare(
@@ -58,6 +65,8 @@ def prepare(
 ) -> Prepared:
     """Write the data set `source` to `out`; resume an interrupted call; do nothing if it is complete.
 
+    A user's own folder is compared with the manifest, which is written anew if images were added, changed or removed.
+
     Args:
         source: images, name and expected checksums of the data set.
         out: a new or empty folder, or the folder of an interrupted call.
@@ -66,20 +75,27 @@ def prepare(
         progress: called with the bytes processed since the last call.
 
     Raises: DataError if `out` holds something else, an archive is damaged or not the published one, or
-        the disk is full; the same call goes on when that is mended.
+        the disk is full; the same call goes on when that is mended. Also if a class has no usable image.
     """
     options = _all_options(source.options, resize)
     try:
-        if (metadata := find_complete(out, source.name, source.options, resize)) is not None:
-            return Prepared(metadata, made=False, resumed=0)
+        changes = find_changes(source, out, resize)
+        name = source.name
+        if changes is not None and not changes and not source.name_given:  # the same images in another folder
+            name = str((read_metadata(out) or {}).get("name"))
+        if (metadata := _read_complete(out, name, options)) is not None and not changes:
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+            return Prepared(metadata, made=False)
         out.mkdir(parents=True, exist_ok=True)
         if not source.in_place:
             check_new(out)
-        with ResumeLog(source, out, options) as log:
+        with ResumeLog(source, out, options, changes) as log:
             _check_space(source, out, log, resize)
             checksums = Checksums(source.archives)
+            seen = _Seen()
             try:
-                _write(source, out, log, resize, workers or os.cpu_count() or 1, progress)
+                _write(source, out, log, resize, workers or os.cpu_count() or 1, progress, seen)
+                seen.check(source)
                 md5 = checksums.wait()
             finally:
                 checksums.stop()
@@ -93,21 +109,25 @@ def prepare(
                     "options": options,
                     "archives": {path.name: md5.get(path) for path in source.archives},
                     "published": source.published and [source.published.train, source.published.val],
+                    "ignored": seen.ignored.result(),
                 },
                 class_names=source.class_names(),
+                class_ids=seen.class_ids | set(source.class_ids),
+                origin=_origin(source, out),
             )
-        shutil.rmtree(out / UNFINISHED)
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        if changes is not None:
+            return Prepared(metadata, made=True, added=changes.added, removed=len(changes.removed))
         return Prepared(metadata, made=True, resumed=log.resumed)
-    except DataError:
-        if source.in_place:  # reading it again is quick, and the folder is not ours
-            shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
                 f"the disk of {out} is full; nothing is lost: free some space and start the same command again"
             ) from None
-        raise DataError(f"{error.filename or out} cannot be used: {error.strerror or error}") from None
+        cure = ""
+        if source.in_place and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            cure = "; name a folder that can be written with --out, to which the images are copied"
+        raise DataError(f"{error.filename or out} cannot be used: {error.strerror or error}{cure}") from None
 
 
 def check_new(out: Path) -> None:
@@ -134,18 +154,47 @@ def find_complete(
 
     Raises: DataError if another data set is there.
     """
-    options = _all_options(options, resize)
+    metadata = _read_complete(out, name, _all_options(options, resize))
+    if metadata is not None:
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    return metadata
+
+
+def _read_complete(out: Path, name: str, options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     metadata = read_metadata(out)
-    if metadata is None:
-        return None
-    if (metadata.get("name"), metadata.get("options")) != (name, options):
+    if metadata is not None and (metadata.get("name"), metadata.get("options")) != (name, options):
         raise DataError(
             f"{out} already holds the data set {metadata.get('name')} "
             f"({describe_options(metadata.get('options'))}), not {name} ({describe_options(options)}); "
             "give another folder with --out"
         )
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return metadata
+
+
+def _origin(source: Source, out: Path) -> str:
+    """Where the images come from, for a message."""
+    return source.origin or ", ".join(map(str, source.archives)) or str(out)
+
+
+@dataclass
+class _Seen:
+    """What a source named, whether it could be used or not."""
+
+    ignored: IgnoredCounts = field(default_factory=IgnoredCounts)
+    class_ids: set[str] = field(default_factory=set)  # classes that have a file which should be an image
+    splits: set[SplitName] = field(default_factory=set)  # splits that have one
+
+    def check(self, source: Source) -> None:
+        """Raises: DataError if an archive has no files of the names that its form has."""
+        for split in SPLITS:
+            if source.archives and split not in self.splits:
+                others = ", ".join(
+                    f"{one.files:,} files such as {shown(one.example)}" for one in self.ignored.result()
+                )
+                raise DataError(
+                    f"{', '.join(map(str, source.archives))}: no file has the name of an image for {split} of "
+                    f"{source.name}; it holds {others or 'nothing'}; give the published archive"
+                )
 
 
 def _all_options(options: Mapping[str, Any], resize: Resize | None) -> dict[str, Any]:
@@ -173,10 +222,13 @@ def _write(
     resize: Resize | None,
     workers: int,
     progress: Progress,
+    seen: _Seen,
 ) -> None:
     """Hand chunks of images to the writer threads, and log what they wrote, in order."""
     pending: deque[tuple[int, Future[list[ImageRecord | Skipped]]]] = deque()
     made: set[str] = set()
+    # What an interrupted change has left may be written over; else nothing is.
+    mode = os.O_EXCL if log.fresh else os.O_TRUNC
 
     def log_first() -> None:
         size, written = pending.popleft()
@@ -188,12 +240,12 @@ def _write(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="write-images") as pool:
         try:
-            for chunk in _chunks(_missing_images(source, log, resize, progress)):
+            for chunk in _chunks(_missing_images(source, log, resize, progress, seen)):
                 if not source.in_place:
                     for folder in {os.path.dirname(image.path) for image in chunk} - made:
                         (out / folder).mkdir(parents=True, exist_ok=True)
                         made.add(folder)
-                work = pool.submit(_write_chunk, chunk, None if source.in_place else out, resize)
+                work = pool.submit(_write_chunk, chunk, None if source.in_place else out, resize, mode)
                 pending.append((sum(image.size for image in chunk), work))
                 while len(pending) > 2 * workers or (pending and pending[0][1].done()):
                     log_first()
@@ -211,23 +263,29 @@ def _write(
 
 
 def _missing_images(
-    source: Source, log: ResumeLog, resize: Resize | None, progress: Progress
+    source: Source, log: ResumeLog, resize: Resize | None, progress: Progress, seen: _Seen
 ) -> Iterator[SourceImage]:
     """Images that have not been written yet. Logged images that a user's folder no longer has are forgotten."""
-    seen: set[str] = set()
+    paths: set[str] = set()
     skipped = {one.path for one in log.skipped}
     for image in source.images():
-        if image.path in seen:
-            raise DataError(f"the source has {image.path} twice; this is not the published archive")
-        seen.add(image.path)
-        if isinstance(image, Skipped):
+        if isinstance(image, Ignored):
+            seen.ignored.add(image)
+        elif isinstance(image, Skipped):
             if image.path not in skipped:
                 log.add([image])
-        elif image.path in skipped or log.has(image, resize):
-            progress(image.size)
+                skipped.add(image.path)
         else:
-            yield image
-    log.forget(set(log.images) - seen)
+            if image.path in paths:
+                raise DataError(f"the source has {image.path} twice; this is not the published archive")
+            paths.add(image.path)
+            seen.class_ids.add(image.class_id)
+            seen.splits.add(image.split)
+            if image.path in skipped or log.has(image, resize):
+                progress(image.size)
+            else:
+                yield image
+    log.forget(set(log.images) - paths)
 
 
 def _chunks(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
@@ -244,13 +302,15 @@ def _chunks(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
 
 
 def _write_chunk(
-    chunk: list[SourceImage], out: Path | None, resize: Resize | None
+    chunk: list[SourceImage], out: Path | None, resize: Resize | None, mode: int
 ) -> list[ImageRecord | Skipped]:
-    return [_write_image(image, out, resize) for image in chunk]
+    return [_write_image(image, out, resize, mode) for image in chunk]
 
 
-def _write_image(image: SourceImage, out: Path | None, resize: Resize | None) -> ImageRecord | Skipped:
-    """Write one image to `out`, or only look at it where `out` is None."""
+def _write_image(
+    image: SourceImage, out: Path | None, resize: Resize | None, mode: int
+) -> ImageRecord | Skipped:
+    """Write one image to `out`, or only look at it where `out` is None. `mode`: os.O_EXCL or os.O_TRUNC."""
     try:
         data = image.read()
     except OSError as error:
@@ -264,7 +324,7 @@ def _write_image(image: SourceImage, out: Path | None, resize: Resize | None) ->
         except (OSError, SyntaxError, ValueError) as error:
             return Skipped(image.path, f"cannot be decoded: {error}")
     if out is not None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | mode | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(f"{out}/{image.path}", flags, 0o644)
         try:
             if os.write(file, data) < len(data):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+from trainer.dataset._changes import Changes
 from trainer.dataset._images import Resize
 from trainer.dataset._manifest import (
     SPLITS,
@@ -43,7 +45,22 @@ class ResumeLog:
     A context manager, which locks the preparation, reads the log of an earlier call and removes what is not in it.
     """
 
-    def __init__(self, source: Source, out: Path, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        out: Path,
+        options: Mapping[str, Any],
+        changes: Changes | None = None,
+    ) -> None:
+        """Know `out` as the folder of a preparation.
+
+        Args:
+            source: what is prepared.
+            out: the data set's folder.
+            options: all that decide the result.
+            changes: of the complete data set in `out`; None if there is none. Other files in it may be the user's and
+                are left alone.
+        """
         self._out, self._folder = out, out / UNFINISHED
         self._reserve = self._folder / "reserve"
         self._in_place = source.in_place
@@ -54,6 +71,10 @@ class ResumeLog:
         }
         self.images: dict[str, ImageRecord] = {}  # by path
         self.skipped: list[Skipped] = []
+        self.fresh = changes is None  # there is no complete data set
+        if changes is not None:
+            self.images = {image.path: image for image in changes.kept}
+            self.skipped = list(changes.skipped)
         self.resumed = 0  # images that an earlier call had written
 
     def __enter__(self) -> ResumeLog:
@@ -73,8 +94,12 @@ class ResumeLog:
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._opened.close()
+        if (
+            self._in_place and kind is not KeyboardInterrupt
+        ):  # reading it again is quick, and the folder is not ours
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, written: Iterable[ImageRecord | Skipped]) -> None:
         """Append images that were written and files that were skipped.
@@ -106,7 +131,7 @@ class ResumeLog:
                 (self._out / path).unlink()
 
     def _append(self, lines: str) -> None:
-        data = lines.encode("utf-8", "surrogateescape")
+        data = lines.encode("utf-8", "surrogatepass")  # whatever stands for bytes that are no text
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, data)
@@ -152,13 +177,16 @@ class ResumeLog:
 
     def _read(self) -> None:
         """Read the log of an earlier call, verify images that may not have reached the disk, remove other files."""
+        if not self.fresh:
+            os.ftruncate(self._file, 0)
+            return
         content = os.pread(self._file, os.fstat(self._file).st_size, 0)
         content = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._file, len(content))
         durable = offset = 0
         logged: list[tuple[int, ImageRecord]] = []
         for line in content.splitlines(keepends=True):
-            fields = line[:-1].decode("utf-8", "surrogateescape").split("\t")
+            fields = line[:-1].decode("utf-8", "surrogatepass").split("\t")
             if fields[0] == "#durable":
                 durable = int(fields[1])
             elif fields[0] == "-":

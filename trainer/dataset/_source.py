@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.dataset._archives import Data, Member, members
+from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._manifest import Skipped, SplitName
+from trainer.dataset._names import is_system_member
 from trainer.errors import DataError
 
 
@@ -46,19 +48,27 @@ class Source:
     """The images of one data set."""
 
     name: str  # of the data set
-    images: Callable[[], Iterator[SourceImage | Skipped]]  # in the same order at each call
+    images: Callable[[], Iterator[SourceImage | Skipped | Ignored]]  # in the same order at each call
     bytes: int  # approximate size of all images
     options: Mapping[str, Any] = field(default_factory=dict)  # other settings that decide the result
     archives: Mapping[Path, str | None] = field(default_factory=dict)  # MD5 by archive; None: not verified
     published: Published | None = None  # expected counts
     class_names: Callable[[], Mapping[str, str]] = dict  # words by class_id; called after the last image
     in_place: bool = False  # the images are in the data set's folder already
+    own: bool = False  # a user's own images, which may have changed when it is prepared again
+    name_given: bool = True  # not just taken from a folder that may be renamed
+    origin: str = ""  # where the images come from, for messages
+    class_ids: Collection[
+        str
+    ] = ()  # classes that must have images; those of `images` are known when they are read
 
 
 ImageKey = tuple[SplitName, str, str]  # split, class_id and file name
 
 
-def archive_images(archive: Path, key: Callable[[Member], ImageKey | None]) -> Iterator[SourceImage]:
+def archive_images(
+    archive: Path, key: Callable[[Member], ImageKey | None]
+) -> Iterator[SourceImage | Ignored]:
     """The members of an archive that are images of the data set, in the archive's order.
 
     Args:
@@ -66,8 +76,12 @@ def archive_images(archive: Path, key: Callable[[Member], ImageKey | None]) -> I
         key: split, class_id and file name of a member; None for members that are no images.
     """
     for member in members(archive):
-        if (found := key(member)) is not None:
+        if is_system_member(member.name):
+            yield Ignored(member.name, SYSTEM)
+        elif (found := key(member)) is not None:
             yield member_image(member, *found)
+        else:
+            yield Ignored(member.name, OTHER_MEMBER)
 
 
 def member_image(member: Member, split: SplitName, class_id: str, name: str) -> SourceImage:

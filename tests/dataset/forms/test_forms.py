@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_photo
 from tests.dataset import published
 from trainer.dataset import FORMS, Form
 
@@ -46,7 +47,8 @@ def test_the_identity_of_a_data_set_is_known_without_its_archives_and_is_that_of
 
     archives = dict(zip(("train.tar", "val.tar"), published.imagenet(tmp_path), strict=True))
     archives["all.zip"] = published.kaggle_zip(tmp_path)
-    (tmp_path / "birds").mkdir()
+    for name in ("0.jpg", "1.jpg"):
+        write_photo(tmp_path / "birds" / "robin" / name)
 
     def fetch(archive: str, *endings: str) -> Path:
         return archives.get(archive, archives["all.zip"])

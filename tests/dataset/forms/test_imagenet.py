@@ -10,6 +10,7 @@ import pytest
 from tests.dataset import published
 from tests.dataset.published import jpeg, tar_of
 from trainer.dataset import Source, imagenet, prepare
+from trainer.dataset._archives import members
 from trainer.errors import DataError
 
 FORMS: dict[str, Callable[[Path], Source]] = {
@@ -66,3 +67,53 @@ def test_only_the_published_archives_are_taken_unless_told_otherwise(tmp_path: P
         DataError, match=r"the published ILSVRC2012_img_train.tar has 147,897,477,120.*--no-md5"
     ):
         imagenet(published.imagenet(tmp_path))
+
+
+def _renamed(change: Callable[[str], str]) -> Callable[[Path], list[tuple[str, bytes]]]:
+    return lambda path: [(change(one.name), bytes(one.read())) for one in members(path)]
+
+
+def _of_macos(path: Path) -> list[tuple[str, bytes]]:
+    files = [(one.name, bytes(one.read())) for one in members(path)]
+    apple = [(f"._{name}", b"\0\5\26\7" + bytes(160)) for name, _ in files]
+    return [(".DS_Store", b"\0\0\0\1Bud1"), *(one for pair in zip(apple, files, strict=True) for one in pair)]
+
+
+def _class_folders(path: Path) -> list[tuple[str, bytes]]:
+    if "_val" in path.name:
+        return [(one.name, bytes(one.read())) for one in members(path)]
+    return [
+        (f"train/{tar.name[:-4]}/{one.name}", bytes(one.read()))
+        for tar in members(path)
+        for one in tar.nested()
+    ]
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        _renamed(lambda name: f"./{name}"),
+        _renamed(lambda name: f"ILSVRC2012/{'val' if 'val' in name else 'train'}/{name}"),
+        _of_macos,
+        _class_folders,
+    ],
+    ids=["tar -C DIR .", "top folders", "macOS", "class folders"],
+)
+def test_tars_that_somebody_packed_again_yield_the_same_images(
+    tmp_path: Path, pack: Callable[[Path], list[tuple[str, bytes]]]
+) -> None:
+    archives = published.imagenet(tmp_path)
+    for path in archives:
+        path.write_bytes(tar_of(pack(path)))
+
+    published.check_images_come_out_byte_for_byte(imagenet(archives[::-1], verify=False), tmp_path / "out")
+
+
+def test_a_devkit_that_is_none_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    kit = tmp_path / "devkit.tar"
+    kit.write_bytes(
+        tar_of([("meta.mat", b"no matrix" * 99), ("ILSVRC2012_validation_ground_truth.txt", b"1\n")])
+    )
+
+    with pytest.raises(DataError, match="does not hold the labels of the published"):
+        prepare(imagenet(published.imagenet(tmp_path), devkit=kit, verify=False), tmp_path / "out")

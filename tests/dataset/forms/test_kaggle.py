@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +29,38 @@ def test_kaggles_own_labels_must_agree_with_the_published_ones(tmp_path: Path) -
 
     with pytest.raises(DataError, match=r"the class of ILSVRC2012_val.* is not that of the published labels"):
         prepare(kaggle(archive), tmp_path / "out")
+
+
+@pytest.mark.parametrize("top", ["./", "imagenet-object-localization-challenge/", "a/b/"])
+def test_a_folder_around_the_whole_changes_nothing(tmp_path: Path, top: str) -> None:
+    with zipfile.ZipFile(published.kaggle_zip(tmp_path)) as archive:
+        files = [(top + name, archive.read(name)) for name in archive.namelist()]
+    files.append((f"__MACOSX/{top}ILSVRC/Data/CLS-LOC/train/n01440764/._n01440764_18.JPEG", b"\0\5\26\7"))
+
+    source = kaggle(zip_of(tmp_path / "again.zip", files))
+    published.check_images_come_out_byte_for_byte(source, tmp_path / "out")
+
+
+def test_another_archive_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no file has the name of an image for train of imagenet; it holds 1[78] files"
+    ):
+        prepare(kaggle(published.fastai(tmp_path)), tmp_path / "out")
+
+
+def test_labels_that_are_no_text_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "x.zip", [("LOC_val_solution.csv", b"ImageId\n\xff\xfe\n")])
+
+    with pytest.raises(DataError, match=r"'LOC_val_solution\.csv' is no text"):
+        prepare(kaggle(archive), tmp_path / "out")
+
+
+def test_members_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    metadata = prepare(kaggle(published.kaggle_zip(tmp_path)), tmp_path / "out").metadata
+
+    assert {(ending, files) for ending, _, files, _ in metadata["ignored"]} == {
+        (".xml", 1),
+        (".txt", 2),
+        (".csv", 1),
+        (".jpeg", 1),
+    }

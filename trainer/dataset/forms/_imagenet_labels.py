@@ -11,6 +11,10 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+from trainer.dataset._source import Published
+
+IMAGENET = Published(train=1_281_167, val=50_000, classes=1000)
+
 
 @cache
 def imagenet_classes() -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from trainer.dataset._archives import Member
+from trainer.dataset._archives import TOP, Member
 from trainer.dataset._manifest import SplitName
 from trainer.dataset._source import Archive, ImageKey, Published, Source, archive_images, expected_md5
 from trainer.dataset.forms._form import Fetch, Form, Identity, add_archive, add_no_md5
@@ -44,7 +44,7 @@ def fastai(name: str, archive: Path, *, size: str = "full", verify: bool = True)
         size: full, or the shorter side of its images in pixels, 320 or 160.
         verify: whether it must be the published file, by length and MD5.
     """
-    pattern = re.compile(rf"(?:\./)?{name}2(?:-\d+)?/(train|val)/(n\d{{8}})/([\w-]+\.JPEG)")
+    pattern = re.compile(rf"{TOP}{name}2(?:-\d+)?/(train|val)/(n\d{{8}})/([\w-]+\.JPEG)")
 
     def key(member: Member) -> ImageKey | None:
         found = pattern.fullmatch(member.name)
@@ -56,7 +56,7 @@ def fastai(name: str, archive: Path, *, size: str = "full", verify: bool = True)
         bytes=archive.stat().st_size,
         options=_options(size),
         archives=expected_md5({archive: ARCHIVES[name, size]}, verify=verify),
-        published=PUBLISHED[name] if verify else None,
+        published=PUBLISHED[name],
         class_names=imagenet_classes,
     )
 

@@ -1,22 +1,26 @@
-"""The user's own class folders: `DIR/{train,val}/CLASS/IMAGE`, or `DIR/CLASS/IMAGE` to be split."""
+"""The user's own class folders: `DIR/{train,val}/CLASS/…`, or `DIR/CLASS/…` to be split."""
 
 from __future__ import annotations
 
 import os
+import stat
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.dataset._manifest import SPLITS, Skipped, SplitName
+from trainer.dataset._ignored import Ignored, IgnoredCounts
+from trainer.dataset._listing import ClassFolders, list_class_folders, list_folder
+from trainer.dataset._manifest import SPLITS, Skipped, SplitName, check_classes, open_dataset, read_metadata
+from trainer.dataset._names import OTHER_IMAGES, has_control, same_to_the_eye, several, shown, utf8, words
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms._form import Fetch, Form, Identity
 from trainer.errors import DataError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
 MAX_BYTES = 2**28  # of an image
+SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 
 
 def folder(
@@ -24,8 +28,8 @@ def folder(
 ) -> Source:
     """Class folders, with train/ and val/ or to be split.
 
-    Files whose names begin with a dot or have another suffix are no images; links are followed. A file that
-    cannot be used is skipped and named.
+    All images below a class folder are of its class; links are followed. Files whose names say that they are no images
+    are counted; a file that cannot be used is skipped and named.
 
     Args:
         root: path of the folder.
@@ -33,12 +37,12 @@ def folder(
         val_fraction: fraction of each class that validates, at least one image of it; None if the folder
             has train/ and val/.
         seed: seed of the choice of these images.
-        name: name of the data set; by default that of the folder.
+        name: name of the data set; by default that of the folder when it was prepared first.
 
-    Raises: DataError if there is no such folder, it has no train/ and val/ and shall not be split, or `out` is
-        inside it.
+    Raises: DataError if there is no such folder, it has no train/ and val/ and shall not be split, a class folder has
+        no images, train/ and val/ have different classes, or `out` is inside the folder.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # Path.is_dir lets errors pass, such as that of a name that is too long
         raise DataError(f"there is no folder {root}; give the folder that holds the class folders")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise DataError(
@@ -49,84 +53,215 @@ def folder(
         raise DataError(
             f"{out} is inside {root}; give a folder outside, or none to leave the images in place"
         )
-    if val_fraction is None and not ((root / "train").is_dir() and (root / "val").is_dir()):
-        raise DataError(
-            f"{root} has no train/ and val/; if it holds one folder a class, give the fraction of each class "
-            "that validates, e.g. --val-fraction 0.1"
-        )
+    if val_fraction is None:
+        chosen, ignored = _split_by_folder(root)
+    else:
+        known = _known_splits(out, _options(val_fraction, seed), in_place=in_place)
+        chosen, ignored = _split_by_chance(root, val_fraction, seed, known)
 
-    def images() -> Iterator[SourceImage | Skipped]:
-        if val_fraction is None:
-            for split in SPLITS:
-                for class_id in _class_ids(root / split):
-                    for file in _image_names(root / split / class_id):
-                        yield _image(root, f"{split}/{class_id}/{file}", split, class_id, in_place)
-            return
-        for class_id in _class_ids(root):
-            files = _image_names(root / class_id)
-            val = _val_names(files, val_fraction, seed=seed, class_id=class_id)
-            for file in files:
-                split = "val" if file in val else "train"
-                yield _image(root, f"{class_id}/{file}", split, class_id, in_place)
+    def images() -> Iterator[SourceImage | Skipped | Ignored]:
+        for one in chosen:
+            yield _image(root, one, in_place)
+        yield from ignored
 
     return Source(
-        name=name or root.resolve().name,
+        name=name or _default_name(root, in_place=in_place),
         images=images,
-        bytes=0 if in_place else _total_bytes(root),
+        bytes=0 if in_place else sum(_size(root / one.path) for one in chosen),
         options=_options(val_fraction, seed),
         in_place=in_place,
+        own=True,
+        name_given=bool(name),
+        origin=str(root),
+        class_ids=frozenset(one.class_id for one in chosen),
     )
+
+
+def _default_name(root: Path, *, in_place: bool) -> str:
+    """That of the folder; a data set that stays in its folder keeps its name when that is moved."""
+    metadata = read_metadata(root) if in_place else None
+    return str(metadata["name"]) if metadata else words(root.resolve().name)
 
 
 def _options(val_fraction: float | None, seed: int) -> dict[str, Any]:
     return {} if val_fraction is None else {"val_fraction": val_fraction, "seed": seed}
 
 
-def _image(root: Path, path: str, split: SplitName, class_id: str, in_place: bool) -> SourceImage | Skipped:
+class _Chosen(NamedTuple):
+    """An image by its name."""
+
+    split: SplitName
+    class_id: str
+    path: str  # below the user's folder
+    target: str  # below the data set's folder, if it is copied there
+
+
+def _split_by_folder(root: Path) -> tuple[list[_Chosen], list[Ignored]]:
+    """Images of train/ and val/."""
+    if not all(os.path.isdir(root / split) for split in SPLITS):
+        raise DataError(_no_splits(root))
+    listed = {split: list_class_folders(root / split) for split in SPLITS}
+    for found in listed.values():
+        _check_class_folders(found)
+    train = _ids(listed["train"])
+    class_ids = set(train.values())
+    alike = {same_to_the_eye(class_id): name for name, class_id in train.items()}
+    chosen, ignored = [], []
+    for split, found in listed.items():
+        for name, class_id in _ids(found).items():
+            folder = name if class_id in class_ids else alike.get(same_to_the_eye(class_id), name)
+            chosen += [
+                _Chosen(split, utf8(folder), f"{split}/{name}/{file}", f"{split}/{folder}/{file}")
+                for file in found.files[name]
+            ]
+        ignored += [Ignored(f"{split}/{path}", reason) for path, reason in found.ignored]
+    check_classes(root, {split: {one.class_id for one in chosen if one.split == split} for split in SPLITS})
+    return chosen, ignored
+
+
+def _split_by_chance(
+    root: Path, fraction: float, seed: int, known: Mapping[str, SplitName]
+) -> tuple[list[_Chosen], list[Ignored]]:
+    """Images of class folders, a fraction of each class for validation."""
+    found = list_class_folders(root, flat=True)
+    splits = [name for name in found.files if name.lower() in SPLIT_NAMES]
+    if splits and (len(splits) > 1 or len(splits) == len(found.files)):
+        raise DataError(
+            f"{root} holds {several(splits)}, which are no classes; give the folder that holds the class folders, "
+            f"e.g. {root / splits[-1]}, or leave --val-fraction away where train/ and val/ hold the same classes"
+        )
+    _check_class_folders(found)
+    for name, files in found.files.items():
+        if len(files) == 1:
+            raise DataError(
+                f"{root}: {shown(name)} has 1 image ({shown(files[0])}); a class needs 2 to be split, one of them "
+                "to validate; add some or remove the folder"
+            )
+    chosen = []
+    for name, class_id in _ids(found).items():
+        files = found.files[name]
+        before = {file: known[f"{name}/{file}"] for file in files if f"{name}/{file}" in known}
+        val = _val_names(files, fraction, seed=seed, class_id=class_id, known=before)
+        for file in files:
+            split: SplitName = "val" if file in val else "train"
+            chosen.append(_Chosen(split, class_id, f"{name}/{file}", f"{split}/{name}/{file}"))
+    check_classes(root, {split: {one.class_id for one in chosen if one.split == split} for split in SPLITS})
+    return chosen, found.ignored
+
+
+def _ids(found: ClassFolders) -> dict[str, str]:
+    """Class by class folder. Two folders that look the same to the eye would be two classes of one name."""
+    by_look: dict[str, str] = {}
+    for name in found.files:
+        other = by_look.setdefault(same_to_the_eye(name), name)
+        if other != name:
+            raise DataError(
+                f"{found.root} has two folders whose names look the same, {other!a} and {name!a}; "
+                "move the images of one to the other"
+            )
+    return {name: utf8(name) for name in found.files}
+
+
+def _check_class_folders(found: ClassFolders) -> None:
+    """Every class folder must yield an image; a name that no list can hold is refused before the images are."""
+    if not found.files and found.ignored:
+        raise DataError(
+            f"{found.root} holds {len(found.ignored):,} files and no class folders (e.g. "
+            f"{shown(found.ignored[0].path)}); sort them into one folder a class"
+        )
+    for name, files in found.files.items():
+        below = {file.partition("/")[0] if "/" in file else "" for file in files}
+        if below and "" not in below and (len(found.files) == 1 or {*map(str.lower, below)} <= SPLIT_NAMES):
+            raise DataError(
+                f"{found.root} holds {several(found.files)}; {shown(name)} would be a class of all images below "
+                f"{several(below)}; give the folder that holds the class folders, e.g. {found.root / name}"
+            )
+    if unprintable := [name for name in found.files if has_control(name)]:
+        raise DataError(
+            f"{found.root} has class folders with control characters in their names ({several(unprintable)}); "
+            "rename them"
+        )
+    if empty := [name for name, files in found.files.items() if not files]:
+        counts = IgnoredCounts(found.ignored_in(empty[0])).result()
+        pictures = " or convert its pictures to PNG or JPEG" if _has_pictures(counts) else ""
+        raise DataError(
+            f"{found.root} has {len(empty):,} class folder(s) without a JPEG, PNG or WebP ({several(empty)}); in "
+            f"{shown(empty[0])}: {'; '.join(map(str, counts)) or 'no files'}; remove such folders{pictures}"
+        )
+
+
+def _has_pictures(counts: Sequence[Any]) -> bool:
+    return any(one.ending in OTHER_IMAGES for one in counts)
+
+
+def _no_splits(root: Path) -> str:
+    """What a folder has instead of train/ and val/, and what to do about it."""
+    has = [name for name, is_folder in list_folder(root) if is_folder and name.lower() in SPLIT_NAMES]
+    said = f"{root} has no train/ and val/"
+    if "train" in has:
+        return (
+            f"{said} but only {several(has)}; rename the folder that validates to val, or let a part of train "
+            f"validate: trainer prepare folder {root / 'train'} --val-fraction 0.1"
+        )
+    if has:
+        return f"{said} but {several(has)}; rename the two to train and val"
+    return (
+        f"{said}; if it holds one folder a class, give the fraction of each class that validates, "
+        "e.g. --val-fraction 0.1"
+    )
+
+
+def _image(root: Path, one: _Chosen, in_place: bool) -> SourceImage | Skipped:
     """One of the user's files. A FIFO or a device would hang whoever reads it."""
+    path, target = one.path, one.path if in_place else one.target
+    if has_control(path):
+        return Skipped(shown(path), "has control characters in its name")
     try:
         status = (root / path).stat()
     except OSError as error:
-        return Skipped(path, f"cannot be read: {error.strerror}")
-    if not (root / path).is_file():
-        return Skipped(path, "is not a regular file")
-    if not path.isprintable():
-        return Skipped(repr(path), "has control characters in its name")
+        return Skipped(target, f"cannot be read: {error.strerror}")
+    if not stat.S_ISREG(status.st_mode):
+        return Skipped(target, "is not a regular file")
     if status.st_size > MAX_BYTES:
-        return Skipped(path, f"has {status.st_size:,} bytes; too many for an image")
-    target = path if in_place else f"{split}/{class_id}/{os.path.basename(path)}"
-    return SourceImage(split, class_id, target, status.st_size, (root / path).read_bytes)
+        return Skipped(target, f"has {status.st_size:,} bytes; too many for an image")
+    return SourceImage(one.split, one.class_id, target, status.st_size, (root / path).read_bytes)
 
 
-def _class_ids(root: Path) -> list[str]:
+def _size(path: Path) -> int:
     try:
-        with os.scandir(root) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed: {error.strerror}") from None
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
-def _image_names(root: Path) -> list[str]:
-    try:
-        return sorted(n for n in os.listdir(root) if n.lower().endswith(SUFFIXES) and not n.startswith("."))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed: {error.strerror}") from None
+def _val_names(
+    names: Sequence[str], fraction: float, *, seed: int, class_id: str, known: Mapping[str, SplitName]
+) -> set[str]:
+    """The images of a class that validate. Other classes have no influence on them.
 
-
-def _val_names(names: Sequence[str], fraction: float, *, seed: int, class_id: str) -> set[str]:
-    """The images of a class that validate. Other classes have no influence on them."""
+    Images that are `known` stay where they are: what a network has been trained on must not validate it later.
+    """
     count = min(max(1, round(fraction * len(names))), len(names) - 1)
-    rng = np.random.default_rng([seed, *class_id.encode()])
-    return {names[index] for index in rng.permutation(len(names))[: max(0, count)]}
+    if not set(SPLITS) <= set(known.values()):
+        known = {}
+    val = {name for name in names if known.get(name) == "val"}
+    new = [name for name in names if name not in known]
+    rng = np.random.default_rng([seed, *class_id.encode("utf-8", "surrogateescape")])
+    return val | {new[index] for index in rng.permutation(len(new))[: max(0, count - len(val))]}
 
 
-def _total_bytes(root: Path) -> int:
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and os.path.isfile(os.path.join(folder, name))
-    )
+def _known_splits(out: Path, options: Mapping[str, Any], *, in_place: bool) -> dict[str, SplitName]:
+    """Splits of the images that are in the data set already, by class folder and path in it."""
+    metadata = read_metadata(out)
+    if metadata is None or not options.items() <= metadata.get("options", {}).items():
+        return {}
+    dataset = open_dataset(out)
+    known: dict[str, SplitName] = {}
+    for split, images in zip(SPLITS, (dataset.train, dataset.val), strict=True):
+        for index in range(len(images)):
+            path = images.name(index)
+            known[path if in_place else path.removeprefix(f"{split}/")] = split
+    return known
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -149,8 +284,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _identity(options: Namespace) -> Identity:
-    name = options.name or options.folder.resolve().name
-    return name, _options(options.val_fraction, options.seed)
+    return options.name or words(options.folder.resolve().name), _options(options.val_fraction, options.seed)
 
 
 def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:

@@ -13,13 +13,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.dataset._archives import members
-from trainer.dataset._source import Archive, Published, Source, SourceImage, expected_md5, member_image
+from trainer.dataset._archives import TOP, Member, members
+from trainer.dataset._ignored import SYSTEM, Ignored
+from trainer.dataset._names import is_system_member
+from trainer.dataset._source import Archive, Source, SourceImage, expected_md5, member_image
 from trainer.dataset.forms._form import Fetch, Form, add_downloads, add_no_md5
-from trainer.dataset.forms._imagenet_labels import imagenet_classes, val_name, val_wnids
+from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_name, val_wnids
 from trainer.errors import DataError
 
-IMAGENET = Published(train=1_281_167, val=50_000, classes=1000)
 TRAIN = Archive("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e", 147_897_477_120)
 VAL = Archive("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622", 6_744_924_160)
 DEVKIT = Archive("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf")
@@ -40,47 +41,68 @@ def imagenet(archives: Sequence[Path], *, devkit: Path | None = None, verify: bo
         raise DataError(
             f"prepare imagenet takes two archives, {TRAIN.name} and {VAL.name}; it was given {len(archives)}"
         )
-    train, val = archives
-    if not _first_name(train).endswith(".tar"):
-        train, val = val, train
-    if not _first_name(train).endswith(".tar"):
-        raise DataError(f"neither {train} nor {val} is a tar of class tars such as {TRAIN.name}")
+    train, val = sorted(archives, key=_holds_validation)
+    if _holds_validation(train) or not _holds_validation(val):
+        what = "a tar of class tars" if _holds_validation(train) else "the tar of the validation images"
+        raise DataError(f"neither {train} nor {val} is {what}; give {TRAIN.name} and {VAL.name}")
     known = {train: TRAIN, val: VAL} | ({devkit: DEVKIT} if devkit else {})
 
-    def images() -> Iterator[SourceImage]:
-        for class_tar in members(train):
-            wnid = class_tar.name.removesuffix(".tar")
-            if wnid not in imagenet_classes() or wnid == class_tar.name:
-                raise DataError(
-                    f"{train}: {class_tar.name!r} is not the tar of one of ImageNet's 1,000 classes"
-                )
-            for image in class_tar.nested():
-                if not re.fullmatch(rf"{wnid}_\d+\.JPEG", image.name):
-                    raise DataError(
-                        f"{train}: {image.name!r} in {class_tar.name} is not an image of that class"
-                    )
-                yield member_image(image, "train", wnid, image.name)
+    def images() -> Iterator[SourceImage | Ignored]:
+        yield from _train_images(train)
         wnids = _devkit_wnids(devkit) if devkit else val_wnids()
         for image in members(val):
-            if image.name not in wnids:
+            name = image.name.rpartition("/")[2]
+            if is_system_member(image.name):
+                yield Ignored(image.name, SYSTEM)
+            elif name in wnids:
+                yield member_image(image, "val", wnids[name], name)
+            else:
                 raise DataError(f"{val}: {image.name!r} is not one of the 50,000 validation images")
-            yield member_image(image, "val", wnids[image.name], image.name)
 
     return Source(
         name="imagenet",
         images=images,
         bytes=train.stat().st_size + val.stat().st_size,
         archives=expected_md5(known, verify=verify),
-        published=IMAGENET if verify else None,
+        published=IMAGENET,
         class_names=imagenet_classes,
     )
 
 
-def _first_name(archive: Path) -> str:
-    first = next(members(archive), None)
+_CLASS_TAR = re.compile(rf"{TOP}(n\d{{8}})\.tar")
+_IMAGE = re.compile(rf"{TOP}((n\d{{8}})_\d+\.JPEG)")
+
+
+def _holds_validation(archive: Path) -> bool:
+    """Whether it is the flat tar, by its first member."""
+    first = next((one for one in members(archive) if not is_system_member(one.name)), None)
     if first is None:
         raise DataError(f"{archive} is empty; download it again")
-    return first.name
+    return first.name.rpartition("/")[2].startswith("ILSVRC2012_val_")
+
+
+def _train_images(archive: Path) -> Iterator[SourceImage | Ignored]:
+    """The images of a tar of class tars, or of class folders, as some pack it again."""
+    for member in members(archive):
+        if is_system_member(member.name):
+            yield Ignored(member.name, SYSTEM)
+        elif image := _IMAGE.fullmatch(member.name):
+            yield _train_image(archive, member, image[2])
+        elif (found := _CLASS_TAR.fullmatch(member.name)) and found[1] in imagenet_classes():
+            for inner in member.nested():
+                if is_system_member(inner.name):
+                    yield Ignored(f"{member.name}/{inner.name}", SYSTEM)
+                else:
+                    yield _train_image(archive, inner, found[1])
+        else:
+            raise DataError(f"{archive}: {member.name!r} is not the tar of one of ImageNet's 1,000 classes")
+
+
+def _train_image(archive: Path, member: Member, wnid: str) -> SourceImage:
+    found = _IMAGE.fullmatch(member.name)
+    if found is None or found[2] != wnid or wnid not in imagenet_classes():
+        raise DataError(f"{archive}: {member.name!r} is not an image of that class, {wnid}")
+    return member_image(member, "train", wnid, found[1])
 
 
 def _devkit_wnids(devkit: Path) -> dict[str, str]:
@@ -94,10 +116,15 @@ def _devkit_wnids(devkit: Path) -> dict[str, str]:
     if not all(wanted.values()):
         missing = " or ".join(name for name, content in wanted.items() if not content)
         raise DataError(f"{devkit} lacks {missing}; give the published {DEVKIT.name} with --devkit")
-    synsets = loadmat(io.BytesIO(wanted["meta.mat"]), squeeze_me=True)["synsets"]
-    wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     ground_truth = wanted["ILSVRC2012_validation_ground_truth.txt"].split()
-    return {val_name(number): wnids[int(label)] for number, label in enumerate(ground_truth, start=1)}
+    try:
+        synsets = loadmat(io.BytesIO(wanted["meta.mat"]), squeeze_me=True)["synsets"]
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        return {val_name(number): wnids[int(label)] for number, label in enumerate(ground_truth, start=1)}
+    except Exception as error:  # SciPy has no one word for a file that is none of MATLAB's
+        raise DataError(
+            f"{devkit} does not hold the labels of the published {DEVKIT.name} ({error!r}); download it again"
+        ) from None
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from trainer.dataset._archives import Member, members
+from trainer.dataset._archives import TOP, Member, members, text_of
+from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
+from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Source, SourceImage, member_image
 from trainer.dataset.forms._form import Fetch, Form, add_archive
-from trainer.dataset.forms._imagenet_labels import imagenet_classes, val_wnids
+from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_wnids
 from trainer.errors import DataError
 
-_TRAIN = re.compile(r"(?:\./)?ILSVRC/Data/CLS-LOC/train/(n\d{8})/(\1_\d+\.JPEG)")
-_VAL = re.compile(r"(?:\./)?ILSVRC/Data/CLS-LOC/val/(ILSVRC2012_val_\d{8}\.JPEG)")
+_TRAIN = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/train/(n\d{{8}})/(\1_\d+\.JPEG)")
+_VAL = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/val/(ILSVRC2012_val_\d{{8}}\.JPEG)")
 _SOLUTION = "LOC_val_solution.csv"
 
 
@@ -30,10 +31,12 @@ def kaggle(archive: Path) -> Source:
         archive: the zip or the tar.
     """
 
-    def images() -> Iterator[SourceImage]:
+    def images() -> Iterator[SourceImage | Ignored]:
         wnids = val_wnids()
         for member in members(archive):
-            if found := _TRAIN.fullmatch(member.name):
+            if is_system_member(member.name):
+                yield Ignored(member.name, SYSTEM)
+            elif found := _TRAIN.fullmatch(member.name):
                 if found[1] not in imagenet_classes():
                     raise DataError(
                         f"{archive}: {member.name!r} does not belong to one of ImageNet's 1,000 classes"
@@ -43,21 +46,24 @@ def kaggle(archive: Path) -> Source:
                 if found[1] not in wnids:
                     raise DataError(f"{archive}: {member.name!r} is not one of the 50,000 validation images")
                 yield member_image(member, "val", wnids[found[1]], found[1])
-            elif member.name == _SOLUTION:
-                _check_solution(archive, member, wnids)
+            else:
+                if member.name.rpartition("/")[2] == _SOLUTION:
+                    _check_solution(archive, member, wnids)
+                yield Ignored(member.name, OTHER_MEMBER)
 
     return Source(
         name="imagenet",
         images=images,
         bytes=archive.stat().st_size,
         archives={archive: None},
+        published=IMAGENET,
         class_names=imagenet_classes,
     )
 
 
 def _check_solution(archive: Path, solution: Member, wnids: Mapping[str, str]) -> None:
     """LOC_val_solution.csv: ImageId, then `WNID x y x y` for each box."""
-    for row in csv.DictReader(io.StringIO(bytes(solution.read()).decode())):
+    for row in csv.DictReader(text_of(archive, solution).splitlines()):
         image, boxes = f"{row.get('ImageId')}.JPEG", (row.get("PredictionString") or "").split()
         if not boxes or wnids.get(image) != boxes[0]:
             raise DataError(

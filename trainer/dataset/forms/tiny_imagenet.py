@@ -10,7 +10,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.dataset._archives import Member, members
+from trainer.dataset._archives import TOP, Member, members, text_of
+from trainer.dataset._ignored import Ignored
 from trainer.dataset._source import (
     Archive,
     ImageKey,
@@ -31,7 +32,7 @@ ARCHIVE = Archive(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 )
 _ROOT = "tiny-imagenet-200"
-_IMAGE = re.compile(rf"{_ROOT}/(?:train/(n\d{{8}})/images/(\1_\d+\.JPEG)|val/images/(val_\d+\.JPEG))")
+_IMAGE = re.compile(rf"{TOP}{_ROOT}/(?:train/(n\d{{8}})/images/(\1_\d+\.JPEG)|val/images/(val_\d+\.JPEG))")
 
 
 def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
@@ -42,7 +43,7 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
         verify: whether it must be the published file, by length and MD5.
     """
 
-    def images() -> Iterator[SourceImage]:
+    def images() -> Iterator[SourceImage | Ignored]:
         val_classes = {row[0]: row[1] for row in _table(archive, "val/val_annotations.txt") if len(row) > 1}
         wnids = {row[0] for row in _table(archive, "wnids.txt")}
 
@@ -66,7 +67,7 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
         images=images,
         bytes=archive.stat().st_size,
         archives=expected_md5({archive: ARCHIVE}, verify=verify),
-        published=TINY_IMAGENET if verify else None,
+        published=TINY_IMAGENET,
         class_names=lambda: {row[0]: row[1] for row in _table(archive, "words.txt") if len(row) > 1},
     )
 
@@ -74,8 +75,8 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
 def _table(archive: Path, name: str) -> list[list[str]]:
     """Rows of a tab-separated text file in the archive."""
     for member in members(archive):
-        if member.name == f"{_ROOT}/{name}":
-            return [line.split("\t") for line in bytes(member.read()).decode().splitlines()]
+        if re.fullmatch(rf"{TOP}{_ROOT}/{re.escape(name)}", member.name):
+            return [line.split("\t") for line in text_of(archive, member).splitlines()]
     raise DataError(f"{archive} has no {_ROOT}/{name}; this is not the published archive")
 
 
