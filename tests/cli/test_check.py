@@ -43,6 +43,36 @@ def test_bad_files_are_named_with_the_command_that_moves_them_out(root: Path, ca
     assert "19 to train" in output_of(capsys, "check", root, "--decode")[0]
 
 
+def test_findings_are_shown_also_where_the_bad_files_cannot_be_moved_out(
+    root: Path, capsys: Captured
+) -> None:
+    shutil.rmtree(root / "val" / "dog")
+
+    out, err = output_of(capsys, "check", root, "--quarantine", code=2)
+    assert "bad: val/dog/001.JPEG cannot be read" in err
+    assert "4 bad" in out
+    assert "val lacks (dog)" in err
+
+    out, _ = output_of(capsys, "check", root, "--quarantine", "--json", code=2)
+    assert len(json.loads(out)["findings"]) == 4
+    assert json.loads(out)["quarantined"] is False
+
+
+def test_classes_warnings_and_ignored_files_are_shown(root: Path, capsys: Captured) -> None:
+    (root / "val" / "dog" / "x.tif").write_text("x")
+    shutil.copytree(root / "train" / "cat", root / "train" / "cow [new]")
+
+    out, err = output_of(capsys, "check", root)
+    assert "training images: cat, dog" in out
+    assert "10 not in the manifest, 0 skipped, 1 ignored" in out
+    assert "cow [new], a class that the manifest does not have" in err
+    assert "ignored: 1 .tif, e.g. val/dog/x.tif: they have not the ending of a JPEG, PNG or WebP" in err
+
+    found = json.loads(output_of(capsys, "check", root, "--json")[0])
+    assert [(one["ending"], one["files"]) for one in found["ignored"]] == [(".tif", 1)]
+    assert found["warnings"] == []
+
+
 def test_unusual_images_are_no_error(tmp_path: Path, capsys: Captured) -> None:
     for split in ("train", "val"):
         write_odd_files(tmp_path / "odd" / split / "c")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.calls import Captured, error_of, output_of
+from tests.conftest import write_photo
 from tests.dataset import published
 from trainer.cli import main
 from trainer.dataset import FORMS
@@ -79,6 +80,43 @@ def test_what_cannot_be_prepared_is_said_and_nothing_is_left_behind(
 
     assert says in error_of(capsys, "prepare", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_was_guessed_is_shown(tmp_path: Path, capsys: Captured) -> None:
+    for name in ("ant", "[bold]bee", "caf\udce9"):
+        for number in range(5):
+            write_photo(tmp_path / name / f"{number}.jpg", seed=number)
+    (tmp_path / "ant" / "x.tif").write_text("x")
+    arguments = ["prepare", "folder", tmp_path, "--val-fraction", "0.2"]
+
+    out, err = output_of(capsys, *arguments)
+    assert "12 to train, 3 to validate, 3 classes" in out
+    assert "[bold]bee, ant, caf\\xe9" in out
+    assert "0.2 of each class validates, chosen with seed 0" in out
+    assert "are training images too" in out
+    assert "ignored: 1 .tif, e.g. ant/x.tif" in err
+
+    result = json.loads(output_of(capsys, *arguments, "--json")[0])
+    assert result["classes"] == ["[bold]bee", "ant", "caf\udce9"]
+    assert [(one["ending"], one["files"]) for one in result["ignored"]] == [(".tif", 1)]
+    assert len(result["warnings"]) == 1
+
+
+def test_images_added_later_are_taken_in_by_the_same_command(tmp_path: Path, capsys: Captured) -> None:
+    for split in ("train", "val"):
+        write_photo(tmp_path / split / "a" / "0.jpg")
+    output_of(capsys, "prepare", "folder", tmp_path)
+    for split in ("train", "val"):
+        write_photo(tmp_path / split / "b" / "0.jpg", seed=1)
+
+    assert "2 images are new, 0 are no more" in output_of(capsys, "prepare", "folder", tmp_path)[0]
+    assert "already complete" in output_of(capsys, "prepare", "folder", tmp_path)[0]
+
+
+def test_a_folder_given_as_an_archive_is_called_a_folder(tmp_path: Path, capsys: Captured) -> None:
+    said = error_of(capsys, "prepare", "kaggle", tmp_path, "--out", tmp_path / "out")
+    assert f"{tmp_path} is a folder, not an archive" in said
+    assert f"trainer prepare folder {tmp_path}" in said
 
 
 def test_skipped_files_are_named(tmp_path: Path, capsys: Captured) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_photo
-from trainer.dataset import check_files, open_dataset, quarantine
+from trainer.dataset import Finding, Ignored, check_files, folder, open_dataset, prepare, quarantine
 from trainer.errors import DataError
 
 
@@ -42,6 +44,36 @@ def test_each_file_that_is_not_as_it_was_is_named(root: Path) -> None:
     assert "has 1 bytes; it was prepared with" in found["train/dog/003.JPEG", "bad"]
 
 
+def test_new_images_are_seen_also_below_folders_and_in_new_classes(root: Path) -> None:
+    write_photo(root / "train" / "dog" / "wild" / "new.JPEG")
+    for split in ("train", "val"):
+        write_photo(root / split / "cow" / "0.JPEG")
+    (root / "val" / "cow" / "x.tif").write_text("x")
+    ignored: list[Ignored] = []
+
+    found = {one.path: one for one in check_files(open_dataset(root), ignored=ignored.append)}
+
+    assert found.keys() == {"train/dog/wild/new.JPEG", "train/cow/0.JPEG", "val/cow/0.JPEG"}
+    assert {one.kind for one in found.values()} == {"unlisted"}
+    assert (
+        found["val/cow/0.JPEG"].reason
+        == "is an image of cow, a class that the manifest does not have; it is not used"
+    )
+    assert [one.path for one in ignored] == ["val/cow/x.tif"]
+
+
+def test_new_images_of_a_folder_that_was_split_by_chance_are_seen(tmp_path: Path) -> None:
+    for number in range(4):
+        write_photo(tmp_path / "ant" / f"{number}.jpg", seed=number)
+    prepare(folder(tmp_path, out=tmp_path, val_fraction=0.5), tmp_path)
+    write_photo(tmp_path / "ant" / "new.jpg")
+    write_photo(tmp_path / "cow" / "new.jpg")
+    write_photo(tmp_path / "quarantine" / "ant" / "bad.jpg")
+
+    found = [one.path for one in check_files(open_dataset(tmp_path))]
+    assert found == ["ant/new.jpg", "cow/new.jpg"]
+
+
 def test_bad_files_are_moved_out_and_the_manifest_is_written_again(root: Path) -> None:
     before = open_dataset(root)
     (root / "train" / "dog" / "001.JPEG").unlink()
@@ -57,10 +89,29 @@ def test_bad_files_are_moved_out_and_the_manifest_is_written_again(root: Path) -
     assert len(list(root.glob("index-*.npy"))) == 1
 
 
-def test_a_class_is_not_emptied(root: Path) -> None:
-    shutil.rmtree(root / "val" / "dog")
+@pytest.mark.parametrize("splits", [("val",), ("train", "val")])
+def test_a_class_is_not_emptied(root: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        shutil.rmtree(root / split / "dog")
     dataset = open_dataset(root)
 
-    with pytest.raises(DataError, match=r"val lacks \(dog\)"):
+    with pytest.raises(DataError, match=r"val lacks \(dog\)|no usable image of 1 class\(es\) \(dog\)"):
         quarantine(dataset, list(check_files(dataset)))
+    assert open_dataset(root).digest == dataset.digest
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_a_sentence_and_stays_as_it_was(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "train" / "dog" / "001.JPEG").unlink()
+    dataset = open_dataset(root)
+
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", read_only)
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(DataError, match=r"cannot be changed \(Read-only file system\)"):
+            quarantine(dataset, [Finding("train/dog/001.JPEG", "bad", "is gone")])
     assert open_dataset(root).digest == dataset.digest

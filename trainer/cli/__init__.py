@@ -11,6 +11,7 @@ shows its traceback.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pkgutil
 import signal
@@ -36,6 +37,9 @@ GROUPS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # A name that the terminal's encoding lacks is shown with escapes, as on stderr; it is no error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = make_parser(arguments).parse_args(arguments)
     # Before torch is imported. OpenMP's threads spin while they wait for each other; asleep, they leave the
     # core to others. Measured once on 2 cores, digits on the CPU: 7 -> 107 images/s beside another busy

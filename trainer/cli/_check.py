@@ -12,7 +12,7 @@ from trainer.cli import _args
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
-    from trainer.dataset import Dataset, Finding
+    from trainer.dataset import Dataset, Finding, IgnoredCount, IgnoredCounts
 
 NAME, GROUP, ORDER = "check", "data", 2
 HELP = "check a data set against its manifest"
@@ -35,15 +35,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Check a data set, show the findings, and with --quarantine move bad files out."""
-    from trainer.dataset import open_dataset, quarantine
+    from trainer.dataset import IgnoredCounts, open_dataset, quarantine
 
     dataset = open_dataset(options.data)
-    findings = _findings(dataset, decode=options.decode)
+    ignored = IgnoredCounts()
+    findings = _findings(dataset, ignored, decode=options.decode)
     bad = sum(finding.kind == "bad" for finding in findings)
     quarantined = bad > 0 and options.quarantine
-    if quarantined:
-        dataset = quarantine(dataset, findings)
-    _show(dataset, findings, options, quarantined)
+    try:
+        if quarantined:
+            dataset = quarantine(dataset, findings)
+    except DataError:
+        _show(dataset, findings, ignored.result(), options, quarantined=False)  # they took long to find
+        raise
+    _show(dataset, findings, ignored.result(), options, quarantined)
     if bad and not quarantined:
         raise DataError(
             f"{bad:,} file(s) of {options.data} are bad; restore them, or move them out with: "
@@ -52,7 +57,7 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _findings(dataset: Dataset, *, decode: bool) -> list[Finding]:
+def _findings(dataset: Dataset, ignored: IgnoredCounts, *, decode: bool) -> list[Finding]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from trainer.cli._terminal import console
@@ -62,7 +67,9 @@ def _findings(dataset: Dataset, *, decode: bool) -> list[Finding]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         total = len(dataset.train) + len(dataset.val)
         bar = bars.add_task("checking files", total=total)
-        findings = list(check_files(dataset, progress=lambda count: bars.update(bar, advance=count)))
+        findings = list(
+            check_files(dataset, progress=lambda count: bars.update(bar, advance=count), ignored=ignored.add)
+        )
         if decode:
             from trainer.dataloader import check_decoding
 
@@ -73,9 +80,17 @@ def _findings(dataset: Dataset, *, decode: bool) -> list[Finding]:
     return findings
 
 
-def _show(dataset: Dataset, findings: list[Finding], options: Namespace, quarantined: bool) -> None:
+def _show(
+    dataset: Dataset,
+    findings: list[Finding],
+    ignored: list[IgnoredCount],
+    options: Namespace,
+    quarantined: bool,
+) -> None:
     from trainer.cli._terminal import console, show_table
-    from trainer.dataset import counts_per_class
+    from trainer.dataset import counts_per_class, doubts, published_counts, several, shown
+
+    warnings = doubts(dataset)
 
     kinds = Counter(finding.kind for finding in findings)
     if options.json:
@@ -87,30 +102,35 @@ def _show(dataset: Dataset, findings: list[Finding], options: Namespace, quarant
             "decoded": options.decode,
             "quarantined": quarantined,
             "findings": [finding._asdict() for finding in findings],
+            "ignored": [one._asdict() for one in ignored],
+            "warnings": warnings,
         }
         print(json.dumps(result))
         return
     for kind in ("bad", "warned", "handled", "unlisted"):
         some = [finding for finding in findings if finding.kind == kind]
         for finding in some[:SHOWN]:
-            console.print(f"{kind}: {finding.path} {finding.reason}")
+            console.print(f"{kind}: {shown(finding.path)} {finding.reason}")
         if len(some) > SHOWN:
             console.print(f"{kind}: {len(some) - SHOWN:,} more; --json lists all")
+    for one in ignored[:SHOWN]:
+        console.print(f"ignored: {one}")
     per_class = counts_per_class(dataset)
     few, many = (pick(per_class.items(), key=lambda item: item[1][0]) for pick in (min, max))
     images = f"{len(dataset.train):,} to train, {len(dataset.val):,} to validate"
-    if published := dataset.metadata.get("published"):
-        same = published == [len(dataset.train), len(dataset.val)]
-        images += ", as published" if same else f"; published are {published[0]:,} and {published[1]:,}"
+    if published_counts(dataset) == (len(dataset.train), len(dataset.val)):
+        images += ", as published"
     show_table(
         "bad files moved to quarantine/, manifest written again" if quarantined else "checked",
         {
-            "data": f"{dataset.name} in {dataset.root}",
+            "data": f"{dataset.name} in {shown(str(dataset.root))}",
             "images": images,
-            "classes": f"{len(dataset.classes):,}, from {few[1][0]:,} ({few[0]}) to {many[1][0]:,} ({many[0]}) "
-            "training images",
+            "classes": f"{len(dataset.classes):,}, from {few[1][0]:,} ({shown(few[0])}) to {many[1][0]:,} "
+            f"({shown(many[0])}) training images: {several(dataset.classes, SHOWN)}",
+            **({"warning": "; ".join(warnings)} if warnings else {}),
             "files": f"{kinds['bad']:,} bad, {kinds['warned']:,} damaged but decodable, {kinds['handled']:,} unusual "
-            f"but handled, {kinds['unlisted']:,} not in the manifest, {len(dataset.skipped):,} skipped"
+            f"but handled, {kinds['unlisted']:,} not in the manifest, {len(dataset.skipped):,} skipped, "
+            f"{sum(one.files for one in ignored):,} ignored"
             + ("" if options.decode else "; contents not decoded (--decode)"),
         },
     )

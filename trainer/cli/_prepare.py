@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ NAME, GROUP, ORDER = "prepare", "data", 1
 HELP = "make a data set from a published form; the same command resumes an interrupted one"
 EXAMPLE = "trainer prepare kaggle imagenet-object-localization-challenge.zip --out /data/imagenet"
 
-SHOWN = 10  # skipped files that are listed; dataset.json has all
+SHOWN = 10  # classes, and skipped files, that are listed; dataset.json has all
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,10 +74,12 @@ def run(options: Namespace) -> int:
     (form,) = (form for form in FORMS if form.name == options.form)
     resize = _resize(form, options)
     out: Path = options.folder if form.in_place and options.out is None else options.out
-    # Before its archives are asked for: those of a complete data set may be gone.
-    if (metadata := find_complete(out, *form.identity(options), resize)) is not None:
-        _show(Prepared(metadata, made=False, resumed=0), out, options)
-        return 0
+    # Before its archives are asked for: those of a complete data set may be gone. A user's own folder is looked at.
+    if not (form.in_place and os.path.isdir(options.folder)):
+        metadata = find_complete(out, *form.identity(options), resize)
+        if metadata is not None:
+            _show(Prepared(metadata, made=False), out, options)
+            return 0
     with _progress_bars() as bars:
         source = form.source(options, out, _fetch(options, out, bars))
         bar = bars.add_task("preparing", total=source.bytes or None)
@@ -146,30 +149,45 @@ def _progress_bars() -> Progress:
 
 
 def _show(made: Prepared, out: Path, options: Namespace) -> None:
+    from trainer.cli._terminal import console, show_table
+    from trainer.dataset import doubts, ignored_in, open_dataset, published_counts, several, shown
+
     metadata, counts, skipped = made.metadata, made.metadata["counts"], made.metadata["skipped"]
+    dataset = open_dataset(out)
+    warnings, ignored = doubts(dataset), ignored_in(metadata)
     if options.json:
-        shown = {key: metadata[key] for key in ("name", "counts", "digest", "skipped")}
-        print(json.dumps({**shown, "data": str(out), "made": made.made, "resumed": made.resumed}))
+        result = {key: metadata[key] for key in ("name", "counts", "digest", "classes", "skipped")}
+        result |= {key: getattr(made, key) for key in ("made", "resumed", "added", "removed")}
+        result |= {"data": str(out), "ignored": [one._asdict() for one in ignored], "warnings": warnings}
+        print(json.dumps(result))
         return
     if not made.made:
-        print(f"{metadata['name']}: already complete in {out}")
+        print(f"{metadata['name']}: already complete in {shown(str(out))}")
         return
-    from trainer.cli._terminal import console, show_table
-
-    published = metadata["published"]
-    as_published = published == [counts["train"], counts["val"]]
+    as_published = published_counts(dataset) == (counts["train"], counts["val"])
     rows = {
-        "data": f"{metadata['name']} in {out}",
+        "data": f"{metadata['name']} in {shown(str(out))}",
         "images": f"{counts['train']:,} to train, {counts['val']:,} to validate, "
-        f"{len(metadata['classes']):,} classes" + (", as published" if as_published else ""),
+        f"{len(dataset.classes):,} classes" + (", as published" if as_published else ""),
+        "classes": several(dataset.classes, SHOWN),
         "digest": metadata["digest"],
     }
-    if published and not as_published:
-        rows["warning"] = f"published are {published[0]:,} and {published[1]:,} images"
+    if fraction := metadata["options"].get("val_fraction"):
+        rows["split"] = (
+            f"{fraction:.3g} of each class validates, chosen with seed {metadata['options']['seed']}"
+        )
+    if warnings:
+        rows["warning"] = "; ".join(warnings)
     if made.resumed:
         rows["resumed"] = f"{made.resumed:,} images had been written before"
+    if made.added or made.removed:
+        rows["changed"] = f"{made.added:,} images are new, {made.removed:,} are no more"
     for path, reason in skipped[:SHOWN]:
-        console.print(f"skipped: {path} {reason}")
+        console.print(f"skipped: {shown(path)} {reason}")
+    for one in ignored[:SHOWN]:
+        console.print(f"ignored: {one}")
     if skipped:
-        rows["skipped"] = f"{len(skipped):,} files, all listed in {out / 'dataset.json'}"
+        rows["skipped"] = f"{len(skipped):,} files, all listed in {shown(str(out / 'dataset.json'))}"
+    if ignored:
+        rows["ignored"] = f"{sum(one.files for one in ignored):,} files, because of their names"
     show_table("prepared", rows)
