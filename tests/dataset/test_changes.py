@@ -180,6 +180,16 @@ def test_an_image_never_changes_its_split_whatever_is_added(tmp_path: Path, copi
     assert not again(own, out, val_fraction=0.2).made
 
 
+def test_files_that_cannot_be_used_do_not_move_either(tmp_path: Path) -> None:
+    write(tmp_path / "own", "ant", numbers=range(20))
+    for number in range(20):
+        (tmp_path / "own" / "ant" / f"broken {number}.jpg").touch()
+    before = again(tmp_path / "own", tmp_path / "out", val_fraction=0.5)
+
+    made = again(tmp_path / "own", tmp_path / "out", val_fraction=0.5)
+    assert (made.made, made.metadata["skipped"]) == (False, [list(one) for one in before.metadata["skipped"]])
+
+
 @pytest.mark.parametrize("fraction", [None, 0.5])
 def test_what_was_quarantined_stays_out_until_it_is_restored(
     own: Path, tmp_path: Path, fraction: float | None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import write_photo
-from trainer.dataset import Finding, Ignored, check_files, folder, open_dataset, prepare, quarantine
+from trainer.dataset import Ignored, check_files, folder, open_dataset, prepare, quarantine
 from trainer.errors import DataError
 
 
@@ -100,18 +100,40 @@ def test_a_class_is_not_emptied(root: Path, splits: tuple[str, ...]) -> None:
     assert open_dataset(root).digest == dataset.digest
 
 
-def test_a_folder_that_cannot_be_written_is_refused_in_a_sentence_and_stays_as_it_was(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def read_only(photos: Path, tmp_path: Path) -> Iterator[Path]:
+    """The photos on a file system that was mounted read-only."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("only root can mount a disk")
+    shutil.copytree(photos, disk / "photos")
+    (disk / "photos" / "train" / "dog" / "001.JPEG").write_bytes(b"x")
+    shutil.copytree(photos, disk / "own", ignore=shutil.ignore_patterns("*.json", "*.npy"))
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_data_that_cannot_be_written_are_checked_and_what_would_change_them_is_refused_in_a_sentence(
+    read_only: Path,
 ) -> None:
-    (root / "train" / "dog" / "001.JPEG").unlink()
-    dataset = open_dataset(root)
+    dataset = open_dataset(read_only / "photos")
+    findings = list(check_files(dataset))
 
-    def read_only(path: Path, *_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+    assert [one.path for one in findings] == ["train/dog/001.JPEG"]
+    with pytest.raises(DataError, match=r"photos cannot be changed \(Read-only file system\)"):
+        quarantine(dataset, findings)
+    assert open_dataset(read_only / "photos").digest == dataset.digest
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", read_only)
-        patch.setattr(Path, "unlink", read_only)
-        with pytest.raises(DataError, match=r"cannot be changed \(Read-only file system\)"):
-            quarantine(dataset, [Finding("train/dog/001.JPEG", "bad", "is gone")])
-    assert open_dataset(root).digest == dataset.digest
+
+def test_data_that_cannot_be_written_are_prepared_elsewhere(read_only: Path, tmp_path: Path) -> None:
+    own = read_only / "own"
+
+    with pytest.raises(
+        DataError, match=r"Read-only file system; name a folder that can be written with --out"
+    ):
+        prepare(folder(own, out=own), own)
+    assert prepare(folder(own, out=tmp_path / "out"), tmp_path / "out").made

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_photo
 from tests.dataset import published
 from tests.dataset.conftest import many
-from trainer.dataset import Resize, digits, imagenet, open_dataset, prepare
+from trainer.dataset import Resize, digits, folder, imagenet, open_dataset, prepare
 from trainer.dataset._resume_log import IDENTITY, LOG
 from trainer.errors import DataError
 
@@ -38,6 +39,18 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="is not empty"):
         prepare(digits(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_crash_leaves_nothing_in_a_users_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val"):
+        write_photo(tmp_path / split / "ant" / "0.jpg")
+
+    monkeypatch.setattr("trainer.dataset._preparation.image_size", {}.__getitem__)
+    with pytest.raises(KeyError):
+        prepare(folder(tmp_path, out=tmp_path), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
 
 
 def test_another_data_set_is_not_written_over(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from trainer.dataset._manifest import (
     open_dataset,
     write_manifest,
 )
-from trainer.dataset._names import shown, utf8
+from trainer.dataset._names import has_control, shown, utf8
 from trainer.errors import DataError
 
 BATCH = 1000  # images that a thread looks at in one go
@@ -114,7 +114,7 @@ def _check_batch(split: Split, indices: range) -> Iterator[Finding]:
 
 def _unlisted(dataset: Dataset, ignored: Callable[[Ignored], None]) -> Iterator[Finding]:
     known = {path for split in (dataset.train, dataset.val) for path in split.rows["path"].tolist()}
-    known |= {os.fsencode(entry.path) for entry in dataset.skipped}
+    known |= {os.fsencode(entry.path) for entry in dataset.skipped}  # with control characters as escapes
     classes = set(dataset.classes)
     for below, found in _class_folders(dataset, known):
         for one in found.ignored:
@@ -125,7 +125,8 @@ def _unlisted(dataset: Dataset, ignored: Callable[[Ignored], None]) -> Iterator[
             )
             for file in files:
                 path = f"{below}{name}/{file}"
-                if os.fsencode(path) not in known and _is_image(dataset.root / path):
+                listed = shown(path) if has_control(path) else path
+                if os.fsencode(listed) not in known and _is_image(dataset.root / path):
                     yield Finding(path, "unlisted", f"is an image{new or OF_OLD_CLASS}; it is not used")
 
 

@@ -41,7 +41,7 @@ def list_class_folders(root: Path, *, flat: bool = False) -> ClassFolders:
     """
     found = ClassFolders(root, {})
     for name, is_folder in list_folder(root):
-        if flat and (name == DATASET or INDEX.fullmatch(name)):
+        if flat and not is_folder and (name == DATASET or INDEX.fullmatch(name)):
             continue
         if flat and is_folder and name == QUARANTINE:
             found.ignored.append(Ignored(name, QUARANTINED))

@@ -13,7 +13,15 @@ import numpy as np
 
 from trainer.dataset._ignored import Ignored, IgnoredCounts
 from trainer.dataset._listing import ClassFolders, list_class_folders, list_folder
-from trainer.dataset._manifest import SPLITS, Skipped, SplitName, check_classes, open_dataset, read_metadata
+from trainer.dataset._manifest import (
+    SPLITS,
+    Skipped,
+    SplitName,
+    check_classes,
+    image_records,
+    open_dataset,
+    read_metadata,
+)
 from trainer.dataset._names import OTHER_IMAGES, has_control, same_to_the_eye, several, shown, utf8, words
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms._form import Fetch, Form, Identity
@@ -251,17 +259,19 @@ def _val_names(
 
 
 def _known_splits(out: Path, options: Mapping[str, Any], *, in_place: bool) -> dict[str, SplitName]:
-    """Splits of the images that are in the data set already, by class folder and path in it."""
+    """Splits of the files that are in the data set already, by class folder and path in it."""
     metadata = read_metadata(out)
     if metadata is None or not options.items() <= metadata.get("options", {}).items():
         return {}
     dataset = open_dataset(out)
-    known: dict[str, SplitName] = {}
-    for split, images in zip(SPLITS, (dataset.train, dataset.val), strict=True):
-        for index in range(len(images)):
-            path = images.name(index)
-            known[path if in_place else path.removeprefix(f"{split}/")] = split
-    return known
+    known = {image.path: image.split for image in image_records(dataset)}
+    if in_place:
+        return known
+    # In a copy, files that could not be used have their split in their path as well.
+    known |= {
+        one.path: split for one in dataset.skipped for split in SPLITS if one.path.startswith(f"{split}/")
+    }
+    return {path.partition("/")[2]: split for path, split in known.items()}
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
