@@ -162,6 +162,8 @@ def _show(made: Prepared, out: Path, options: Namespace) -> None:
         print(json.dumps(result))
         return
     if not made.made:
+        for warning in warnings:
+            console.print(f"warning: {warning}")
         print(f"{metadata['name']}: already complete in {shown(str(out))}")
         return
     as_published = published_counts(dataset) == (counts["train"], counts["val"])

@@ -62,26 +62,28 @@ def folder(
             f"{out} is inside {root}; give a folder outside, or none to leave the images in place"
         )
     if val_fraction is None:
-        chosen, ignored = _split_by_folder(root)
+        groups, ignored = _split_by_folder(root)
     else:
         known = _known_splits(out, _options(val_fraction, seed), in_place=in_place)
-        chosen, ignored = _split_by_chance(root, val_fraction, seed, known)
+        groups, ignored = _split_by_chance(root, val_fraction, seed, known)
+    check_classes(root, {split: {one.class_id for one in groups if one.split == split} for split in SPLITS})
 
     def images() -> Iterator[SourceImage | Skipped | Ignored]:
-        for one in chosen:
-            yield _image(root, one, in_place)
+        for group in groups:
+            for file in group.files:
+                yield _image(root, group, file, in_place)
         yield from ignored
 
     return Source(
         name=name or _default_name(root, in_place=in_place),
         images=images,
-        bytes=0 if in_place else sum(_size(root / one.path) for one in chosen),
+        bytes=0 if in_place else sum(_size(root / one.folder / file) for one in groups for file in one.files),
         options=_options(val_fraction, seed),
         in_place=in_place,
         own=True,
         name_given=bool(name),
         origin=str(root),
-        class_ids=frozenset(one.class_id for one in chosen),
+        class_ids=frozenset(one.class_id for one in groups),
     )
 
 
@@ -95,16 +97,17 @@ def _options(val_fraction: float | None, seed: int) -> dict[str, Any]:
     return {} if val_fraction is None else {"val_fraction": val_fraction, "seed": seed}
 
 
-class _Chosen(NamedTuple):
-    """An image by its name."""
+class _Group(NamedTuple):
+    """Images of one class and split, by their names."""
 
     split: SplitName
     class_id: str
-    path: str  # below the user's folder
-    target: str  # below the data set's folder, if it is copied there
+    folder: str  # theirs, below the user's folder
+    target: str  # folder to which they are copied, below the data set's
+    files: list[str]  # below their folder
 
 
-def _split_by_folder(root: Path) -> tuple[list[_Chosen], list[Ignored]]:
+def _split_by_folder(root: Path) -> tuple[list[_Group], list[Ignored]]:
     """Images of train/ and val/."""
     if not all(os.path.isdir(root / split) for split in SPLITS):
         raise DataError(_no_splits(root))
@@ -114,22 +117,18 @@ def _split_by_folder(root: Path) -> tuple[list[_Chosen], list[Ignored]]:
     train = _ids(listed["train"])
     class_ids = set(train.values())
     alike = {same_to_the_eye(class_id): name for name, class_id in train.items()}
-    chosen, ignored = [], []
+    groups, ignored = [], []
     for split, found in listed.items():
         for name, class_id in _ids(found).items():
-            folder = name if class_id in class_ids else alike.get(same_to_the_eye(class_id), name)
-            chosen += [
-                _Chosen(split, utf8(folder), f"{split}/{name}/{file}", f"{split}/{folder}/{file}")
-                for file in found.files[name]
-            ]
+            same = name if class_id in class_ids else alike.get(same_to_the_eye(class_id), name)
+            groups.append(_Group(split, utf8(same), f"{split}/{name}", f"{split}/{same}", found.files[name]))
         ignored += [Ignored(f"{split}/{path}", reason) for path, reason in found.ignored]
-    check_classes(root, {split: {one.class_id for one in chosen if one.split == split} for split in SPLITS})
-    return chosen, ignored
+    return groups, ignored
 
 
 def _split_by_chance(
     root: Path, fraction: float, seed: int, known: Mapping[str, SplitName]
-) -> tuple[list[_Chosen], list[Ignored]]:
+) -> tuple[list[_Group], list[Ignored]]:
     """Images of class folders, a fraction of each class for validation."""
     found = list_class_folders(root, flat=True)
     splits = [name for name in found.files if name.lower() in SPLIT_NAMES]
@@ -139,22 +138,21 @@ def _split_by_chance(
             f"e.g. {root / splits[-1]}, or leave --val-fraction away where train/ and val/ hold the same classes"
         )
     _check_class_folders(found)
-    for name, files in found.files.items():
-        if len(files) == 1:
-            raise DataError(
-                f"{root}: {shown(name)} has 1 image ({shown(files[0])}); a class needs 2 to be split, one of them "
-                "to validate; add some or remove the folder"
-            )
-    chosen = []
+    if lonely := [name for name, files in found.files.items() if len(files) == 1]:
+        others = f", and so have {len(lonely) - 1:,} other classes" if len(lonely) > 1 else ""
+        raise DataError(
+            f"{root}: {shown(lonely[0])} has 1 image{others}; a class needs 2 to be split, one of them to validate; "
+            "add some or remove the folder"
+        )
+    groups = []
     for name, class_id in _ids(found).items():
         files = found.files[name]
         before = {file: known[f"{name}/{file}"] for file in files if f"{name}/{file}" in known}
         val = _val_names(files, fraction, seed=seed, class_id=class_id, known=before)
-        for file in files:
-            split: SplitName = "val" if file in val else "train"
-            chosen.append(_Chosen(split, class_id, f"{name}/{file}", f"{split}/{name}/{file}"))
-    check_classes(root, {split: {one.class_id for one in chosen if one.split == split} for split in SPLITS})
-    return chosen, found.ignored
+        for split in SPLITS:
+            some = [file for file in files if (file in val) == (split == "val")]
+            groups.append(_Group(split, class_id, name, f"{split}/{name}", some))
+    return groups, found.ignored
 
 
 def _ids(found: ClassFolders) -> dict[str, str]:
@@ -219,9 +217,10 @@ def _no_splits(root: Path) -> str:
     )
 
 
-def _image(root: Path, one: _Chosen, in_place: bool) -> SourceImage | Skipped:
+def _image(root: Path, group: _Group, file: str, in_place: bool) -> SourceImage | Skipped:
     """One of the user's files. A FIFO or a device would hang whoever reads it."""
-    path, target = one.path, one.path if in_place else one.target
+    path = f"{group.folder}/{file}"
+    target = path if in_place else f"{group.target}/{file}"
     if has_control(path):
         return Skipped(shown(path), "has control characters in its name")
     try:
@@ -232,7 +231,7 @@ def _image(root: Path, one: _Chosen, in_place: bool) -> SourceImage | Skipped:
         return Skipped(target, "is not a regular file")
     if status.st_size > MAX_BYTES:
         return Skipped(target, f"has {status.st_size:,} bytes; too many for an image")
-    return SourceImage(one.split, one.class_id, target, status.st_size, (root / path).read_bytes)
+    return SourceImage(group.split, group.class_id, target, status.st_size, (root / path).read_bytes)
 
 
 def _size(path: Path) -> int:
