@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.calls import Captured, error_of, output_of
+from tests.cli.conftest import command
 from tests.conftest import write_photo
 from tests.dataset import published
 from trainer.cli import main
@@ -103,6 +104,26 @@ def test_what_was_guessed_is_shown(tmp_path: Path, capsys: Captured) -> None:
     assert result["classes"] == ["[bold]bee", "ant", "caf\udce9"]
     assert [(one["ending"], one["files"]) for one in result["ignored"]] == [(".tif", 1)]
     assert len(result["warnings"]) == 1
+
+
+@pytest.mark.parametrize("fraction", [[], ["--val-fraction", "0.2"]], ids=["train and val", "split"])
+def test_a_data_set_is_the_same_in_every_locale(
+    tmp_path: Path, capsys: Captured, fraction: list[str]
+) -> None:
+    own = tmp_path / "own"
+    for seed, split in enumerate([""] if fraction else ["train", "val"]):
+        for name in ("café", "猫", "caf\udce9"):
+            for number in range(3):
+                write_photo(own / split / name / f"é {number}.jpg", seed=number + 10 * seed)
+    arguments = ["prepare", "folder", own, *fraction, "--json"]
+    here = json.loads(output_of(capsys, *arguments, "--out", tmp_path / "here")[0])
+
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    process = command(*arguments, "--out", tmp_path / "there", folder=tmp_path, **ascii_only)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+    assert {**json.loads(out), "data": here["data"]} == here
 
 
 def test_images_added_later_are_taken_in_by_the_same_command(tmp_path: Path, capsys: Captured) -> None:
