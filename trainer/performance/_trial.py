@@ -40,6 +40,10 @@ class Trial:
         self._model = make_model(recipe, classes, world)
         self._step = Step(self._model, make_optimizer(self._model, recipe), recipe, world, execution)
 
+    def rehearse(self, batch: Batch) -> None:
+        """Compile, and run one pass in this process alone: what fails here, fails before others wait for it."""
+        self._step.rehearse(batch)
+
     def run(
         self, batches: Iterator[Batch], *, steps: int, warm_up: int = WARM_UP, seconds: float = float("inf")
     ) -> TrialResult:

@@ -37,6 +37,7 @@ READ_SECONDS = 20.0  # … for so long at most
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Timed = Callable[[], float]  # trains for some seconds and gives images/s of all processes together
 
 
 class Trials:
@@ -59,7 +60,7 @@ class Trials:
     def eager(self, size: int) -> float:
         """Images/s without torch.compile, with `size` images at a time."""
         of_size = self.throughputs.get(f"{size} images")  # `fastest_size` has measured it
-        self.throughputs["off"] = of_size or self._train(size, "off")
+        self.throughputs["off"] = of_size or self._prepare(size, "off")()
         return self.throughputs["off"]
 
     def fastest_size(self, max_batch: int) -> int:
@@ -70,7 +71,7 @@ class Trials:
         if largest <= LARGE_BATCH or len(sizes) == 1:
             return largest
         return self._fastest(
-            {f"{size} images": size for size in sizes[:2]}, lambda size: self._train(size, "off")
+            {f"{size} images": size for size in sizes[:2]}, lambda size: self._prepare(size, "off")
         )
 
     def fastest_compile_mode(self, size: int) -> CompileMode:
@@ -82,7 +83,7 @@ class Trials:
         modes = COMPILE_MODES if graphs else COMPILE_MODES[:-1]
         return self._fastest(
             {mode: mode for mode in modes},
-            lambda mode: self.throughputs["off"] if mode == "off" else self._train(size, mode),
+            lambda mode: (lambda: self.throughputs["off"]) if mode == "off" else self._prepare(size, mode),
         )
 
     def fastest_decoder(self, size: int, mode: CompileMode) -> Decoder:
@@ -96,32 +97,36 @@ class Trials:
         # All decoders are given the same files. The first must not wait for the disk in place of all.
         read_files(make_loader(self._split, recipe, self._world, Execution()), self._split, steps + AHEAD)
 
-        def fed(decoder: Decoder) -> float:
+        def prepare(decoder: Decoder) -> Timed:
             gc.collect()  # frees the pipeline of the last trial, a reference cycle
             images = make_loader(self._split, recipe, self._world, Execution(decoder=decoder))
             batches = images.batches(first_step=0, last_step=2**40)
-            return network.run(batches, steps=self._steps, seconds=SECONDS).images_per_second
+            first = next(batches)
+            source = itertools.chain([first], batches)
+            return lambda: network.run(source, steps=self._steps, seconds=SECONDS).images_per_second
 
-        return self._fastest({decoder: decoder for decoder in DECODERS}, fed)
+        return self._fastest({decoder: decoder for decoder in DECODERS}, prepare)
 
     def _one_step(self, size: int) -> Recipe:
         """The recipe with one micro-batch of `size` images a step on each process."""
         return dataclasses.replace(self._recipe, global_batch=size * self._world.size)
 
-    def _train(self, size: int, mode: CompileMode) -> float:
-        """Images/s on a synthetic batch."""
+    def _prepare(self, size: int, mode: CompileMode) -> Timed:
+        """Training on a synthetic batch, ready to be timed."""
         _clear(self._world.device)
         leave_reserve(self._recipe, size, self._world)
-        recipe, execution = self._one_step(size), Execution(compile=mode)
-        batches = itertools.repeat(fixed_batch(recipe, self._world))
-        return (
-            Trial(recipe, self._world, execution)
-            .run(batches, steps=self._steps, seconds=SECONDS)
-            .images_per_second
-        )
+        recipe = self._one_step(size)
+        batch = fixed_batch(recipe, self._world)
+        trial = Trial(recipe, self._world, Execution(compile=mode))
+        trial.rehearse(batch)
+        source = itertools.repeat(batch)
+        return lambda: trial.run(source, steps=self._steps, seconds=SECONDS).images_per_second
 
-    def _fastest(self, settings: dict[str, T], throughput: Callable[[T], float]) -> T:
-        """The setting with the highest throughput; one that fails is left out with a warning."""
+    def _fastest(self, settings: dict[str, T], prepare: Callable[[T], Timed]) -> T:
+        """The setting with the highest throughput; one that fails is left out with a warning.
+
+        Whatever may fail in one process only belongs into `prepare`: then none of them begins to train with it.
+        """
         end = time.monotonic() + self._time_budget
         measured: dict[str, float] = {}
         failed: Exception | None = None
@@ -129,18 +134,20 @@ class Trials:
             too_late: bool = self._world.broadcast_from_rank0(lambda: time.monotonic() > end)
             if measured and too_late:
                 break
-            images_per_second = 0.0
+            timed: Timed | None = None
             try:
-                images_per_second = throughput(setting)
+                timed = prepare(setting)
             except DataError:
                 raise
             # Compilers and decoders raise anything; a setting that fails here is not chosen.
             except Exception as error:
                 failed = RuntimeError(first_line(error))  # without traceback, which holds the trial's memory
+            if self._world.any(timed is None)[0] or timed is None:
+                failed = failed or RuntimeError("it fails in another process")
                 if self._world.is_main:
                     logger.warning("%s does not run here (%s)", name, failed)
-            if not self._world.any(not images_per_second)[0]:
-                measured[name] = images_per_second
+                continue
+            measured[name] = timed()
         if not measured:
             raise failed or RuntimeError("there was nothing to try")
         self.throughputs.update(measured)

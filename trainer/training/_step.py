@@ -115,6 +115,15 @@ class Step:
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
 
+    def rehearse(self, batch: Batch) -> None:
+        """Run one forward and backward pass, compiled if it is to be, with no update and no exchange of gradients."""
+        with self._maybe_no_sync(last=False):
+            with self.precision.autocast():
+                self._model.train()
+                logits = self._network(batch.images)
+            logits.sum().backward()  # type: ignore[no-untyped-call]
+        self._optimizer.zero_grad(set_to_none=True)
+
     def __call__(self, batches: Iterator[Batch], lr: float, meter: Meter) -> None:
         """Take one optimizer step with learning rate `lr` on the next micro-batches of `batches`."""
         for group in self._optimizer.param_groups:
