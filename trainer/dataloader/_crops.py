@@ -1,4 +1,4 @@
-"""Crop windows of training and validation images, and the constants of preprocessing."""
+"""Crop windows of training and validation images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config import Preprocess
-
-# Channel statistics of ImageNet's training set for pixels in 0..1, as torchvision uses them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from trainer.preprocess import MEAN, ROUNDING, STD, crop_corners, resized_sizes
 
 CROP_ATTEMPTS = 10  # as in torchvision, before falling back to the centre
 CROP_DRAWS = 4 * CROP_ATTEMPTS  # area, ratio, x and y for each attempt
@@ -23,6 +20,7 @@ def preprocessing(preprocess: Preprocess) -> dict[str, Any]:
         "val_resize": preprocess.val_resize,
         "val_size": preprocess.val_size,
         "interpolation": "bilinear with antialiasing",
+        "rounding": ROUNDING,
         "orientation": "as stored; EXIF rotation is not applied",
         "channels": "RGB",
         "scale": 1 / 255,
@@ -88,7 +86,6 @@ def centre_crops(
         x and y, from 0 (left, top) to 1 (right, bottom).
     Source: torchvision.transforms.functional.resize and center_crop.
     """
-    resized = np.floor(preprocess.val_resize * sizes / sizes.min(axis=1, keepdims=True))
-    margin = resized - preprocess.val_size
-    positions = np.round(margin / 2) / np.maximum(margin, 1)
+    resized = resized_sizes(sizes, preprocess.val_resize)
+    positions = crop_corners(resized, preprocess.val_size) / np.maximum(resized - preprocess.val_size, 1)
     return resized[:, ::-1].astype(np.float32), positions.astype(np.float32)

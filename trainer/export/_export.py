@@ -32,6 +32,7 @@ from trainer.export._bundle import (
 from trainer.export._preprocess import to_input
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.model import build
+from trainer.preprocess import ROUNDING
 from trainer.tracking import LoadedModel, with_unique_names
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
@@ -172,9 +173,10 @@ def _preprocess_json(model: LoadedModel) -> dict[str, Any]:
             "is": "probabilities",
         },
         "steps": [
-            "decode to RGB, EXIF rotation ignored",
-            f"resize so that the shorter side has {info.preprocess['val_resize']} pixels, bilinear with antialiasing",
-            f"crop {size} x {size} at the centre",
+            "decode to RGB; EXIF rotation is ignored, alpha dropped, 16 bits become 8 by / 257, rounded",
+            f"resize so that the shorter side has {info.preprocess['val_resize']} pixels, bilinear with "
+            f"antialiasing; {ROUNDING}",
+            f"crop {size} x {size} at the centre; left and top are half of the margin, halves rounded to even",
             "divide by 255, subtract mean, divide by std, channel by channel",
             "order as N, channel, row, column",
         ],

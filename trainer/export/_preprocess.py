@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trainer.preprocess import crop_corners, resized_sizes, to_rgb
+
 
 def to_input(jpeg: bytes, preprocess: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """The network's input made of one image.
@@ -20,12 +22,12 @@ def to_input(jpeg: bytes, preprocess: Mapping[str, Any]) -> npt.NDArray[np.float
 
     Returns: (3, val_size, val_size), RGB, normalised.
     """
-    photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    shorter, size = preprocess["val_resize"], preprocess["val_size"]
-    scale = shorter / min(photo.size)
-    width, height = (max(shorter, round(side * scale)) for side in photo.size)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        photo = to_rgb(image)
+    size = preprocess["val_size"]
+    width, height = resized_sizes(photo.size, preprocess["val_resize"]).tolist()
     resized = photo.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = crop_corners((width, height), size).tolist()
     pixels = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
     normalised = (pixels - np.float32(preprocess["mean"])) / np.float32(preprocess["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
