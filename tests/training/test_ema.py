@@ -27,3 +27,20 @@ def test_the_ema_follows_the_weights_by_its_decay(tiny: Recipe) -> None:
         torch.testing.assert_close(averaged, 0.75 * (0.75 * second + 0.25 * fourth) + 0.25 * sixth)
 
     assert EMA(model, tiny).module is model
+
+
+def test_before_its_first_update_the_ema_is_the_network_itself(tiny: Recipe) -> None:
+    """What was never averaged is the network of the start: it must be neither measured nor saved."""
+    model = Small()
+    ema = EMA(model, replace(tiny, ema_decay=0.9, ema_steps=3))
+    torch.nn.init.ones_(model.classifier.weight)
+    ema.update(2)
+
+    assert ema.module is model
+    assert ema.state_dict()["weights"]["classifier.weight"].eq(1).all()
+
+    again = EMA(Small(), replace(tiny, ema_decay=0.9, ema_steps=3))
+    again.load_state_dict(ema.state_dict())
+    assert again.state_dict()["updates"] == 0, "the first update still takes the weights as they are"
+    ema.update(3)
+    assert ema.module is not model

@@ -12,7 +12,9 @@ from trainer.config import Recipe
 
 
 class EMA:
-    """An exponential moving average of weights and BatchNorm's statistics; without a decay, the network itself.
+    """An exponential moving average of weights and BatchNorm's statistics.
+
+    Without a decay, and before its first update, it is the network itself.
 
     Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`). Its
     AveragedModel keeps its count of updates on a device, for which the host would wait at each update.
@@ -21,15 +23,19 @@ class EMA:
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         self._model, self._every, self._updates = model, recipe.ema_steps, 0
         self._blend = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        # The network that is measured, kept and registered.
-        self.module = copy.deepcopy(model) if recipe.ema_decay else model
+        self._average = copy.deepcopy(model) if recipe.ema_decay else model
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network that is measured, kept and registered."""
+        return self._average if self._updates else self._model
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after `step` optimizer steps; the first ones are taken as they are."""
-        if self.module is self._model or step % self._every:
+        if self._average is self._model or step % self._every:
             return
-        pairs = list(zip(self.module.state_dict().values(), self._model.state_dict().values(), strict=True))
+        pairs = list(zip(self._average.state_dict().values(), self._model.state_dict().values(), strict=True))
         blended = [(mean, now) for mean, now in pairs if mean.is_floating_point() and self._updates]
         if blended:
             means, nows = zip(*blended, strict=True)
@@ -45,5 +51,5 @@ class EMA:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state."""
-        self.module.load_state_dict(state["weights"])
+        self._average.load_state_dict(state["weights"])
         self._updates = state["updates"]
