@@ -32,7 +32,7 @@ from trainer.checkpoint._staging import Memory, Stateful, arrival, copy_to_host,
 from trainer.config import Recipe
 from trainer.distributed import World
 from trainer.errors import CheckpointError
-from trainer.files import sync_folder
+from trainer.files import point, sync_folder
 
 KEEP = 3  # newest checkpoints, and the best
 INTERVAL = 60.0  # seconds
@@ -260,26 +260,25 @@ class Checkpoints:
             final = self._folder / checkpoint_name(staged.step, digest)
             os.replace(partial, final)
             sync_folder(self._folder)
-            self._tidy(staged.best, keep=final)
         except OSError as error:
             with suppress(OSError):  # of a disk that takes nothing the first error says enough
                 partial.unlink(missing_ok=True)
             raise CheckpointError(
                 f"the checkpoint of step {staged.step} cannot be written to {self._folder}: {error.strerror}"
             ) from None
+        try:
+            self._tidy(staged.best, keep=final)
+        except OSError as error:  # it counts all the same
+            logger.warning("%s cannot be tidied up: %s; training goes on", self._folder, error.strerror)
 
     def _tidy(self, best: int, *, keep: Path) -> None:
-        """Point to the best checkpoint; delete what is neither new nor best, nor of `keep`'s step and older."""
+        """Delete what is neither new nor best, nor of `keep`'s step and older; point to the best checkpoint."""
         checkpoints = list_checkpoints(self._folder)
         newest = [keep, *(path for path in checkpoints if checkpoint_step(path) < checkpoint_step(keep))][
             :KEEP
         ]
         bests = [path for path in checkpoints if checkpoint_step(path) == best]
-        link = self._folder / BEST
-        if bests and (not link.is_symlink() or os.readlink(link) != bests[0].name):
-            beside = self._folder / ".best"
-            beside.unlink(missing_ok=True)
-            beside.symlink_to(bests[0].name)
-            os.replace(beside, link)
         for old in {*checkpoints} - {*newest, *bests[:1]}:
             old.unlink(missing_ok=True)
+        if bests:
+            point(self._folder / BEST, bests[0].name)

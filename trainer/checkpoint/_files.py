@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from trainer.errors import CheckpointError
+from trainer.files import follow
 
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
@@ -38,7 +39,7 @@ def load_state(path: Path, name: str) -> dict[str, Any]:
 
     Raises: CheckpointError if the file is missing, damaged or no checkpoint.
     """
-    path = path.resolve()  # best.pt is a link
+    path = follow(path)  # best.pt leads to another
     if not _NAME.fullmatch(path.name):
         raise CheckpointError(
             f"{path} is no checkpoint of this program; its name must be step-NUMBER-DIGEST.pt"

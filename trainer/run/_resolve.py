@@ -17,6 +17,7 @@ from trainer.dataloader import preprocessing
 from trainer.dataset import open_dataset
 from trainer.errors import ConfigError, DataError, ExportError
 from trainer.export import is_bundle, load_bundle
+from trainer.files import follow
 from trainer.model import build
 from trainer.run._plan import DATASET, RECIPE
 from trainer.run._samples import samples_of
@@ -86,8 +87,8 @@ def load_any(model: str, *, runs: Path) -> LoadedModel:
 
 
 def _of_checkpoint(path: Path) -> LoadedModel:
-    # best.pt is a link to a checkpoint, and beside a copy of one in another folder stands no recipe.
-    path = path.resolve()
+    # best.pt leads to a checkpoint, and beside a copy of one in another folder stands no recipe.
+    path = follow(path)
     run = path.parent.parent
     recipe, trained_on = stored_recipe(_read(run / RECIPE, path)), _read(run / DATASET, path)
     if not {"class_names", "digest", "source"} <= trained_on.keys():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from trainer.errors import TrackingError
-from trainer.files import file_lock
+from trainer.files import file_lock, follow
 from trainer.tracking._child import POLL, Parent
 from trainer.tracking._description import NOTE, may_replace, run_description
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
@@ -188,8 +187,9 @@ class _RunSync:
         self._checkpoints_at = time.monotonic()
         folder = self._folder / "checkpoints"
         wanted = {path.name for path in sorted(folder.glob("step-*.pt"))[-1:]}
-        with suppress(OSError):  # nothing was evaluated yet
-            wanted.add(os.readlink(folder / "best.pt"))
+        best = follow(folder / "best.pt")
+        if best.name != "best.pt":
+            wanted.add(best.name)
         if not wanted or self._client.tracking_uri.startswith("sqlite:"):
             return
         stored = {Path(one.path).name for one in self._client.list_artifacts(self.id, folder.name)}
