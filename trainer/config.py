@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from trainer import names
 from trainer.errors import ConfigError
 from trainer.hints import nearest, setting_hint
 
@@ -30,7 +31,9 @@ CompileMode = Literal["off", "default", "cudagraphs"]
 # "mixed-huffman" does not.
 Decoder = Literal["cpu", "mixed", "mixed-huffman"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch and NumPy take others differently, or not at all
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -42,17 +45,17 @@ Hue = Annotated[float, Field(ge=0, le=0.5)]
 class Preprocess:
     """How a JPEG becomes the network's input."""
 
-    train_size: Count = 224  # pixels; side of a training crop after resizing …
-    min_res: Count | None = None  # … and at the start of the run, for progressive resizing
+    train_size: Pixels = 224  # pixels; side of a training crop after resizing …
+    min_res: Pixels | None = None  # … and at the start of the run, for progressive resizing
     ramp: tuple[Share, Share] = (0.4, 0.8)  # shares of the run between which the crops grow …
-    res_step: Count = 32  # … in multiples of so many pixels
-    val_resize: Count = 256  # pixels; shorter side before the centre crop
-    val_size: Count = 224  # pixels; side of the centre crop
+    res_step: Pixels = 32  # … in multiples of so many pixels
+    val_resize: Pixels = 256  # pixels; shorter side before the centre crop
+    val_size: Pixels = 224  # pixels; side of the centre crop
     crop_area: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image a crop covers
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of a crop
     flip: bool = True  # mirror half of the training images
     augment: Literal["none", "randaugment", "trivialaugment"] = "none"
-    randaugment_ops: Count = 2  # one after the other
+    randaugment_ops: Annotated[int, Field(ge=1, le=16)] = 2  # one after the other
     randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
     # brightness, contrast, saturation, hue, as torchvision's ColorJitter
     color_jitter: tuple[NotNegative, NotNegative, NotNegative, Hue] = (0, 0, 0, 0)
@@ -83,6 +86,10 @@ class Optimizer:
     decay_norm_and_bias: bool = False  # BatchNorm parameters and biases are left alone by default
     clip_norm: NotNegative = 0.0  # largest norm of the gradient of all weights together; 0: no clipping
 
+    def __post_init__(self) -> None:
+        if self.nesterov and self.name == "sgd" and not self.momentum:
+            raise ValueError("optimizer.nesterov=true needs an optimizer.momentum above 0, e.g. 0.9")
+
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Schedule:
@@ -108,8 +115,8 @@ class Recipe:
     name: str = "unnamed"  # the file's name; not a key of the file
     description: str = ""  # one line, for `trainer recipes`
     bar: Annotated[float, Field(gt=0, lt=1)] | None = None  # top-1 on ImageNet that the recipe is for
-    registered_model_name: Annotated[str, Field(pattern=r"^[\w.-]+$")]  # in MLflow's model registry
-    experiment_name: str | None = None  # in MLflow; None: the registered model's name
+    registered_model_name: Annotated[str, AfterValidator(names.model_name)]  # in MLflow's model registry
+    experiment_name: Annotated[str, AfterValidator(names.experiment_name)] | None = None  # None: the model's
     # a name of torchvision's, also with _blurpool behind it, or package.module:Name
     model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = "resnet50"
     epochs: Count = 90
@@ -121,11 +128,9 @@ class Recipe:
     label_smoothing: Fraction = 0.0
     mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn
     cutmix: NotNegative = 0.0  # likewise
-    ema_decay: Fraction = (
-        0.0  # of the moving average of the weights, which is then measured and kept; 0: none
-    )
+    ema_decay: Fraction = 0.0  # of the moving average of the weights, which then is the model; 0: none
     ema_steps: Count = 1  # optimizer steps between its updates
-    seed: int = 0
+    seed: Seed = 0
     log_every: Count = 50  # steps; the host waits for the GPU only this often
     preprocess: Preprocess = Preprocess()
     optimizer: Optimizer = Optimizer()
@@ -226,7 +231,8 @@ class Recipe:
         A setting that an earlier program did not know counts as its default; name, description and bar do not count.
         """
         defaults = Recipe(registered_model_name="unnamed").flat()
-        ours, theirs = _plain(self.flat()), _plain(defaults | dict(_flatten(stored)))
+        both = self.flat(), defaults | dict(_flatten(stored))
+        ours, theirs = (json.loads(json.dumps(settings)) for settings in both)  # tuples become lists
         keys = sorted((ours.keys() | theirs.keys()) - WORDS)
         return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
 
@@ -238,11 +244,6 @@ class Execution:
     batch_per_gpu: Count | None = None  # images that fit at a time; the rest of a GPU's share is accumulated
     compile: CompileMode = "off"
     decoder: Decoder | None = None  # None: the GPU where there is one
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back: tuples are lists."""
-    return dict(json.loads(json.dumps(settings)))
 
 
 def stored_recipe(content: Mapping[str, Any]) -> Recipe:
@@ -272,7 +273,11 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
             raise ConfigError(f"--set {override!r} is not KEY=VALUE; write for example --set epochs=30")
         if key not in known:
             raise ConfigError(f"--set {key}: there is no such setting{setting_hint(key, known)}")
-        _assign(settings, key.split("."), _value(key, text))
+        _assign(
+            settings,
+            key.split("."),
+            _parsed(text, f"--set {key}={text[:99]}: the value is not valid YAML; quote it"),
+        )
     try:
         return TypeAdapter(Recipe).validate_python({**settings, "name": Path(name).stem})
     except ValidationError as error:
@@ -281,35 +286,29 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def _read(name: str) -> dict[str, Any]:
     if name in shipped_recipes():
-        text = resources.files("trainer.recipes").joinpath(f"{name}.yaml").read_text()
+        text = resources.files("trainer.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
     elif name.endswith((".yaml", ".yml")):
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"recipe file {name} cannot be read: {_reason(error)}") from None
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ConfigError(f"recipe file {name} cannot be read: {reason}") from None
     else:
         raise ConfigError(
             f"there is no recipe {name!r}{nearest(name, shipped_recipes())}; "
             f"shipped are {', '.join(shipped_recipes())}, or give the path of a .yaml file"
         )
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from None
+    settings = _parsed(text, f"recipe {name} is not YAML")
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {name} must hold KEY: VALUE lines; see docs/recipes.md for an example")
     return settings
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or "unknown reason" if isinstance(error, OSError) else "it is not text"
-
-
-def _value(key: str, text: str) -> Any:
+def _parsed(text: str, wrong: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {key}={text}: the value is not valid YAML; quote it") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # its numbers and dates are Python's
+        raise ConfigError(f"{wrong}: {' '.join(str(error).split())[:300]}") from None
 
 
 def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
@@ -344,7 +343,8 @@ def _sentence(error: ValidationError, known: Iterable[str]) -> str:
             return f"there is no setting {key}{setting_hint(key, known)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"the setting {key} is missing"
-        case "value_error":
+        case "value_error" if not isinstance(first["input"], str):  # of a section, which names its settings
             return str(first["ctx"]["error"])
-    said = first["msg"].replace("Input should be", "must be")
-    return f"{key} = {first['input']!r}: {said[0].lower()}{said[1:]}"
+    said = first["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+    given = repr(first["input"])
+    return f"{key} = {given if len(given) < 100 else given[:100] + '…'}: {said[0].lower()}{said[1:]}"
