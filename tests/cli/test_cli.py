@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from trainer.cli import GROUPS, command_names, main, make_parser
+from trainer.cli._terminal import show_table
 
 # A new flag takes a decision: it is added here as well.
 FLAGS = {
@@ -100,3 +102,44 @@ def test_help_lists_and_wrong_input_do_not_wait_for_torch(arguments: list[str]) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--checkpoint-interval", "abc", "'abc' is not a number above 0"),
+        ("--price", "$0.53", "'$0.53' is not a number above 0, such as 0.53"),
+        ("--price", "nan", "'nan' is not a number above 0"),
+        ("--timeout", "1e300", "'1e300' is not a number above 0"),
+        ("--max-restarts", "-1", "'-1' is not a whole number of at least 0"),
+        ("--batch-per-gpu", "2.5", "'2.5' is not a whole number above 0"),
+    ],
+)
+def test_a_wrong_number_is_refused_in_words(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, says: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "digits", "--data", "nowhere", f"{option}={value}"])
+
+    assert f"argument {option}: {says}" in capsys.readouterr().err
+
+
+def test_names_in_a_table_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["[bold]bee", "[red]", "[/]", ":cat:", "a\\"]
+    show_table("[unlabeled]", dict.fromkeys(names, "[link=x]value[/link]"))
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["", "[unlabeled]"]
+    assert [line.split()[0] for line in shown[2:]] == names
+    assert all(line.endswith("[link=x]value[/link]") for line in shown[2:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipes"]])
+def test_a_terminal_without_utf8_gets_no_traceback(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")

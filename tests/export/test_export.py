@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +119,62 @@ def test_an_empty_folder_is_filled_and_what_a_killed_export_left_is_cleared(
 
     load_bundle(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_current_folder_is_filled_and_stays_the_same_folder(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount point would: neither can be replaced."""
+    monkeypatch.chdir(tmp_path)
+    inode = tmp_path.stat().st_ino
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / "model.onnx").write_bytes(b"half")
+
+    bundle = export(model, Path())
+
+    assert (tmp_path.stat().st_ino, bundle.folder) == (inode, Path())
+    load_bundle(tmp_path)
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_a_folder_that_was_empty_is_empty_after_a_failure(model: LoadedModel, tmp_path: Path) -> None:
+    torn = replace(model, samples=(replace(model.samples[0], jpeg=b"no image"),))
+
+    with pytest.raises(ExportError, match=r"0\.JPEG .*cannot be decoded"):
+        export(torn, tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+NAMES = r"""
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.export.conftest import PREPROCESS, network, photo
+from trainer.export import export, load_bundle
+from trainer.tracking import LoadedModel, ModelInfo, Sample
+
+classes = ("\u043a\u043e\u0442", "caf\udce9", "a\u2028b", "\u732b", "dog", "")
+info = ModelInfo("resnet50", classes, PREPROCESS, "photos", top1=0.5, top5=1.0, dataset_digest="d")
+module, samples = network(), (Sample("0.JPEG", photo(1), 0),)
+model = LoadedModel(module, info, samples, "caf\udce9 \u043a", None, dict(module.state_dict()))
+assert load_bundle(export(model, Path(sys.argv[1])).folder).classes == classes
+"""
+
+
+def test_names_in_any_script_and_bytes_that_are_no_text_do_not_depend_on_the_locale(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", NAMES, tmp_path / "out"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    ours = [line for line in done.stderr.splitlines() if "EncodingWarning" in line and "/trainer/" in line]
+    assert ours == []
+    assert b"caf\xe9\n" in (tmp_path / "out" / "labels.txt").read_bytes()
+    assert b"sha256sum" in (tmp_path / "out" / "README.txt").read_bytes()
 
 
 def test_a_model_that_was_never_registered_is_exported_with_its_path(

@@ -11,7 +11,8 @@ import pytest
 
 from trainer.config import Optimizer, Recipe
 from trainer.errors import ConfigError
-from trainer.run import Plan, TrainOptions, make_plan
+from trainer.run import Plan, TrainOptions, make_plan, read_result
+from trainer.tracking import read_run_ref
 
 SMALL = ("global_batch=8",)
 
@@ -69,7 +70,34 @@ def test_a_run_whose_name_begins_alike_is_another_run(photos: Path, tmp_path: Pa
     assert plan(photos, tmp_path, name="digits-2").folder == again.folder
 
 
-@pytest.mark.parametrize("name", ["/tmp/absolute", "a/b", ".hidden"])
+def test_a_new_run_says_how_it_differs_from_the_one_that_is_there(photos: Path, tmp_path: Path) -> None:
+    """Who sets more epochs may mean to go on."""
+    first = begun(plan(photos, tmp_path, "epochs=3"))
+    begun(plan(photos, tmp_path, "epochs=3", "seed=1", "mixup=0.2"))
+    (tmp_path / "digits-0123456789").mkdir()
+
+    assert (
+        plan(photos, tmp_path, "epochs=5").news
+        == f"{first.folder} has epochs=3 instead of 5; this is a new run"
+    )
+    assert plan(photos, tmp_path, "epochs=3").news == ""
+    assert plan(photos, tmp_path / "empty").news == ""
+
+
+def test_a_run_folder_that_is_a_file_or_too_long_a_name_is_no_run(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for runs, reason in (
+        (tmp_path / "file", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        with pytest.raises(ConfigError, match=f"--runs .* cannot be used: {reason}"):
+            plan(photos, runs)
+
+        assert read_result(runs / "run") is None
+        assert read_run_ref(runs / "run") is None
+
+
+@pytest.mark.parametrize("name", ["/tmp/absolute", "a/b", ".hidden", "", "x" * 260, "a\nb", "\udce9"])
 def test_a_name_that_is_no_folder_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a folder"):
         plan(photos, tmp_path, name=name)

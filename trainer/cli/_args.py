@@ -6,12 +6,15 @@ import argparse
 import dataclasses
 import typing
 from argparse import ArgumentParser
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainer.config import CompileMode, Decoder
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def add_run(parser: ArgumentParser) -> None:
@@ -121,41 +124,34 @@ def options_of(kind: type[T], namespace: argparse.Namespace) -> T:
     return kind(**values)
 
 
+def _number(kind: Callable[[str], N], text: str, condition: Callable[[N], bool], what: str) -> N:
+    with suppress(ValueError):
+        number = kind(text)
+        if condition(number):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    return _number(int, text, lambda number: number >= 1, "a whole number above 0")
 
 
 def non_negative_int(text: str) -> int:
     """A whole number of at least 0."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is a negative number")
-    return number
+    return _number(int, text, lambda number: number >= 0, "a whole number of at least 0")
 
 
 def positive_float(text: str) -> float:
-    """A finite number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
+    """A number above 0, of seconds at most 30 years, which all libraries take."""
+    return _number(float, text, lambda number: 0 < number <= 1e9, "a number above 0, such as 0.53 or 60")
 
 
 def fraction(text: str) -> float:
     """A number between 0 and 1."""
-    number = float(text)
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
+    return _number(float, text, lambda number: 0 < number < 1, "a number between 0 and 1, such as 0.1")
 
 
 def jpeg_quality(text: str) -> int:
     """A JPEG quality from 1 to 95."""
-    number = int(text)
-    if not 1 <= number <= 95:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 95")
-    return number
+    return _number(int, text, lambda number: 1 <= number <= 95, "a whole number from 1 to 95")

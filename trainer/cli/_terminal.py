@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
@@ -16,8 +15,9 @@ from trainer.run import Eta
 from trainer.tracking import Ending, RunInfo, RunLog
 
 # Off a terminal, lines are never folded: a path must stay whole in a log.
-_options: dict[str, Any] = {"highlight": False, "soft_wrap": True}
-console = Console(stderr=True, markup=False, **_options)  # progress and messages
+# Nothing is markup: names of files and classes may look like it.
+_options: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+console = Console(stderr=True, **_options)  # progress and messages
 _results = Console(**_options)
 
 logger = logging.getLogger(__name__)
@@ -147,6 +147,6 @@ class ConsoleLog:
 def show_table(title: str, rows: Mapping[str, str]) -> None:
     """Print `rows` as two columns."""
     width = max(len(name) for name in rows)
-    _results.print(f"\n[bold]{escape(title)}[/bold]")
+    _results.print(Text.assemble("\n", (title, "bold")))
     for name, value in rows.items():
-        _results.print(f"[bold]{name:<{width}}[/bold]  {escape(value)}")
+        _results.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value))

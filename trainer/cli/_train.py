@@ -113,5 +113,6 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
             f"{recipe.micro_batch(processes, given.batch_per_gpu)} images",
             "peak lr": f"{recipe.peak_lr:g}",
             "run": str(plan.folder),
+            **({"new": plan.news} if plan.news else {}),
         },
     )

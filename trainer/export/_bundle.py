@@ -27,6 +27,8 @@ from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 
 MODEL, LABELS, PREPROCESS, SUMS = "model.onnx", "labels.txt", "preprocess.json", "SHA256SUMS"
 INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy", "golden/expected.json"
+# Of all texts, whatever the locale: names of files and classes may be no UTF-8, and stay as they are.
+TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def load_bundle(path: Path) -> LoadedBundle:
         session = open_session(path / MODEL)
     except Exception as error:  # onnxruntime's errors have no common base
         raise ExportError(f"{path / MODEL} cannot be run: {' '.join(str(error).split())[:200]}") from None
-    classes = tuple((path / LABELS).read_text().splitlines())
-    return LoadedBundle(classes, json.loads((path / PREPROCESS).read_text()), session)
+    # Not splitlines, which knows more ends of a line than there are.
+    classes = tuple((path / LABELS).read_text(**TEXT).removesuffix("\n").split("\n"))
+    return LoadedBundle(classes, json.loads((path / PREPROCESS).read_bytes()), session)
 
 
 def open_session(model: Path) -> Any:
@@ -81,12 +84,12 @@ def write_sums(folder: Path) -> None:
     """Write the SHA-256 of every file in `folder` to SHA256SUMS, in the format of sha256sum."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
     lines = [f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-    (folder / SUMS).write_text("".join(lines))
+    (folder / SUMS).write_text("".join(lines), **TEXT)
 
 
 def _check_sums(path: Path) -> None:
     try:
-        lines = (path / SUMS).read_text().splitlines()
+        lines = (path / SUMS).read_text(**TEXT).splitlines()
     except (OSError, UnicodeDecodeError):
         raise ExportError(
             f"{path} is not a bundle: it has no readable {SUMS}; make one with `trainer export`"

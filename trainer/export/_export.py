@@ -25,6 +25,8 @@ from trainer.export._bundle import (
     MODEL,
     PREPROCESS,
     PROBABILITIES,
+    SUMS,
+    TEXT,
     open_session,
     run,
     write_sums,
@@ -33,9 +35,10 @@ from trainer.export._preprocess import to_input
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.model import build
 from trainer.preprocess import ROUNDING
-from trainer.tracking import LoadedModel, with_unique_names
+from trainer.tracking import LoadedModel, Sample, with_unique_names
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
+PARTIAL = ".partial"
 ALLOWED = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 
 
@@ -59,7 +62,6 @@ def export(model: LoadedModel, out: Path) -> Bundle:
 
     Raises: ExportError if `out` cannot be written, the model has no samples, or ONNX Runtime and PyTorch disagree.
     """
-    _check_free(out)
     if not model.samples:
         raise ExportError(
             f"{model.source} has no sample images to compare with; put its data set where it was, or train it again"
@@ -111,17 +113,26 @@ def _write(folder: Path, model: LoadedModel) -> float:
     (folder / "golden").mkdir()
     for sample in model.samples:
         (folder / "golden" / sample.name).write_bytes(sample.jpeg)
-    inputs = np.stack([to_input(sample.jpeg, info.preprocess) for sample in model.samples])
+    inputs = np.stack([_golden_input(model, sample) for sample in model.samples])
     with torch.inference_mode():
         probabilities = model.module(torch.from_numpy(inputs)).float().softmax(dim=1).numpy()
     np.save(folder / INPUTS, inputs)
     np.save(folder / PROBABILITIES, probabilities)
 
-    (folder / LABELS).write_text("".join(f"{name}\n" for name in info.classes))
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in info.classes), **TEXT)
     _write_texts(folder, model, probabilities)
     difference = _compare(folder / MODEL, inputs, probabilities, model.source)
     write_sums(folder)
     return difference
+
+
+def _golden_input(model: LoadedModel, sample: Sample) -> npt.NDArray[np.float32]:
+    try:
+        return to_input(sample.jpeg, model.info.preprocess)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ExportError(
+            f"the sample {sample.name} of {model.source} cannot be decoded ({error}); use another version"
+        ) from None
 
 
 def _write_texts(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np.float32]) -> None:
@@ -142,7 +153,7 @@ def _write_texts(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np
     title = f"{registered.name} version {registered.version}" if registered else model.source
     title += ", for NVIDIA Jetson"
     measured = not (math.isnan(info.top1) or math.isnan(info.top5))
-    template = files("trainer.export").joinpath("templates/README.txt").read_text()
+    template = files("trainer.export").joinpath("templates/README.txt").read_text("utf-8")
     (folder / "README.txt").write_text(
         template.format(
             title=title,
@@ -157,7 +168,8 @@ def _write_texts(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np
             size=int(info.preprocess["val_size"]),
             input=INPUT_NAME,
             output=OUTPUT_NAME,
-        )
+        ),
+        **TEXT,
     )
 
 
@@ -216,34 +228,37 @@ def _compare(
     return difference
 
 
-def _check_free(out: Path) -> None:
-    if out.is_dir():
-        if any(out.iterdir()):
-            raise ExportError(f"{out} is not empty; give --out a new folder, or remove it first")
-        if out.is_mount():
-            raise ExportError(
-                f"{out} is a mount point and cannot be replaced; give a folder inside, --out {out}/NAME"
-            )
-    elif out.exists() or out.is_symlink():
-        raise ExportError(f"{out} is a file; give --out a new folder")
-
-
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into; it becomes `out` if all goes well, and is removed otherwise."""
-    beside = out.absolute().with_name(f".{out.absolute().name}.partial")
+    """A hidden folder to write into; what is in it goes to `out` if all goes well, and is removed otherwise.
+
+    It becomes `out`, or lies in it where that exists: a mount point or somebody's current folder cannot be replaced.
+    """
     try:
-        shutil.rmtree(beside, ignore_errors=True)  # of an export that was killed
-        beside.mkdir(parents=True)
-        yield beside
-        beside.replace(out)
+        there, beside = out.is_dir(), out.absolute().with_name(f".{out.absolute().name}{PARTIAL}")
+        partial = out / PARTIAL if there else beside
+        if there and any(path.name != PARTIAL for path in out.iterdir()):
+            raise ExportError(f"{out} is not empty; give --out a new folder, or remove it first")
+        if not there and (out.exists() or out.is_symlink()):
+            raise ExportError(f"{out} is a file; give --out a new folder")
+        for left in (partial, beside):  # of an export that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if there:
+                # The sums come last: they make it a bundle.
+                for path in sorted(partial.iterdir(), key=lambda path: path.name == SUMS):
+                    path.replace(out / path.name)
+            else:
+                partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ExportError(
             f"{out} cannot be written: {error.strerror or error}; choose another --out"
         ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", **TEXT)

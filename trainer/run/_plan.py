@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import ranks
+from trainer import names, ranks
 from trainer.config import Recipe, load_recipe
 from trainer.dataset import Dataset, open_dataset
 from trainer.errors import ConfigError
@@ -16,6 +18,8 @@ from trainer.files import write_json
 from trainer.run._options import RunOptions
 
 RECIPE, DATASET = "recipe.json", "dataset.json"  # in the run folder: what the run is made of
+MUCH = 200  # characters; runs whose differences take more are not alike
+UNKNOWN = "no recipe"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Plan:
     recipe: Recipe
     dataset: Dataset
     folder: Path  # the run folder
+    news: str = ""  # how a new run differs from one that is there, as words; empty if none is alike
 
     def write(self) -> None:
         """Write down in the run folder what the run is made of, unless an earlier start has."""
@@ -67,14 +72,17 @@ def make_plan(options: RunOptions) -> Plan:
     """
     recipe, dataset = load_recipe(options.recipe, options.set), open_dataset(options.data)
     recipe.steps_per_epoch(len(dataset.train))
-    name = options.name or recipe.name
-    if "/" in name or name.startswith("."):
-        raise ConfigError(
-            f"--name {name} cannot name a folder; choose another --runs or --name, without slashes and leading dots"
-        )
-    # Ten digits, or a run of another --name would be found as well: digits-2 beside digits.
-    for folder in sorted(options.runs.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 10}")):
-        if not differences(folder, recipe, dataset, unknown="no recipe"):
+    name = options.name if options.name is not None else recipe.name
+    try:
+        names.folder_name(name)
+    except ValueError as error:
+        raise ConfigError(f"{name!r} cannot name a folder: {error}; give another --name") from None
+    alike = {
+        folder: differences(folder, recipe, dataset, unknown=UNKNOWN)
+        for folder in _folders(options.runs, name)
+    }
+    for folder, others in alike.items():
+        if not others:
             return Plan(recipe, dataset, folder)
     folder = options.runs / f"{name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
     if there := differences(folder, recipe, dataset):
@@ -82,7 +90,22 @@ def make_plan(options: RunOptions) -> Plan:
             f"the run in {folder} was begun with {there}; go on with its own settings (--set KEY=VALUE), or give "
             "the new run another --name"
         )
-    return Plan(recipe, dataset, folder)
+    known = {run: others for run, others in alike.items() if others != UNKNOWN and len(others) <= MUCH}
+    nearest = min(known, key=lambda run: len(known[run]), default=None)
+    return Plan(
+        recipe, dataset, folder, f"{nearest} has {known[nearest]}; this is a new run" if nearest else ""
+    )
+
+
+def _folders(runs: Path, name: str) -> list[Path]:
+    """Folders of runs of this name."""
+    try:
+        if runs.exists() and not runs.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        # Ten digits, or a run of another --name would be found as well: digits-2 beside digits.
+        return sorted(runs.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 10}"))
+    except OSError as error:
+        raise ConfigError(f"--runs {runs} cannot be used: {error.strerror}; choose another") from None
 
 
 def differences(folder: Path, recipe: Recipe, dataset: Dataset, *, unknown: str = "") -> str:

@@ -45,9 +45,7 @@ def read_result(folder: Path) -> RunResult | None:
     """What came out of the run in `folder`; None if it is not finished."""
     try:
         stored = json.loads((folder / RESULT).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
+    except (OSError, ValueError):
         return None  # as of a run that is not finished: its end is repeated
     known = {field.name for field in fields(RunResult)}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from trainer.run._result import RunResult, read_result
 
 if TYPE_CHECKING:
     from trainer.run._worker import Display
+
+logger = logging.getLogger(__name__)
 
 
 def train_run(options: TrainOptions, *, display: Display | None = None) -> RunResult | None:
@@ -37,6 +40,8 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
     from trainer.run._worker import work
 
     processes = preflight(plan, options)
+    if plan.news and not ranks.launched_by_trainer() and ranks.rank() == 0:
+        logger.info("%s", plan.news)
     if not ranks.under_torchrun():
         wait_for_spot_end()
         if processes > 1:

@@ -34,7 +34,7 @@ def read_run_ref(folder: Path) -> RunRef | None:
     """The MLflow run that the run in `folder` was synced to last; None if it never was."""
     try:
         return RunRef(**json.loads((folder / RUN_FILE).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
 
 
