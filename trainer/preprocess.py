@@ -28,7 +28,8 @@ def resized_sizes(sizes: npt.ArrayLike, shorter: int) -> npt.NDArray[np.int64]:
     Source: torchvision.transforms.functional.resize.
     """
     sides = np.asarray(sizes, np.int64)
-    return shorter * sides // sides.min(axis=-1, keepdims=True)
+    resized: npt.NDArray[np.int64] = shorter * sides // sides.min(axis=-1, keepdims=True)
+    return resized
 
 
 def crop_corners(sizes: npt.ArrayLike, crop: int) -> npt.NDArray[np.int64]:

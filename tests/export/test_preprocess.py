@@ -29,7 +29,8 @@ def test_pixels_are_those_of_torchvision(width: int, height: int) -> None:
     ours = to_input(data, preprocessing(preprocess))
 
     theirs = torchvisions_preprocessing(preprocess)(Image.open(io.BytesIO(data)))
-    assert (ours.shape, ours.dtype) == ((3, 32, 32), np.float32)
+    assert ours.shape == (3, 32, 32)
+    assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
 
 

@@ -95,10 +95,13 @@ def _show(result: RunResult, given: TrainOptions) -> None:
 
 def _show_plan(plan: Plan, given: TrainOptions) -> None:
     from trainer.cli._terminal import show_table
-    from trainer.run import network_summary, preflight
+    from trainer.run import proof_of
 
     recipe, dataset = plan.recipe, plan.dataset
-    processes, summary = preflight(plan, given), network_summary(plan)
+    with proof_of(plan, given, dry=True) as proof:
+        from trainer.run import network_summary, preflight
+
+        (processes, tracking), summary = preflight(plan, given, proof), network_summary(plan)
     steps = recipe.steps_per_epoch(len(dataset.train))
     accumulation_steps = recipe.accumulation_steps(processes, given.batch_per_gpu)
     cost = summary.line() if summary else "whose layers cannot be counted here, see `trainer summary`"
@@ -113,6 +116,7 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
             f"{recipe.micro_batch(processes, given.batch_per_gpu)} images",
             "peak lr": f"{recipe.peak_lr:g}",
             "run": str(plan.folder),
+            "MLflow": tracking,
             **({"new": plan.news} if plan.news else {}),
         },
     )

@@ -4,7 +4,7 @@
 augmentation.
 """
 
-from trainer.dataloader._crops import CROP_ATTEMPTS, MEAN, STD, preprocessing, random_resized_crops
+from trainer.dataloader._crops import CROP_ATTEMPTS, preprocessing, random_resized_crops
 from trainer.dataloader._integrity import check_decoding
 from trainer.dataloader._loaders import Batch, TrainLoader, ValLoader
 from trainer.dataloader._pipelines import (
@@ -15,6 +15,7 @@ from trainer.dataloader._pipelines import (
     pipeline_options,
 )
 from trainer.dataloader._sampler import epoch_order, step_draws
+from trainer.preprocess import MEAN, STD
 
 __all__ = [
     "CROP_ATTEMPTS",

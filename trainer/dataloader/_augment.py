@@ -27,7 +27,7 @@ from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.data_node import DataNode
 
 from trainer.config import Preprocess
-from trainer.dataloader._crops import MEAN
+from trainer.preprocess import MEAN
 
 MAGNITUDE_BINS = 31  # magnitudes are whole numbers from 0 to 30
 FILL = 128  # grey value of pixels that come in from outside of the image

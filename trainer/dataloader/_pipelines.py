@@ -34,8 +34,8 @@ from torch.nn import functional as F
 from trainer import ranks
 from trainer.config import Decoder
 from trainer.dataloader._augment import Augmentation, Spec
-from trainer.dataloader._crops import MEAN, STD
 from trainer.distributed import World
+from trainer.preprocess import MEAN, STD
 
 PREFETCH = 2  # batches that each pipeline finishes before they are asked for
 BATCHES_IN_USE = PREFETCH + 3  # batches whose encoded bytes a pipeline may be working on

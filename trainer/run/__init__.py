@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.run._export import export_model
     from trainer.run._find_lr import LrSuggestion, find_lr
     from trainer.run._options import EvaluateOptions, FindLrOptions, TrainOptions
-    from trainer.run._plan import Plan, make_plan, require_single_process
+    from trainer.run._plan import Plan, make_plan, proof_of, require_single_process
     from trainer.run._preflight import network_summary, preflight
     from trainer.run._resolve import ResolvedModel, resolve_model
     from trainer.run._result import RunResult, read_result
@@ -43,6 +43,7 @@ _MODULES = {
     "make_plan": "_plan",
     "network_summary": "_preflight",
     "preflight": "_preflight",
+    "proof_of": "_plan",
     "read_result": "_result",
     "require_single_process": "_plan",
     "resolve_model": "_resolve",
@@ -66,6 +67,7 @@ __all__ = [
     "make_plan",
     "network_summary",
     "preflight",
+    "proof_of",
     "read_result",
     "require_single_process",
     "resolve_model",

@@ -16,6 +16,7 @@ from trainer.dataset import Dataset, open_dataset
 from trainer.errors import ConfigError
 from trainer.files import write_json
 from trainer.run._options import RunOptions
+from trainer.tracking import ProofProcess, Question
 
 RECIPE, DATASET = "recipe.json", "dataset.json"  # in the run folder: what the run is made of
 MUCH = 200  # characters; runs whose differences take more are not alike
@@ -106,6 +107,12 @@ def _folders(runs: Path, name: str) -> list[Path]:
         return sorted(runs.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 10}"))
     except OSError as error:
         raise ConfigError(f"--runs {runs} cannot be used: {error.strerror}; choose another") from None
+
+
+def proof_of(plan: Plan, options: RunOptions, *, dry: bool) -> ProofProcess:
+    """What checks, beside this process, that MLflow will take the run; `dry`: and leaves a local store as it was."""
+    recipe = plan.recipe
+    return ProofProcess(Question(options.runs, recipe.experiment, recipe.registered_model_name, dry))
 
 
 def differences(folder: Path, recipe: Recipe, dataset: Dataset, *, unknown: str = "") -> str:

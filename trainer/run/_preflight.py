@@ -6,14 +6,24 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer import ranks
 from trainer.distributed import choose_device, choose_nproc
-from trainer.errors import ConfigError, Stopped, TrackingError
+from trainer.errors import ConfigError, Stopped, TrackingDown, TrackingError
 from trainer.model import Summary, find, summary_of
+from trainer.performance import defaults as autotune_defaults
 from trainer.run._options import TrainOptions
 from trainer.run._plan import Plan
-from trainer.tracking import check_reachable, read_run_ref, tracking_uri
+from trainer.run._rehearsal import rehearse
+from trainer.tracking import (
+    ProofProcess,
+    check_address,
+    check_reachable,
+    read_run_ref,
+    redact,
+    tracking_uri,
+)
 from trainer.training import SpotWatch, StopRequest, metadata_service
 
 NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
@@ -21,22 +31,59 @@ NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
 logger = logging.getLogger(__name__)
 
 
-def preflight(plan: Plan, options: TrainOptions) -> int:
-    """Check that the run can be trained on this machine and that MLflow answers.
+class Preflight(NamedTuple):
+    """What was found before a run starts."""
 
-    Returns: number of processes, on all machines together.
-    Raises: ConfigError, DeviceError, TrackingError.
+    processes: int  # on all machines together
+    tracking: str  # where, and what was made there, as words; empty in all processes but the first
+
+
+def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflight:
+    """Check that the run can be trained on this machine to its end, and that MLflow will take it.
+
+    Args:
+        plan: of the run.
+        options: how it is started.
+        proof: what checks MLflow.
+
+    Raises: ConfigError, DataError, DeviceError, TrackingError.
     """
     recipe, device = plan.recipe, choose_device(options.device)
     processes = ranks.world_size() if ranks.under_torchrun() else choose_nproc(device, options.nproc_per_node)
     recipe.accumulation_steps(processes, options.batch_per_gpu)
     if recipe.sync_batch_norm and processes > 1 and device == "cpu":
         raise ConfigError("sync_batch_norm needs GPUs; leave it out here with --set sync_batch_norm=false")
-    find(recipe.model)
-    if ranks.rank() == 0:
+    if ranks.rank() != 0 or ranks.launched_by_trainer():
+        find(recipe.model)
+        return Preflight(processes, "")
+    made = make_runs_folder(options.runs)
+    try:
+        fits = options.batch_per_gpu or (
+            autotune_defaults().execution.batch_per_gpu if device == "cpu" else None
+        )
+        rehearse(plan, recipe.micro_batch(processes, fits))
         # A run that was in MLflow before has the right address. A new one may have a wrong one.
-        check_tracking(options.runs, offline=options.offline or bool(read_run_ref(plan.folder)))
-    return processes
+        if options.offline or read_run_ref(plan.folder):
+            check_tracking(options.runs, offline=True)
+            return Preflight(processes, redact(tracking_uri(options.runs)))
+        try:
+            return Preflight(processes, proof.run())
+        except TrackingDown as error:
+            raise TrackingError(f"{error}; --offline starts without it") from None
+    finally:
+        if made:
+            with suppress(OSError):  # it holds something by now
+                options.runs.rmdir()
+
+
+def make_runs_folder(runs: Path) -> bool:
+    """Make the folder of all runs; whether there was none. Raises: ConfigError."""
+    try:
+        made = not runs.exists()
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--runs {runs} cannot be made: {error.strerror}; choose another") from None
+    return made
 
 
 def check_tracking(runs: Path, *, offline: bool) -> None:
@@ -44,10 +91,8 @@ def check_tracking(runs: Path, *, offline: bool) -> None:
 
     Raises: ConfigError, TrackingError.
     """
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--runs {runs} cannot be made: {error.strerror}; choose another") from None
+    make_runs_folder(runs)
+    check_address(tracking_uri(runs))
     try:
         check_reachable(tracking_uri(runs))
     except TrackingError as error:

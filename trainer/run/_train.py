@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer import ranks
 from trainer.run._options import TrainOptions
-from trainer.run._plan import make_plan
+from trainer.run._plan import make_plan, proof_of
 from trainer.run._result import RunResult, read_result
 
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
     plan = make_plan(options)
     if not ranks.under_torchrun() and (result := read_result(plan.folder)):
         return result
-    # Now and not before: these import torch, which takes seconds.
-    from trainer.run._launch import launch_until_done
-    from trainer.run._preflight import preflight, wait_for_spot_end
-    from trainer.run._worker import work
+    with proof_of(plan, options, dry=False) as proof:
+        # Now and not before: these import torch, which takes seconds.
+        from trainer.run._launch import launch_until_done
+        from trainer.run._preflight import preflight, wait_for_spot_end
+        from trainer.run._worker import work
 
-    processes = preflight(plan, options)
+        processes = preflight(plan, options, proof).processes
     if plan.news and not ranks.launched_by_trainer() and ranks.rank() == 0:
         logger.info("%s", plan.news)
     if not ranks.under_torchrun():

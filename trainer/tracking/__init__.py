@@ -12,9 +12,10 @@ from trainer.tracking._history import (
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url
+from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model, with_unique_names
-from trainer.tracking._server import check_reachable, tracking_uri
+from trainer.tracking._server import check_address, check_reachable, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 
 __all__ = [
@@ -28,17 +29,21 @@ __all__ = [
     "ModelInfo",
     "NullLog",
     "Point",
+    "ProofProcess",
+    "Question",
     "Registered",
     "RunHistory",
     "RunInfo",
     "RunLog",
     "RunRef",
     "Sample",
+    "check_address",
     "check_reachable",
     "has_saved_model",
     "load_model",
     "read_journal",
     "read_run_ref",
+    "redact",
     "register",
     "run_url",
     "save_model",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trainer.errors import TrackingDown, TrackingError
@@ -52,10 +53,35 @@ def check_reachable(uri: str | None = None) -> None:
         server answers with an error of its own.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    if not uri:
+        return
+    check_address(uri)
     if uri.startswith("sqlite:///"):
         _check_file(Path(uri.removeprefix("sqlite:///")))
-    elif uri.startswith(("http://", "https://")):
+    else:
         _check_server(uri)
+
+
+def check_address(uri: str) -> None:
+    """Refuse a tracking URI at which no MLflow can ever answer; nobody is asked. Raises: TrackingError."""
+    if uri.startswith("sqlite:///"):
+        return
+    shown = redact(uri)
+    example = "write it as http://HOST:5000 or https://HOST"
+    try:
+        parts = urlsplit(uri)
+        named = bool(parts.hostname) and parts.port != 0  # reading a port that is no number raises
+    except ValueError:
+        named, parts = False, urlsplit("")
+    if parts.scheme not in ("http", "https") or not named or re.search(r"[\s\"'<>]", uri):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI={shown!r} is not the address of an MLflow server; {example}"
+        )
+    if parts.fragment or parts.query or "#" in uri or "?" in uri:
+        page = parts._replace(path=re.sub(r"/+$", "", parts.path), query="", fragment="").geturl()
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI={shown!r} is the address of a page in MLflow's UI; use {redact(page)}"
+        )
 
 
 def connect(uri: str) -> MlflowClient:
@@ -91,8 +117,7 @@ def quiet() -> Iterator[None]:
 
 def redact(uri: str) -> str:
     """`uri` without user and password, to be shown."""
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.username or ''}:{parts.password}@", "") if parts.password else uri
+    return re.sub(r"//[^/]*@", "//", uri, count=1)
 
 
 def shortened(error: Exception) -> str:
@@ -124,23 +149,40 @@ def _check_file(database: Path) -> None:
 
 def _check_server(uri: str) -> None:
     connect(uri)  # its imports and settings
+    end = time.monotonic() + TIMEOUT
+    answer = _ask(uri, "GET", "experiments/search", {"max_results": 1}, end)
+    # An MLflow that has no experiments answers {}; whoever else answers 200 does so with a page.
+    if not isinstance(answer, dict) or not answer.keys() <= {"experiments", "next_page_token"}:
+        raise TrackingError(
+            f"what answers at {redact(uri)} is a page and not MLflow; check that MLFLOW_TRACKING_URI is the server's "
+            "own address, and that no login or proxy stands before it"
+        )
+    ids = [one["experiment_id"] for one in answer.get("experiments", [])] or ["0"]
+    # What the end of a run needs, and MLflow 2 has not.
+    _ask(uri, "POST", "logged-models/search", {"experiment_ids": ids, "max_results": 1}, end, since="3.0")
+    _ask(uri, "GET", "registered-models/search", {"max_results": 1}, end)
+
+
+def _ask(
+    uri: str, method: str, endpoint: str, content: dict[str, Any], end: float, *, since: str = ""
+) -> Any:
+    """The JSON that MLflow's REST API answers; None if it is none. It is tried again until `end`."""
     # No public API of MLflow: its client repeats a request for minutes, hides the status, and is the only one to
     # know the user's credentials and certificates.
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    end, shown = time.monotonic() + TIMEOUT, redact(uri)
+    shown = redact(uri)
     while True:
-        left = max(1.0, end - time.monotonic())
         try:
             answer = http_request(
                 get_default_host_creds(uri),
-                "/api/2.0/mlflow/experiments/search",
-                "GET",
+                f"/api/2.0/mlflow/{endpoint}",
+                method,
                 max_retries=0,
-                timeout=left,
+                timeout=max(1.0, end - time.monotonic()),
                 raise_on_status=False,
-                params={"max_results": 1},
+                **{"params" if method == "GET" else "json": content},
             )
         except Exception as error:
             if time.monotonic() + 1 < end and "timed out" not in str(error):
@@ -152,7 +194,10 @@ def _check_server(uri: str) -> None:
             ) from None
         break
     if answer.status_code == 200:
-        return
+        try:
+            return answer.json()
+        except ValueError:
+            return None
     match answer.status_code:
         case 401:
             cure = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -161,6 +206,8 @@ def _check_server(uri: str) -> None:
                 f"add {urlsplit(uri).netloc.rpartition('@')[2]} to MLFLOW_SERVER_ALLOWED_HOSTS of the server and "
                 "restart it, or use an account with permission"
             )
+        case 404 if since:
+            cure = f"it has no {endpoint}: use an MLflow server of version {since} or newer"
         case 404:
             cure = "check that MLFLOW_TRACKING_URI is the address of an MLflow server"
         case _:
