@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,10 +31,11 @@ from trainer.tracking._server import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 SECONDS = 90.0  # that the proof may take after MLflow has answered
 CONTENT = b"written by trainer to see whether it comes back\n"
-RUN = "start-up check"  # name of the run that is made and deleted
+RUN, FILE, TAG = "start-up check", "check.txt", "trainer.check"  # what is made and deleted
 
 
 class Question(NamedTuple):
@@ -94,8 +95,13 @@ def _prove(question: Question, uri: str) -> str:
             stage = f"make the experiment {question.experiment}"
             known = client.get_experiment_by_name(question.experiment) is not None
             experiment = find_or_make_experiment(question.runs, question.experiment, client)
-            for stage, step in _steps(client, experiment, question.model):  # noqa: B007 - the stage is for errors
-                step()
+            probe = _Probe(client, experiment, question.model)
+            try:
+                for stage, step in probe.steps():  # noqa: B007 - the stage is for errors
+                    step()
+            finally:
+                with suppress(Exception):  # a server that keeps it does no harm
+                    probe.remove()
     except TrackingError:
         raise
     except Exception as error:  # of the database's, the disk's and the store's own libraries
@@ -110,64 +116,77 @@ def _cure(uri: str) -> str:
     return "mend the server or its artifact store (Compose: `docker compose logs mlflow`) or this account's permissions"
 
 
-def _steps(client: MlflowClient, experiment: str, model: str) -> list[tuple[str, Callable[[], object]]]:
-    """What a run does up to its end, with the words of an error; its traces are removed at the end."""
-    from mlflow.artifacts import download_artifacts
-    from mlflow.entities import Metric, Param
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+class _Probe:
+    """A run with all that a run leaves behind."""
 
-    made: dict[str, str] = {}
+    def __init__(self, client: MlflowClient, experiment: str, model: str) -> None:
+        self._client, self._experiment, self._model = client, experiment, model
+        self._run: Run | None = None
 
-    def make_run() -> None:
-        run = client.create_run(experiment, run_name=RUN, tags={"mlflow.source.name": "trainer"})
-        made["run"], made["artifacts"] = run.info.run_id, run.info.artifact_uri
+    def steps(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What a run does up to its end, in the order in which it does it, with the words for an error."""
+        yield "make a run", self._begin
+        yield "take metrics and parameters", self._log
+        yield "store a file and give it back", self._store
+        yield f"log the model {self._model}", self._log_model
+        yield f"register the model {self._model}", self._tag_model
 
-    def log() -> None:
-        client.log_batch(made["run"], metrics=[Metric("check", 1.0, 0, 0)], params=[Param("check", "1")])
+    def remove(self) -> None:
+        """Take the run back: its file is deleted, the run itself goes to MLflow's trash."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    def store() -> None:
+        if self._run is None:
+            return
+        self._client.delete_run(self._run.info.run_id)
+        stored = get_artifact_repository(self._run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
+        stored.delete_artifacts(FILE)
+
+    def _begin(self) -> None:
+        self._run = self._client.create_run(
+            self._experiment, run_name=RUN, tags={"mlflow.source.name": "trainer"}
+        )
+
+    def _log(self) -> None:
+        from mlflow.entities import Metric, Param
+
+        metrics, params = [Metric("check", 1.0, 0, 0)], [Param("check", "1")]
+        self._client.log_batch(self._id, metrics=metrics, params=params)
+
+    def _store(self) -> None:
+        from mlflow.artifacts import download_artifacts
+
+        assert self._run is not None
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "check.txt")
-            file.write_bytes(CONTENT)
-            client.log_artifact(made["run"], str(file))
+            Path(folder, FILE).write_bytes(CONTENT)
+            self._client.log_artifact(self._id, str(Path(folder, FILE)))
             back = download_artifacts(
-                artifact_uri=f"{made['artifacts']}/check.txt",
+                artifact_uri=f"{self._run.info.artifact_uri}/{FILE}",
                 dst_path=f"{folder}/back",
-                tracking_uri=client.tracking_uri,
+                tracking_uri=self._client.tracking_uri,
             )
             if Path(back).read_bytes() != CONTENT:
                 raise OSError("another file came back")
 
-    def log_model() -> None:
-        logged = client.create_logged_model(experiment, name=model, source_run_id=made["run"])
-        client.delete_logged_model(logged.model_id)
+    def _log_model(self) -> None:
+        logged = self._client.create_logged_model(self._experiment, name=self._model, source_run_id=self._id)
+        self._client.delete_logged_model(logged.model_id)
 
-    def tag_model() -> None:
-        client.search_registered_models(max_results=1)
+    def _tag_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
         try:
-            client.get_registered_model(model)
+            self._client.get_registered_model(self._model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return
-        client.set_registered_model_tag(model, "trainer.check", "1")
-        client.delete_registered_model_tag(model, "trainer.check")
+        self._client.set_registered_model_tag(self._model, TAG, "1")
+        self._client.delete_registered_model_tag(self._model, TAG)
 
-    def remove() -> None:
-        with suppress(Exception):  # a store that keeps what it has is of no harm
-            repository = get_artifact_repository(made["artifacts"], tracking_uri=client.tracking_uri)
-            repository.delete_artifacts("check.txt")
-        client.delete_run(made["run"])
-
-    return [
-        ("make a run", make_run),
-        ("take metrics and parameters", log),
-        ("store a file and give it back", store),
-        (f"log the model {model}", log_model),
-        (f"register the model {model}", tag_model),
-        ("delete the run of this check", remove),
-    ]
+    @property
+    def _id(self) -> str:
+        assert self._run is not None
+        return str(self._run.info.run_id)
 
 
 class ProofProcess:
