@@ -71,6 +71,58 @@ def test_a_recipe_or_setting_that_is_wrong(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "optimizer.nesterov=true", "--set", "optimizer.momentum=0"], "optimizer.momentum above 0"),
+        (["--set", "epochs=1", "--set", "schedule.warmup_epochs=0.9"], "change schedule.warmup_epochs"),
+        (["--set", "seed=18446744073709551616"], "seed = 18446744073709551616: must be less than"),
+        (["--set", "seed=-1"], "seed = -1: must be greater"),
+        (["--set", "global_batch=1"], "one image at a time"),
+        (["--batch-per-gpu", "1"], "one image at a time"),
+        (["--set", "global_batch=2", "--nproc-per-node", "2"], "one image at a time"),
+        (["--name", "x" * 260], "it is 260 bytes long"),
+        (["--set", "registered_model_name=a.b"], "letters, digits, - and _ only; use a-b"),
+        (["--set", "registered_model_name=.."], "letters, digits, - and _ only"),
+        (["--set", f"registered_model_name={'x' * 300}"], "it is 300 bytes long"),
+        (["--set", "ema_decay=0.9", "--set", "ema_steps=1000"], "ema_steps=1000 is more than the 28 steps"),
+        (["--set", "model=vit_b_16"], "Wrong image height"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_the_start(
+    folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+    more: list[str],
+) -> None:
+    fixed = ["--set", "global_batch=8", "--set", "model=resnet18", "--data", photos, "--device", "cpu"]
+
+    assert says in refused(capsys, "train", "digits", *fixed, *arguments, *more)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--offline"]])
+@pytest.mark.parametrize(
+    "address", ["localhost:5077", '"http://127.0.0.1:9"', "./mlruns", "http://127.0.0.1:9/#/"]
+)
+def test_an_address_that_is_none_is_refused_also_offline(
+    folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    more: list[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    arguments = ["train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cpu", *more]
+
+    assert "MLFLOW_TRACKING_URI=" in refused(capsys, *arguments)
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cuda")
@@ -151,5 +203,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     ]
     assert main([*arguments, "--dry-run"]) == 0
 
-    assert "90 epochs of 2 steps of 8 images" in capsys.readouterr().out
-    assert not list(folder.glob("runs/rn50*"))
+    shown = capsys.readouterr().out
+    assert "90 epochs of 2 steps of 8 images" in shown
+    assert "mlflow.db, which the run will make" in shown
+    assert list(folder.iterdir()) == []

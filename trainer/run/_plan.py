@@ -77,7 +77,7 @@ def make_plan(options: RunOptions) -> Plan:
     try:
         names.folder_name(name)
     except ValueError as error:
-        raise ConfigError(f"{name!r} cannot name a folder: {error}; give another --name") from None
+        raise ConfigError(f"--name {name[:50]!r} cannot name a folder: {error}; give another") from None
     alike = {
         folder: differences(folder, recipe, dataset, unknown=UNKNOWN)
         for folder in _folders(options.runs, name)

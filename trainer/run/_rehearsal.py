@@ -18,6 +18,7 @@ from trainer.export import to_input
 from trainer.model import find
 from trainer.run._plan import Plan
 from trainer.run._samples import samples_of
+from trainer.tracking import quiet
 from trainer.training import learning_rate, make_loss, make_model, make_optimizer, mixed
 
 CPU = torch.device("cpu")
@@ -33,8 +34,9 @@ def rehearse(plan: Plan, micro_batch: int) -> None:
     Raises: ConfigError that names the setting; DataError for a sample that the bundle could not be checked with.
     """
     recipe, dataset = plan.recipe, plan.dataset
-    _rehearse_schedule(recipe, recipe.steps_per_epoch(len(dataset.train)))
-    _rehearse_network(recipe, len(dataset.classes), min(2, micro_batch))
+    with torch.random.fork_rng([]):
+        _rehearse_schedule(recipe, recipe.steps_per_epoch(len(dataset.train)))
+        _rehearse_network(recipe, len(dataset.classes), min(2, micro_batch))
     for sample in samples_of(dataset.val):
         try:
             to_input(sample.jpeg, preprocessing(recipe.preprocess))
@@ -73,9 +75,9 @@ def _rehearse_network(recipe: Recipe, classes: int, images: int) -> None:
     try:
         find(recipe.model)
         try:
-            _train(recipe, classes, images, torch.device("meta"))
+            network = _train(recipe, classes, images, torch.device("meta"))
         except Exception:  # as of a network of one's own that looks at its numbers
-            _train(recipe, classes, images, CPU)
+            network = _train(recipe, classes, images, CPU)
     except TrainerError:
         raise
     except Exception as error:  # whatever a network of one's own raises
@@ -89,10 +91,28 @@ def _rehearse_network(recipe: Recipe, classes: int, images: int) -> None:
         raise ConfigError(
             f"model={recipe.model} cannot be trained as the recipe says ({type(error).__name__}: {said}); {cure}"
         ) from None
+    if ":" in recipe.model:  # torchvision's can all be registered, and take seconds
+        _rehearse_registration(recipe, network)
 
 
-def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> None:
-    """Forward and backward passes of `images` images of all sizes that occur, and a validation pass."""
+def _rehearse_registration(recipe: Recipe, network: torch.nn.Module) -> None:
+    """Make what is registered of a network of one's own: torch.export's graph of it."""
+    device, size = next(network.parameters(), torch.empty(0)).device, recipe.preprocess.val_size
+    try:
+        with quiet():
+            torch.export.export(
+                network, (_zeros(2, size).to(device),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+            )
+    except Exception as error:  # of many kinds
+        said = str(error).strip().partition("\n")[0][:200]
+        raise ConfigError(
+            f"model={recipe.model} can be trained but not registered: torch.export cannot follow it "
+            f"({type(error).__name__}: {said}); let it compute without looking at the numbers of a batch"
+        ) from None
+
+
+def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> torch.nn.Module:
+    """Forward and backward passes of `images` images of all sizes that occur, and a validation pass; the network."""
     labels = torch.zeros(images, dtype=torch.int64)
     batches = mixed(
         iter([Batch(torch.zeros(images, 3, 8, 8), labels)]),
@@ -104,7 +124,7 @@ def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> N
     )
     (batch,) = batches
     targets = (labels if batch.targets is None else batch.targets).to(device)
-    with torch.random.fork_rng([]), device:
+    with device:
         network = make_model(dataclasses.replace(recipe, sync_batch_norm=False), classes, World(0, 1, device))
         loss = make_loss(recipe)
         network.train()
@@ -117,6 +137,7 @@ def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> N
         network.eval()
         with torch.inference_mode():
             network(_zeros(1, recipe.preprocess.val_size))
+    return network
 
 
 def _zeros(images: int, size: int) -> torch.Tensor:

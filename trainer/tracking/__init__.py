@@ -15,7 +15,7 @@ from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model, with_unique_names
-from trainer.tracking._server import check_address, check_reachable, redact, tracking_uri
+from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "check_reachable",
     "has_saved_model",
     "load_model",
+    "quiet",
     "read_journal",
     "read_run_ref",
     "redact",
