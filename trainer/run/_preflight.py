@@ -56,12 +56,10 @@ def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflig
     if ranks.rank() != 0 or ranks.launched_by_trainer():
         find(recipe.model)
         return Preflight(processes, "")
+    fits = options.batch_per_gpu or (autotune_defaults().execution.batch_per_gpu if device == "cpu" else None)
+    rehearse(plan, recipe.micro_batch(processes, fits))
     made = make_runs_folder(options.runs)
     try:
-        fits = options.batch_per_gpu or (
-            autotune_defaults().execution.batch_per_gpu if device == "cpu" else None
-        )
-        rehearse(plan, recipe.micro_batch(processes, fits))
         # A run that was in MLflow before has the right address. A new one may have a wrong one.
         if options.offline or read_run_ref(plan.folder):
             check_tracking(options.runs, offline=True)
@@ -71,7 +69,7 @@ def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflig
         except TrackingDown as error:
             raise TrackingError(f"{error}; --offline starts without it") from None
     finally:
-        if made:
+        if made and proof.question.dry:
             with suppress(OSError):  # it holds something by now
                 options.runs.rmdir()
 

@@ -200,15 +200,11 @@ class ProofProcess:
     """
 
     def __init__(self, question: Question) -> None:
-        self._question = question
+        self.question = question
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def __enter__(self) -> Self:
-        if (
-            threading.active_count() == 1
-            and "torch" not in sys.modules
-            and not _store_to_come(self._question)
-        ):
+        if threading.active_count() == 1 and "torch" not in sys.modules and not _store_to_come(self.question):
             # A copy of this process is there at once, and nobody's __main__ is imported again.
             context = multiprocessing.get_context("fork")
             self._end, other = context.Pipe()
@@ -219,11 +215,11 @@ class ProofProcess:
 
     def run(self) -> str:
         """What `prove` returns or raises, after a minute and a half at most."""
-        check_address(tracking_uri(self._question.runs))
+        check_address(tracking_uri(self.question.runs))
         if self._process is None:
-            return prove(self._question)
+            return prove(self.question)
         try:
-            self._end.send(self._question)
+            self._end.send(self.question)
             if self._end.poll(SECONDS):
                 answer = self._end.recv()
                 if isinstance(answer, Exception):
@@ -233,7 +229,7 @@ class ProofProcess:
             raise TrackingError(
                 "MLflow could not be checked: the process that does it was killed; look at the memory of this machine"
             ) from None
-        uri = redact(tracking_uri(self._question.runs))
+        uri = redact(tracking_uri(self.question.runs))
         raise TrackingDown(f"MLflow at {uri} does not answer in time; look at the server's log")
 
     def __exit__(
