@@ -70,6 +70,23 @@ def test_every_epoch_is_evaluated_once_and_every_step_logged_once(
     assert not model.training
 
 
+def test_until_an_ema_has_begun_the_network_itself_is_evaluated_kept_and_registered(
+    small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    """The weights of the start were measured, and would have been registered."""
+    plain, averaged = Notes(), Notes()
+    expected, accuracy = train(small, dataset, tmp_path / "plain", ALONE, plain)
+    late = replace(small, ema_decay=0.9, ema_steps=1000)
+    model, same = train(late, dataset, tmp_path / "late", ALONE, averaged)
+
+    assert averaged.of(metrics.VAL_LOSS) == plain.of(metrics.VAL_LOSS)
+    assert same == accuracy
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+    kept = load_state(tmp_path / "late" / "checkpoints" / "best.pt", "ema")
+    assert kept["updates"] == 0
+    assert kept["weights"].keys() == expected.state_dict().keys()
+
+
 def test_every_evaluation_says_how_long_it_took(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     notes = Notes()
     train(small, dataset, tmp_path, ALONE, notes)
