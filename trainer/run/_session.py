@@ -18,16 +18,16 @@ OF_A_DISK = {
     errno.EDQUOT,
     errno.EFBIG,
     errno.EIO,
-    errno.EISDIR,
-    errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.EEXIST,
     errno.ENOENT,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
     errno.ESTALE,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
 }
 
 

@@ -78,7 +78,7 @@ def find_run(folder: Path, client: MlflowClient) -> Run | None:
 
 def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:
     """Make the MLflow run of the run in `folder`, and its experiment if there is none."""
-    experiment = find_or_make_experiment(folder.resolve().parent, history.experiment, client)
+    experiment = find_or_make_experiment(folder, history.experiment, client)
     client.create_run(
         experiment,
         start_time=history.started,
@@ -98,14 +98,14 @@ def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:
     return first
 
 
-def find_or_make_experiment(runs: Path, name: str, client: MlflowClient) -> str:
-    """Id of the experiment `name`; a local store keeps its artifacts in the folder `runs`."""
+def find_or_make_experiment(folder: Path, name: str, client: MlflowClient) -> str:
+    """Id of the experiment `name`; a local store keeps its artifacts beside the run folder `folder`."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         local = client.tracking_uri.startswith("sqlite:")
-        artifacts = runs.resolve() / "artifacts" / name
+        artifacts = folder.resolve().parent / "artifacts" / name
         try:
             return client.create_experiment(
                 name,

@@ -94,7 +94,7 @@ def _prove(question: Question, uri: str) -> str:
             client = connect(uri)
             stage = f"make the experiment {question.experiment}"
             known = client.get_experiment_by_name(question.experiment) is not None
-            experiment = find_or_make_experiment(question.runs, question.experiment, client)
+            experiment = find_or_make_experiment(question.runs / RUN, question.experiment, client)
             probe = _Probe(client, experiment, question.model)
             try:
                 for stage, step in probe.steps():  # noqa: B007 - the stage is for errors

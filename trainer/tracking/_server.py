@@ -34,6 +34,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
 TIMEOUT = 10.0  # seconds that `check_reachable` tries
 CREATION_TIMEOUT = 120.0  # seconds that another process may take to make an SQLite store
 
@@ -115,14 +116,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def redact(uri: str) -> str:
-    """`uri` without user and password, to be shown."""
-    return re.sub(r"//[^/]*@", "//", uri, count=1)
+def redact(text: str) -> str:
+    """`text` with each address in it without user, password or token: to be shown, or stored."""
+    return _CREDENTIALS.sub("", text)
 
 
 def shortened(error: Exception) -> str:
-    """The error's text on one line, at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """The error's text on one line, at most 300 characters, without passwords."""
+    return redact(" ".join(str(error).split()))[:300]
 
 
 def is_outage(error: MlflowException) -> bool:
