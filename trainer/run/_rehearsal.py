@@ -91,7 +91,7 @@ def _rehearse_network(recipe: Recipe, classes: int, images: int) -> None:
         raise ConfigError(
             f"model={recipe.model} cannot be trained as the recipe says ({type(error).__name__}: {said}); {cure}"
         ) from None
-    if ":" in recipe.model:  # torchvision's can all be registered, and take seconds
+    if ":" in recipe.model:  # torchvision's families can be (16 were tried), and it takes them seconds
         _rehearse_registration(recipe, network)
 
 
