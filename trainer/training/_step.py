@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +20,13 @@ from trainer.model import build
 from trainer.training._losses import init_classifier_prior, make_loss
 from trainer.training._meter import Meter
 from trainer.training._precision import LossScaler, choose_precision
+
+# torch 2.14 renamed it while it was made, and NGC's image holds a build from before its release.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 def make_loader(split: Split, recipe: Recipe, world: World, execution: Execution) -> TrainLoader:
@@ -82,7 +90,10 @@ class Step:
             device_ids = [world.device] if world.device.type == "cuda" else None
             # BatchNorm's buffers are made equal where they are read: before an evaluation, and in a checkpoint.
             self._parallel = DistributedDataParallel(
-                model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+                model,
+                device_ids=device_ids,
+                gradient_as_bucket_view=True,
+                **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             )
         self._network = compiled(self._parallel or model, execution.compile)
         self._graphs, self._on_gpu = execution.compile == "cudagraphs", world.device.type == "cuda"
