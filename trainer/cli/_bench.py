@@ -92,7 +92,8 @@ def run_train(options: Namespace) -> int:
             open_dataset(options.data) if options.data else make_sample(Path(folder), images=PHOTOS)
         )
         on_gpu = world.device.type == "cuda"
-        tuned = measure(recipe, dataset.train, world, **given) if on_gpu else defaults(**given)
+        # As before a run of ImageNet's length, though these photos may be few.
+        tuned = measure(recipe, dataset.train, world, **given, short_run=0) if on_gpu else defaults(**given)
         result = bench_train(
             recipe,
             dataset.train,
