@@ -3,6 +3,7 @@
 from trainer.dataset._check import Finding, check_files, counts_per_class, in_threads, quarantine
 from trainer.dataset._doubts import doubts, published_counts
 from trainer.dataset._download import fetch
+from trainer.dataset._headers import Header, Refused, read_header, without_texts
 from trainer.dataset._ignored import Ignored, IgnoredCount, IgnoredCounts, ignored_in
 from trainer.dataset._images import Resize
 from trainer.dataset._manifest import (
@@ -34,12 +35,14 @@ __all__ = [
     "Fetch",
     "Finding",
     "Form",
+    "Header",
     "Ignored",
     "IgnoredCount",
     "IgnoredCounts",
     "ImageRecord",
     "Prepared",
     "Progress",
+    "Refused",
     "Resize",
     "Skipped",
     "Source",
@@ -65,8 +68,10 @@ __all__ = [
     "prepare",
     "published_counts",
     "quarantine",
+    "read_header",
     "several",
     "shown",
     "tiny_imagenet",
+    "without_texts",
     "write_manifest",
 ]

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trainer.dataset._headers import is_image
 from trainer.dataset._ignored import Ignored
-from trainer.dataset._images import SIGNATURES
 from trainer.dataset._listing import ClassFolders, list_class_folders
 from trainer.dataset._manifest import (
     QUARANTINE,
@@ -145,7 +145,7 @@ def _is_image(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(8).startswith(SIGNATURES)
+            return is_image(file.read(16))
     except OSError:
         return False
 

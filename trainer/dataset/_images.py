@@ -1,18 +1,17 @@
-"""Encoded images: their size from the header, and smaller copies of large JPEGs."""
+"""Encoded images: which are usable, and smaller copies of large JPEGs."""
 
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
-import simplejpeg
-
-from trainer.dataset._archives import Data
+from trainer.dataset._headers import Data, Refused, read_header
 
 MAX_PIXELS = 100_000_000  # ImageNet's largest image has 61 million
 MAX_SIDE = 65_535  # pixels; the manifest has 16 bits for a side
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+MAX_RATIO = (
+    100  # of the sides: the shorter one is resized to a few hundred pixels, and the other grows with it
+)
 
 # Pillow is imported where it is used: hardly any image needs it.
 
@@ -35,8 +34,11 @@ class Resize:
         """
         from PIL import Image
 
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        header = read_header(data)
+        if header.format != "JPEG":
+            return data, (header.width, header.height)
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.mode not in ("RGB", "L"):
                 return data, image.size
             scale = self.shorter_side / min(image.size)
             size = (round(image.width * scale), round(image.height * scale))
@@ -49,29 +51,14 @@ class Resize:
 
 
 def image_size(data: Data) -> tuple[int, int] | str:
-    """Width and height of a JPEG or PNG in pixels, from its header; or the reason why it is not usable."""
-    if not data:
-        return "is empty"
-    if not bytes(data[:8]).startswith(SIGNATURES):
-        return "is neither a JPEG nor a PNG"
+    """Width and height of an image in pixels, from its header; or the reason why it is not usable."""
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # a PNG, or a JPEG too strange for that
-        width, height = _size_by_pillow(data)
-    if width < 1 or height < 1:
-        return "has no size in its header"
+        header = read_header(data)
+    except Refused as reason:
+        return str(reason)
+    width, height = header.width, header.height
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         return f"claims {width} x {height} pixels; a decompression bomb, or no photo to train on"
+    if max(width, height) > MAX_RATIO * min(width, height):
+        return f"is a strip of {width} x {height} pixels, more than {MAX_RATIO} times as long as wide"
     return width, height
-
-
-def _size_by_pillow(data: Data) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a decompression bomb: the caller looks at the size
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 0, 0
