@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NEEDED = (
     "filelock",
     "hypothesis",
+    "isal",
     "nvidia.dali",
     "psutil",
     "pydantic",

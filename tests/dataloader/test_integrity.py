@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import ALONE, write_odd_files
 from trainer.config import Recipe
 from trainer.dataloader import TrainLoader, check_decoding
-from trainer.dataloader._integrity import ImageDecoder
+from trainer.dataloader._decoding import ImageDecoder
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 
 
@@ -67,9 +67,9 @@ def test_every_damage_is_found_and_it_is_said_whether_training_would_stop(
     assert found.keys() == files.keys()
     for name in STOPS:
         assert found[f"{name}.JPEG"].kind == "bad"
-    with ImageDecoder() as dali:
-        for name, one in found.items():
-            assert (dali.decode(files[name]) is None) == (one.kind == "bad"), name
+    dali = ImageDecoder({"device": "cpu"})
+    for name, one in found.items():
+        assert (dali.decode(files[name]) is None) == (one.kind == "bad"), name
 
 
 def test_whatever_dali_stops_at_is_found() -> None:
@@ -77,7 +77,8 @@ def test_whatever_dali_stops_at_is_found() -> None:
     import simplejpeg
 
     rng, missed = random.Random(3), []
-    with ImageDecoder() as dali:
+    dali = ImageDecoder({"device": "cpu"})
+    if True:
         for trial in range(300):
             data = photo(trial % 5, progressive=trial % 3 == 0, subsampling=trial % 3)
             match trial % 4:

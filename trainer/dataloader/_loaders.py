@@ -37,7 +37,7 @@ from trainer.dataloader._pipelines import (
     train_stages,
     val_stages,
 )
-from trainer.dataloader._reader import PlannedBatch, Reader
+from trainer.dataloader._reader import MAX_PIXELS, PlannedBatch, Reader
 from trainer.dataloader._sampler import epoch_order, step_draws
 from trainer.dataset import Split
 from trainer.distributed import World
@@ -143,7 +143,7 @@ class TrainLoader:
         return slice(start, start + self.micro_batch)
 
     def _reader(self, first_step: int, last_step: int, size: int) -> Reader:
-        reader = Reader(self._split, kept=BATCHES_IN_USE)
+        reader = Reader(self._split, kept=BATCHES_IN_USE, decoder=self._decoder)
         reader.start(self._plan(first_step, last_step, size))
         return reader
 
@@ -155,7 +155,8 @@ class TrainLoader:
             draws = step_draws(recipe.seed, step, recipe.global_batch, columns)
             for micro_step in range(self.accumulation_steps):
                 indices = self.indices(step, micro_step)
-                yield PlannedBatch(indices, self._arrays(indices, draws[self._positions(micro_step)], size))
+                arrays = self._arrays(indices, draws[self._positions(micro_step)], size)
+                yield from PlannedBatch(indices, arrays).pieces(self._split.sizes[indices].prod(axis=1))
 
     def _arrays(
         self, indices: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], size: int
@@ -197,12 +198,15 @@ class ValLoader:
         self._split, self._preprocess, self._batch = split, preprocess, batch
         self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
         self.rounds = -(-len(split) // (world.size * batch))  # batches of the process that has most
-        self._reader = Reader(split, kept=BATCHES_IN_USE)
-        stages = val_stages(self._reader, size=preprocess.val_size, decoder=decoder or default_decoder(world))
+        decoder = decoder or default_decoder(world)
+        self._reader = Reader(split, kept=BATCHES_IN_USE, decoder=decoder)
+        stages = val_stages(self._reader, size=preprocess.val_size, decoder=decoder)
         self._pipelines = build_pipelines(stages, **pipeline_options(batch, world))
 
     def __iter__(self) -> Iterator[Batch]:
         """One pass, with `indices`. Raises: DataError naming the file when one cannot be read or decoded."""
+        if not len(self._indices):
+            return  # fewer images than processes
         self._reader.start(self._plan())
         yield from _batches(self._pipelines, self._reader)
         for pipeline in self._pipelines:
@@ -215,36 +219,42 @@ class ValLoader:
             sizes, positions = centre_crops(self._split.sizes[indices], self._preprocess)
             left, top = np.ascontiguousarray(positions.T)  # DALI takes no strides
             arrays = (np.ascontiguousarray(sizes), self._split.labels[indices], left, top)
-            yield PlannedBatch(indices, arrays)
+            pixels = np.maximum(self._split.sizes[indices].prod(axis=1), sizes.astype(np.int64).prod(axis=1))
+            if pixels.max() > MAX_PIXELS:  # `prepare` takes no such image; a manifest may be older
+                name = self._split.path(indices[pixels.argmax()])
+                raise DataError(
+                    f"the image {name} is made {pixels.max():,} pixels large to be validated; make "
+                    "preprocess.val_resize smaller, or prepare the data set again, which leaves out long strips"
+                )
+            yield from PlannedBatch(indices, arrays).pieces(pixels)
 
 
 def _batches(pipelines: list[Pipeline], reader: Reader) -> Iterator[Batch]:
     """Batches of the last pipeline as torch tensors, until the reader's plan ends."""
+    pieces: list[Batch] = []
     try:
         iterator = DALIGenericIterator([pipelines[-1]], ["images", "labels"], size=-1, auto_reset=False)
         for (out,) in iterator:
-            yield Batch(
-                images=out["images"].permute(0, 3, 1, 2),  # a view: memory in HWC is channels-last
-                labels=out["labels"].flatten(),
-                indices=torch.from_numpy(reader.next_indices()),
+            planned = reader.next_planned()
+            pieces.append(
+                Batch(
+                    images=out["images"].permute(0, 3, 1, 2),  # a view: memory in HWC is channels-last
+                    labels=out["labels"].flatten(),
+                    indices=torch.from_numpy(planned.indices),
+                )
             )
+            if planned.ends:
+                yield _joined(pieces)
+                pieces = []
     except RuntimeError as error:
-        damaged = _damaged_file(reader)
-        if damaged is None:
+        culprit = reader.in_hand.culprit()
+        if culprit is None:
             raise
-        raise damaged from error
+        raise culprit from error
 
 
-def _damaged_file(reader: Reader) -> DataError | None:
-    """The error that names the file at which the pipeline stopped: DALI's decoders do not name it."""
-    from PIL import Image
-
-    for path in reader.recent_paths():
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
-            return DataError(
-                f"the image {path} cannot be decoded ({reason}); remove or restore it and start again"
-            )
-    return None
+def _joined(pieces: list[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    images, labels, _, indices = zip(*pieces, strict=True)
+    return Batch(torch.cat(images), torch.cat(labels), indices=torch.cat(indices))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.dataset import Split
+from trainer.dataset import Split, without_texts
 from trainer.tracking import Sample
 
 SAMPLES = 8
@@ -14,6 +14,10 @@ def samples_of(val: Split) -> list[Sample]:
     """Some validation images, spread over the classes."""
     chosen = np.linspace(0, len(val) - 1, min(SAMPLES, len(val))).astype(int)
     return [
-        Sample(name=val.path(index).name, jpeg=val.path(index).read_bytes(), label=int(val.labels[index]))
+        Sample(
+            name=val.path(index).name,
+            jpeg=without_texts(val.path(index).read_bytes()),
+            label=int(val.labels[index]),
+        )
         for index in chosen
     ]
