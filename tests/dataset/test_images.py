@@ -29,7 +29,7 @@ def png(width: int, height: int) -> bytes:
         (jpeg(0, width=31, height=17), (31, 17)),
         (png(7, 9), (7, 9)),
         (b"", "is empty"),
-        (b"GIF89a......", "is a GIF; only JPEG, PNG, WebP and BMP are decoded"),
+        (b"GIF89a......", "is a GIF; only JPEG, PNG and WebP are decoded"),
         (b"\xff\xd8\xff\xe0 and nothing more", "ends within its header"),
         (png(7, 9).replace(b"\0\0\0\x07\0\0\0\x09", b"\0\1\0\0\0\0\0\x09"), "is a PNG with a damaged header"),
     ],

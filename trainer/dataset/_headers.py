@@ -4,7 +4,7 @@ DALI parses headers with nvImageCodec before it decodes. A header that its parse
 signal instead of an error (docs/decisions/0010), and what it takes its decoders may still not know. So both are
 told here, by name and before DALI sees a byte: in `prepare`, in `check`, and in the threads that read for training.
 
-Source: nvImageCodec's src/parsers/ (jpeg.cpp, png.cpp, webp.cpp, bmp.cpp); ITU-T T.81; the PNG, WebP and BMP formats.
+Source: nvImageCodec's src/parsers/ (jpeg.cpp, png.cpp, webp.cpp); ITU-T T.81; the PNG and WebP formats.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ MOST_BLOCKS = 10  # of a JPEG's smallest unit (T.81, B.2.3)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # bits by colour type
-BMP_BITS = {0: (1, 4, 8, 24, 32), 3: (32,)}  # a pixel, by compression: none, or masks for the colours
 WEBP = "WebP, not JPEG"
 
 OTHERS = {  # formats that are named when they are refused, by their first bytes
+    b"BM": "BMP",  # its palettes take DALI's parser down by SIGSEGV
     b"GIF8": "GIF",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -64,7 +64,7 @@ OTHERS = {  # formats that are named when they are refused, by their first bytes
 class Header(NamedTuple):
     """What the header of a usable image says."""
 
-    format: Literal["JPEG", "PNG", "WebP", "BMP"]
+    format: Literal["JPEG", "PNG", "WebP"]
     width: int  # pixels
     height: int
     unusual: str = ""  # what tells it from the JPEGs that every decoder knows; simplejpeg is given no others
@@ -119,8 +119,8 @@ def _stranger(first: bytes) -> str:
         return "is no image: it begins with zeros" if first else "is empty"
     for signature, name in OTHERS.items():
         if first.startswith(signature):
-            return f"is a {name}; only JPEG, PNG, WebP and BMP are decoded"
-    return "is no JPEG, PNG, WebP or BMP"
+            return f"is a {name}; only JPEG, PNG and WebP are decoded"
+    return "is no JPEG, PNG or WebP"
 
 
 def _jpeg(data: Data) -> Header:
@@ -206,7 +206,7 @@ def _png(data: Data) -> Header:
 def _webp(data: Data) -> Header:
     kind, tag, size = struct.unpack_from("<4s4sI", data, 8)
     if kind != b"WEBP":
-        raise Refused("is no JPEG, PNG, WebP or BMP")
+        raise Refused("is no JPEG, PNG or WebP")
     if tag == b"VP8 ":
         sync, width, height = struct.unpack_from("<3sHH", data, 23)
         if sync != b"\x9d\x01\x2a":
@@ -231,16 +231,8 @@ def _webp(data: Data) -> Header:
     return Header("WebP", int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1, WEBP)
 
 
-def _bmp(data: Data) -> Header:
-    size, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
-    if size < 40 or bits not in BMP_BITS.get(compression, ()):
-        raise Refused("is a BMP of a rare kind; store it as PNG")
-    return Header("BMP", width, abs(height), "BMP, not JPEG")
-
-
 READERS: dict[bytes, Callable[[Data], Header]] = {  # by an image's first bytes
     b"\xff\xd8": _jpeg,
     PNG: _png,
     b"RIFF": _webp,
-    b"BM": _bmp,
 }

@@ -71,7 +71,7 @@ def test_files_that_are_no_images_are_skipped_and_named(own: Path) -> None:
 
     assert dict(metadata["skipped"]) == {
         "ant/empty.jpg": "is empty",
-        "ant/gif.jpg": "is a GIF; only JPEG, PNG, WebP and BMP are decoded",
+        "ant/gif.jpg": "is a GIF; only JPEG, PNG and WebP are decoded",
         "ant/fifo.jpg": "is not a regular file",
         "ant/dangling.jpg": "cannot be read: No such file or directory",
         "ant/bomb.jpg": "claims 65500 x 65500 pixels; a decompression bomb, or no photo to train on",
