@@ -1,6 +1,6 @@
 """`python -m trainer` is the `trainer` command."""
 
-from trainer.cli import main
+from trainer.cli import program
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program())

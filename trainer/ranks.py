@@ -7,6 +7,7 @@ import os
 LAUNCHED = (
     "TRAINER_LAUNCHED"  # set in processes that `trainer` itself started, which leave the last word to it
 )
+IN_HAND = "TRAINER_IN_HAND"  # the folder in which a process notes the files that its decoders have in hand
 
 
 def under_torchrun() -> bool:

@@ -16,13 +16,16 @@ import os
 import pkgutil
 import signal
 import sys
+import tempfile
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from trainer import __version__
+from trainer import __version__, ranks
 from trainer.errors import ProcessesFailed, TrainerError
 from trainer.hints import nearest
+from trainer.supervisor import supervise
 
 # The user's way through the commands.
 GROUPS = {
@@ -32,6 +35,27 @@ GROUPS = {
     "ship": "shipping",
     "measure": "measuring this machine",
 }
+
+
+DECODING = ("train", "evaluate", "find-lr")  # commands that hand files to native decoders
+
+
+def program() -> int:
+    """What a shell calls as `trainer`: `main`, and where an image has taken it down, the name of that image."""
+    if sys.argv[1:2] not in [[name] for name in DECODING] or ranks.under_torchrun():
+        return main()
+    with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:
+        os.environ[ranks.IN_HAND] = notes
+        return supervise(main, lambda: _name_culprit(notes))
+
+
+def _name_culprit(notes: str) -> int | None:
+    from trainer.dataloader import culprit_of
+
+    if error := culprit_of(Path(notes)):
+        print(f"trainer: {error}", file=sys.stderr)
+        return error.exit_code
+    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

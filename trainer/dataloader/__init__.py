@@ -5,6 +5,7 @@ augmentation.
 """
 
 from trainer.dataloader._crops import CROP_ATTEMPTS, preprocessing, random_resized_crops
+from trainer.dataloader._in_hand import culprit_of
 from trainer.dataloader._integrity import check_decoding
 from trainer.dataloader._loaders import Batch, TrainLoader, ValLoader
 from trainer.dataloader._pipelines import (
@@ -26,6 +27,7 @@ __all__ = [
     "TrainLoader",
     "ValLoader",
     "check_decoding",
+    "culprit_of",
     "decoder_options",
     "default_decoder",
     "epoch_order",

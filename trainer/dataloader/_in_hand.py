@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from trainer import ranks
 from trainer.config import Decoder
 from trainer.dataloader._child import DecodingChild
 from trainer.errors import DataError
 
-NOTES = "TRAINER_IN_HAND"  # in the environment: the folder for the notes
 MEND = "restore it, or move it out with `trainer check --decode --quarantine`, and start again"
 
 _readers = itertools.count()
@@ -37,7 +37,7 @@ class InHand:
         """
         self._decoder = decoder
         self._batches: deque[list[bytes]] = deque(maxlen=kept)
-        name, folder = f"{os.getpid()}-{next(_readers)}", os.environ.get(NOTES)
+        name, folder = f"{os.getpid()}-{next(_readers)}", os.environ.get(ranks.IN_HAND)
         self._notes = itertools.cycle(
             [Path(folder, f"{name}-{slot}") for slot in range(kept)] if folder else []
         )

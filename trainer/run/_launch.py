@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from trainer import ranks
 from trainer.checkpoint import list_checkpoints
+from trainer.dataloader import culprit_of
 from trainer.errors import ProcessesFailed, Stopped, TrainerError
+from trainer.supervisor import OF_ITS_OWN
 from trainer.tracking import read_journal
 
 SHUTDOWN_SECONDS = 90  # that a process has to stop when it is asked to
@@ -39,7 +42,7 @@ def launch_until_done(
         max_restarts: after crashes without progress in between.
         timeout: seconds that the processes wait for each other.
 
-    Raises: ProcessesFailed with the exit code, if it is not 0.
+    Raises: ProcessesFailed with the exit code, if it is not 0; DataError as `launch`.
     """
     left = max_restarts
     while True:
@@ -67,13 +70,22 @@ def launch(command: Sequence[str], processes: int, *, timeout: float) -> int:
     the input was wrong (2) or the run was stopped and can go on (75).
 
     Returns: the exit code of the process that failed first; KILLED if this one was asked to stop.
+    Raises: DataError naming the image of which a process has died by a signal.
     """
+    with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:
+        code = _launch(command, processes, timeout=timeout, notes=notes)
+        if -code in OF_ITS_OWN and (culprit := culprit_of(Path(notes))):
+            raise culprit
+        return code
+
+
+def _launch(command: Sequence[str], processes: int, *, timeout: float, notes: str) -> int:
     # Stopping takes seconds. Who has not stopped after this is killed, before Docker kills all (120 s).
     shutdown = f"--shutdown-timeout={max(10, min(SHUTDOWN_SECONDS, int(timeout)))}"
     signals = f"--signals-to-handle={','.join(number.name for number in SIGNALS)}"
     arguments = ["--standalone", f"--nproc-per-node={processes}", shutdown, signals]
     before = dict(os.environ)
-    os.environ[ranks.LAUNCHED] = "1"
+    os.environ |= {ranks.LAUNCHED: "1", ranks.IN_HAND: notes}
     # torchrun would say at length that it sets this to 1.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     in_main = threading.current_thread() is threading.main_thread()
