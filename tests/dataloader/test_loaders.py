@@ -1,6 +1,8 @@
 """Which images, crops and indices the batches of training and validation have."""
 
 import gc
+import io
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import ALONE
+from tests.dataset.encoded import encoded, inserted, lossless, pixels
 from trainer.config import Execution, Preprocess, Recipe
-from trainer.dataloader import TrainLoader, ValLoader, step_draws
+from trainer.dataloader import Batch, TrainLoader, ValLoader, check_decoding, step_draws
 from trainer.dataloader._crops import CROP_DRAWS
-from trainer.dataset import Dataset, open_dataset
+from trainer.dataloader._reader import MAX_PIXELS, PlannedBatch
+from trainer.dataset import Dataset, Split, folder, open_dataset, prepare
 from trainer.distributed import World
 from trainer.errors import DataError
 
@@ -190,7 +195,7 @@ def test_validation_can_be_repeated(dataset: Dataset, tiny: Recipe) -> None:
         assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
 
-@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "grown"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "zeros", "one bit", "grown"])
 def test_a_file_that_went_bad_stops_the_run_with_its_name(
     photos: Path, tmp_path: Path, tiny: Recipe, damage: str
 ) -> None:
@@ -198,11 +203,15 @@ def test_a_file_that_went_bad_stops_the_run_with_its_name(
     split = open_dataset(tree).train
     bad = tree / "train" / "dog" / "005.JPEG"
     good = bad.read_bytes()
-    bad.write_bytes(
-        {"emptied": b"", "cut": good[:700], "overwritten": b"x" * len(good), "grown": good + b"x" * 99}[
-            damage
-        ]
-    )
+    changed = {
+        "emptied": b"",
+        "cut": good[:700],
+        "overwritten": b"x" * len(good),
+        "zeros": bytes(len(good)),
+        "one bit": good[:-50] + bytes([good[-50] ^ 1]) + good[-49:],
+        "grown": good + b"x" * 99,
+    }
+    bad.write_bytes(changed[damage])
 
     with pytest.raises(DataError, match=str(bad)):
         list(TrainLoader(split, tiny, ALONE).batches(first_step=0, last_step=10))
@@ -231,3 +240,102 @@ def test_a_batch_outlives_the_pipeline_that_made_it(dataset: Dataset, tiny: Reci
         torch.equal(batch.images, pixels) and torch.equal(batch.labels, labels)
         for batch, pixels, labels in kept
     )
+
+
+def older(root: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A data set of an older trainer, which took any image that Pillow opens."""
+
+    def size(data: bytes) -> tuple[int, int]:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+
+    for split in ("train", "val"):
+        (root / split / "c").mkdir(parents=True)
+        for name, data in files.items():
+            (root / split / "c" / name).write_bytes(data)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.dataset._preparation.image_size", size)
+        prepare(folder(root, out=root), root)
+    return open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (inserted(encoded(), b"\0garbage"), "has stray bytes between the segments of its header"),
+        (lossless(pixels()[:, :, 0]), "is a JPEG of the kind SOF3"),
+        (encoded()[:-20], "cannot be decoded (Premature end of JPEG file)"),
+        (encoded("PNG")[:-12], "ends within its header"),
+    ],
+    ids=["garbage", "lossless", "cut", "png"],
+)
+def test_what_an_older_trainer_has_prepared_ends_with_the_name_of_the_image(
+    tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, bad: bytes, said: str
+) -> None:
+    good = {f"{seed}.jpg": encoded(seed=seed) for seed in range(7)}
+    dataset = older(tmp_path, {**good, "bad.jpg": bad}, monkeypatch)
+
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/train/c/bad.jpg {said}")):
+        list(TrainLoader(dataset.train, tiny, ALONE).batches(first_step=0, last_step=1))
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/val/c/bad.jpg {said}")):
+        list(ValLoader(dataset.val, tiny.preprocess, ALONE, batch=8))
+    assert {one.path for one in check_decoding(dataset) if one.kind == "bad"} == {
+        "train/c/bad.jpg",
+        "val/c/bad.jpg",
+    }
+
+
+def test_a_strip_that_an_older_trainer_has_prepared_is_named_before_it_takes_all_memory(
+    tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    Image.new("L", (65000, 1)).save(file, "PNG")
+    dataset = older(tmp_path, {"a.jpg": encoded(), "strip.png": file.getvalue()}, monkeypatch)
+    preprocess = replace(tiny.preprocess, val_resize=256)
+
+    with pytest.raises(DataError, match=r"strip\.png is made 4,259,840,000 pixels large to be validated"):
+        list(ValLoader(dataset.val, preprocess, ALONE, batch=8))
+
+
+@pytest.mark.parametrize("most", [1, 10_000, 20_000])
+def test_batches_are_the_same_when_their_images_are_decoded_in_pieces(
+    dataset: Dataset, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Large photos are decoded a few at a time, so that memory does not grow with them."""
+
+    def batches() -> list[Batch]:
+        train = TrainLoader(dataset.train, replace(tiny, preprocess=AUGMENTED), ALONE)
+        val = ValLoader(dataset.val, replace(tiny.preprocess, val_resize=36), ALONE, batch=4)
+        return [*train.batches(first_step=1, last_step=4), *val, *val]
+
+    whole = batches()
+    monkeypatch.setattr("trainer.dataloader._reader.MAX_PIXELS", most)
+    pieces = batches()
+
+    assert len(whole) == len(pieces) == 3 + 3 + 3
+    for one, other in zip(whole, pieces, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert other.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.labels, other.labels)
+        assert one.indices is not None
+        assert other.indices is not None
+        assert torch.equal(one.indices, other.indices)
+
+
+def test_a_batch_is_cut_into_pieces_of_few_pixels_and_at_least_one_image() -> None:
+    planned = PlannedBatch(np.arange(6), (np.arange(6) * 10,))
+    most = MAX_PIXELS // 4
+    pieces = list(planned.pieces(np.array([most, most, 3 * most, 9 * most, most, most])))
+
+    assert [piece.indices.tolist() for piece in pieces] == [[0, 1], [2], [3], [4, 5]]
+    assert [piece.arrays[0].tolist() for piece in pieces] == [[0, 10], [20], [30], [40, 50]]
+    assert [piece.ends for piece in pieces] == [False, False, False, True]
+
+
+def test_a_process_without_validation_images_has_no_batch(dataset: Dataset, tiny: Recipe) -> None:
+    one = Split(dataset.val.root, dataset.val.rows[:1])
+    loaders = [ValLoader(one, tiny.preprocess, world, batch=4) for world in worlds(2)]
+
+    assert [[len(batch.labels) for batch in loader] for loader in loaders] == [[1], []]
+    assert [[len(batch.labels) for batch in loader] for loader in loaders] == [[1], []]  # and so again
+    assert {loader.rounds for loader in loaders} == {1}
