@@ -61,7 +61,7 @@ def evaluate_model(options: EvaluateOptions) -> EvaluationResult | None:
         return _in_processes(options, processes)
     with join_world(options.device) as world:
         model = _checked(options, dataset, world.device)
-        with full_precision():
+        with full_precision(), world.detect_lost_ranks():
             accuracy = evaluate(
                 flip_tta(model.network) if options.tta else model.network,
                 ValLoader(dataset.val, model.preprocess, world, batch=options.batch_size),

@@ -96,6 +96,7 @@ def _launch(command: Sequence[str], processes: int, *, timeout: float, notes: st
         codes = [failure.exitcode for failure in error.failures.values()]
         # One that had a reason to end says more than those that missed it.
         reasons = [code for code in codes if code in (TrainerError.exit_code, Stopped.exit_code)]
+        reasons += [code for code in codes if -code in OF_ITS_OWN]
         return reasons[0] if reasons else error.get_first_failure()[1].exitcode
     except SignalException:
         return KILLED
