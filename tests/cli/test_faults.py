@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
@@ -53,12 +54,11 @@ def begun(folder: Path) -> bool:
 
 def process_of(rank: int, *launchers: subprocess.Popen[str]) -> int:
     """Number of the process that is `rank` under one of these launchers."""
-    parents = [launcher.pid for launcher in launchers]
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) in parents and f"\0RANK={rank}\0".encode() in (entry / "environ").read_bytes():
-                return int(entry.name)
+    for launcher in launchers:
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RANK") == str(rank):
+                    return process.pid
     raise AssertionError(f"there is no rank {rank}")
 
 

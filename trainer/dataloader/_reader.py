@@ -152,7 +152,8 @@ def read_file(path: bytes, into: npt.NDArray[np.uint8]) -> None:
         ) from None
     if size != len(into):
         raise DataError(
-            f"the image {os.fsdecode(path)} has {size:,} bytes and was prepared with {len(into):,}; {MEND}"
+            f"the image {os.fsdecode(path)} has {size:,} bytes and was prepared with {len(into):,}; "
+            "restore it, or move it out with `trainer check --quarantine`, and start again"
         )
 
 
