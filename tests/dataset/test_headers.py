@@ -94,6 +94,7 @@ def test_a_header_is_walked_as_strictly_as_by_dali(name: str) -> None:
         (bytes(3000), "is no image: it begins with zeros"),
         (BASELINE[:20] + bytes(3000), "has stray bytes between the segments of its header, at byte 20"),
         (BASELINE[:200], "ends within its header"),
+        (inserted(BASELINE, b"\xff\xd0\0\2"), "has a marker D0 in its header, at byte 21"),
         (framed(BASELINE, size=b"\0\0\0\x50"), "has no size in its header"),
         (encoded("PNG")[:-1], "is a PNG that ends early"),
         (encoded("PNG")[:-20], "is a PNG that ends early"),
