@@ -137,9 +137,8 @@ def _jpeg(data: Data) -> Header:
             place += 1
         if marker == 0xDA:
             break
-        if (
-            marker <= 0x01 or 0xD0 <= marker <= 0xD9
-        ):  # these have no length: parsers do not agree on what follows
+        # Without a length: parsers do not agree on what follows.
+        if marker <= 0x01 or 0xD0 <= marker <= 0xD9:
             raise Refused(f"has a marker {marker:02X} in its header, at byte {place - 1}")
         length = data[place] << 8 | data[place + 1]
         if length < 2 or (marker == 0xE1 and length < 8 and data[place + 2 : place + 8] == b"Exif\0\0"):
