@@ -16,6 +16,7 @@ for name in (
     "scipy",
     "sklearn",
     "requests",
+    "isal",
     "simplejpeg",
     "onnx",
     "onnxruntime",
