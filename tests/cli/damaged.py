@@ -68,7 +68,9 @@ def damage(root: Path, case: Case) -> list[str]:
     files = sorted((root / WHERE[case.phase]).rglob("*.jpg"))
     chosen = random.Random(f"{case}").sample(files, case.files)
     for path in chosen:
-        path.write_bytes(DAMAGE[case.kind](path.read_bytes()))
+        before = path.read_bytes()
+        path.write_bytes(DAMAGE[case.kind](before))
+        assert path.read_bytes() != before
     return [str(path.relative_to(root)) for path in chosen]
 
 

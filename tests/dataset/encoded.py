@@ -183,7 +183,7 @@ DAMAGE: dict[str, Change] = {  # that leaves the length as it is, but for "cut"
     "zeros": lambda data: bytes(len(data)),
     "garbage": lambda data: inserted(data, b"\0garbage")[: len(data)],
     "cut": lambda data: data[: len(data) * 2 // 3],
-    "other": lambda data: encoded(seed=99).ljust(len(data), b"\0")[: len(data)],
+    "other": lambda data: encoded(seed=999).ljust(len(data), b"\0")[: len(data)],
     "text": lambda data: (b"no image " * len(data))[: len(data)],
     "hole": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
 }
