@@ -25,6 +25,7 @@ from isal import isal_zlib
 from nvidia.dali import fn, pipeline_def, types
 
 from trainer.dataset import Refused, read_header, without_texts
+from trainer.preprocess import to_rgb
 
 PLAIN = ("YCbCr", "Gray")  # colour spaces of ordinary JPEGs
 CLOSE = 2.0  # mean difference of pixels (of 255) up to which two decoders agree
@@ -146,10 +147,7 @@ def _pillow(data: bytes) -> npt.NDArray[np.uint8] | None:
 
     try:
         with Image.open(io.BytesIO(without_texts(data))) as image:
-            if image.mode.startswith("I"):  # 16 bits of grey, of which convert() would clip all above 255
-                grey = (np.asarray(image, np.float64) / 257 + 0.5).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(to_rgb(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
