@@ -93,11 +93,14 @@ def test_a_sample_that_the_bundle_could_not_be_made_with_is_named(tmp_path: Path
     for part in ("train", "val"):
         for index in range(8):
             write_photo(tmp_path / "data" / part / "cat" / f"{index}.JPEG", seed=index)
-    prepare(folder(tmp_path / "data", out=tmp_path / "data"), tmp_path / "data")
     image = tmp_path / "data" / "val" / "cat" / "0.JPEG"
-    image.write_bytes(b"\0" * image.stat().st_size)
-
+    image.write_bytes(image.read_bytes()[:-200])  # `prepare` looks at headers only
+    prepare(folder(tmp_path / "data", out=tmp_path / "data"), tmp_path / "data")
     with pytest.raises(DataError, match=r"cannot be read by Pillow .*remove or restore it"):
+        rehearse(plan(tmp_path / "data", tmp_path), 8)
+
+    image.write_bytes(b"\0" * image.stat().st_size)
+    with pytest.raises(DataError, match=r"0.JPEG has changed since it was prepared"):
         rehearse(plan(tmp_path / "data", tmp_path), 8)
 
 

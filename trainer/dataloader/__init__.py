@@ -15,6 +15,7 @@ from trainer.dataloader._pipelines import (
     normalise,
     pipeline_options,
 )
+from trainer.dataloader._reader import read_image
 from trainer.dataloader._sampler import epoch_order, step_draws
 from trainer.preprocess import MEAN, STD
 
@@ -35,5 +36,6 @@ __all__ = [
     "pipeline_options",
     "preprocessing",
     "random_resized_crops",
+    "read_image",
     "step_draws",
 ]

@@ -132,6 +132,18 @@ def _read_files(paths: list[bytes], files: list[npt.NDArray[np.uint8]], checksum
         verify(path, file, crc32)
 
 
+def read_image(split: Split, index: int) -> bytes:
+    """A file of the split, as it was prepared.
+
+    Raises: DataError naming it if it cannot be read, has changed, or is of a kind that DALI does not decode.
+    """
+    row, path = split.rows[index], os.fsencode(split.path(index))
+    data = np.empty(row["bytes"], np.uint8)
+    read_file(path, data)
+    verify(path, data, int(row["crc32"]))
+    return data.tobytes()
+
+
 def read_file(path: bytes, into: npt.NDArray[np.uint8]) -> None:
     """Fill `into` with a file. Its crop windows follow from the manifest, so it must still be the same file.
 
