@@ -179,14 +179,18 @@ def test_torch_may_use_what_is_free_but_for_the_reserve(monkeypatch: pytest.Monk
     """A T4 of which CUDA has taken 0.5 GiB, and torch holds 2 GiB already."""
     gib = 2**30
     shares: list[float] = []
+    gpu._available.cache_clear()
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (12 * gib, 14.5 * gib))
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 2 * gib)
     monkeypatch.setattr(
         "torch.cuda.set_per_process_memory_fraction", lambda share, device: shares.append(share)
     )
     gpu.limit_memory(torch.device("cuda", 0), reserve=gib)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (11 * gib, 14.5 * gib))
+    gpu.limit_memory(torch.device("cuda", 0), reserve=gib)
 
-    assert shares == [pytest.approx(13 / 14.5)]
+    assert shares == [pytest.approx(13 / 14.5)] * 2, "what DALI has taken since is its reserve"
+    gpu._available.cache_clear()
 
 
 @pytest.mark.parametrize("capability", [75, 86, 90])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -84,14 +85,21 @@ def set_up(device: torch.device) -> None:
 
 
 def limit_memory(device: torch.device, *, reserve: int) -> None:
-    """Leave `reserve` bytes of the memory that is free now, and of what torch has of it, to others than torch.
+    """Leave `reserve` bytes to others than torch, of the memory that was free when this was first called.
 
     Above that torch raises OutOfMemoryError after it has emptied its own cache, where DALI would find no memory, which
     ends the process.
     """
-    free, total = torch.cuda.mem_get_info(device)
-    limit = (free + torch.cuda.memory_reserved(device) - reserve) / total
+    available, total = _available(device)
+    limit = (available - reserve) / total
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.01, limit)), device)
+
+
+@cache
+def _available(device: torch.device) -> tuple[int, int]:
+    """Bytes that torch could have, and the GPU's; asked once, for what DALI has taken later is its reserve."""
+    free, total = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device), total
 
 
 def _has_code(capability: tuple[int, int], built: Sequence[str]) -> bool:
