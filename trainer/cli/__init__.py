@@ -42,7 +42,7 @@ DECODING = ("train", "evaluate", "find-lr")  # commands that hand files to nativ
 
 def program() -> int:
     """What a shell calls as `trainer`: `main`, and where an image has taken it down, the name of that image."""
-    if sys.argv[1:2] not in [[name] for name in DECODING] or ranks.under_torchrun():
+    if sys.argv[1:2] not in [[name] for name in DECODING] or ranks.has_rank():
         return main()
     with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:
         os.environ[ranks.IN_HAND] = notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torchvision
@@ -51,6 +51,24 @@ def build(architecture: str, classes: int, *, zero_init_residual: bool = False) 
     return module
 
 
+def rebuild(architecture: str, classes: int, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """The network of `architecture` with these weights, in eval mode, on the CPU.
+
+    The only way in which stored weights become a network: they are numbers, and the code is that of `build`.
+
+    Raises: ConfigError if there is no such architecture, or the weights are another network's.
+    """
+    module = build(architecture, classes)
+    try:
+        module.load_state_dict(dict(weights))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(
+            f"the weights are not those of {architecture} for {classes} classes: {' '.join(lines[:2])[:200]}"
+        ) from None
+    return module.eval()
+
+
 def find(architecture: str) -> Maker:
     """What makes this architecture; see `build`.
 
@@ -67,7 +85,8 @@ def find(architecture: str) -> Maker:
         )
     module, _, name = architecture.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does
+        # At the end: a random.py or an onnx.py that lies beside the network replaces nothing.
+        sys.path.append(os.getcwd())
     try:
         own: Maker = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from trainer import ranks
 from trainer.checkpoint import list_checkpoints
 from trainer.dataloader import culprit_of
-from trainer.errors import ProcessesFailed, Stopped, TrainerError
+from trainer.errors import ProcessesFailed, ProcessLost, Stopped, TrainerError
+from trainer.processes import MAIN, safe_path
 from trainer.supervisor import OF_ITS_OWN
 from trainer.tracking import read_journal
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def launch_until_done(
-    command: Sequence[str], processes: int, folder: Path, *, max_restarts: int, timeout: float
+    command: Sequence[str], processes: int, folder: Path, *, result: Path, max_restarts: int, timeout: float
 ) -> None:
     """Run `trainer COMMAND` in `processes` processes; after a crash again, from the newest checkpoint.
 
@@ -39,15 +41,16 @@ def launch_until_done(
         command: arguments of `trainer`.
         processes: on this machine.
         folder: the run folder; a new checkpoint in it is progress.
+        result: the file that they leave when all is done.
         max_restarts: after crashes without progress in between.
         timeout: seconds that the processes wait for each other.
 
-    Raises: ProcessesFailed with the exit code, if it is not 0; DataError as `launch`.
+    Raises: ProcessesFailed with the exit code, if it is not 0; DataError and ProcessLost as `launch`.
     """
     left = max_restarts
     while True:
         before = list_checkpoints(folder / "checkpoints")[:1]
-        code = launch(command, processes, timeout=timeout)
+        code = launch(command, processes, result=result, timeout=timeout)
         if code == 0:
             return
         if code == KILLED and read_journal(folder, empty=True).status == "interrupted":
@@ -63,20 +66,33 @@ def launch_until_done(
         logger.warning("a process ended (%s); all are started again from the last checkpoint", _cause(code))
 
 
-def launch(command: Sequence[str], processes: int, *, timeout: float) -> int:
+def launch(command: Sequence[str], processes: int, *, result: Path, timeout: float) -> int:
     """Run `trainer COMMAND` in `processes` processes under torchrun.
 
     torchrun itself answers any failure with a traceback and exit code 1, which would hide whether
     the input was wrong (2) or the run was stopped and can go on (75).
 
+    Args:
+        command: arguments of `trainer`.
+        processes: on this machine.
+        result: the file that the processes leave when all is done.
+        timeout: seconds that they wait for each other.
+
     Returns: the exit code of the process that failed first; KILLED if this one was asked to stop.
-    Raises: DataError naming the image of which a process has died by a signal.
+    Raises: DataError naming the image of which a process has died by a signal; ProcessLost if all ended with 0 and
+        left no result: exit codes say nothing of what was run.
     """
+    result.unlink(missing_ok=True)  # a damaged one, for a sound one would have been believed
     with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:
         code = _launch(command, processes, timeout=timeout, notes=notes)
         if -code in OF_ITS_OWN and (culprit := culprit_of(Path(notes))):
             raise culprit
-        return code
+    if code == 0 and not result.exists():
+        raise ProcessLost(
+            f"the processes of `trainer {command[0]}` ended with exit code 0 but without a result, {result.name}; "
+            "start the same command again"
+        )
+    return code
 
 
 def _launch(command: Sequence[str], processes: int, *, timeout: float, notes: str) -> int:
@@ -85,13 +101,13 @@ def _launch(command: Sequence[str], processes: int, *, timeout: float, notes: st
     signals = f"--signals-to-handle={','.join(number.name for number in SIGNALS)}"
     arguments = ["--standalone", f"--nproc-per-node={processes}", shutdown, signals]
     before = dict(os.environ)
-    os.environ |= {ranks.LAUNCHED: "1", ranks.IN_HAND: notes}
+    os.environ |= {ranks.LAUNCHED: "1", ranks.IN_HAND: notes, **safe_path(), "PYTHON_EXEC": sys.executable}
     # torchrun would say at length that it sets this to 1.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     in_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in SIGNALS if in_main}
     try:
-        torchrun.run(torchrun.parse_args([*arguments, "-m", "trainer", *command]))  # type: ignore[no-untyped-call]
+        torchrun.run(torchrun.parse_args([*arguments, str(MAIN), *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         # One that had a reason to end says more than those that missed it.

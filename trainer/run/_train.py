@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainer import ranks
 from trainer.run._options import TrainOptions
 from trainer.run._plan import make_plan, proof_of
-from trainer.run._result import RunResult, read_result
+from trainer.run._result import RESULT, RunResult, read_result
 
 if TYPE_CHECKING:
     from trainer.run._worker import Display
@@ -31,6 +31,7 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
     Raises: ConfigError, DataError, DeviceError, TrackingError, CheckpointError for what the user can mend;
         TrainingDiverged; Stopped when the run was stopped, with everything saved; ProcessesFailed.
     """
+    ranks.require_nproc(options.nproc_per_node)
     plan = make_plan(options)
     if not ranks.under_torchrun() and (result := read_result(plan.folder)):
         return result
@@ -50,11 +51,12 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
                 ["train", *options.arguments()],
                 processes,
                 plan.folder,
+                result=plan.folder / RESULT,
                 max_restarts=options.max_restarts,
                 timeout=options.timeout,
             )
             result = read_result(plan.folder)
-            assert result is not None, "processes that end well leave a result"
+            assert result is not None, "`launch` demands one"
             return replace(result, again=False)
     result = work(plan, options, display)
     return None if ranks.launched_by_trainer() else result

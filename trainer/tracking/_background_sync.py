@@ -9,6 +9,7 @@ from typing import Self
 from trainer.errors import ProcessLost
 from trainer.tracking._child import BackgroundChild
 from trainer.tracking._history import read_journal
+from trainer.tracking._sync import is_synced
 
 
 class BackgroundSync:
@@ -39,9 +40,12 @@ class BackgroundSync:
         return self._child.pid
 
     def wait(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the end of the sync: whether everything is in MLflow."""
+        """Wait at most `timeout` seconds for the end of the sync: whether everything is in MLflow.
+
+        MLflow is asked: that a child ended with 0 says nothing of what it did.
+        """
         assert self._child is not None
-        return self._child.wait(timeout)
+        return self._child.wait(timeout) and is_synced(self._folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -49,5 +53,5 @@ class BackgroundSync:
         assert self._child is not None
         if isinstance(error, ProcessLost):
             return  # all processes are about to be started again, with another sync
-        if read_journal(self._folder).status != "running" and not self.wait(10):
+        if read_journal(self._folder).status != "running" and not self._child.wait(10):
             self._child.detach()  # it goes on alone, for as long as MLflow answers

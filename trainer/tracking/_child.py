@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer import ranks
+from trainer.processes import child_command, safe_path
 
 PARENT = "TRAINER_PARENT"  # in the child's environment: process id of the trainer
 POLL = 1.0  # seconds between two looks at the parent
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", ranks.LAUNCHED)
 
 _DETACHED: list[subprocess.Popen[bytes]] = []  # kept, for Python warns of children that nobody waits for
 
@@ -33,15 +32,15 @@ class BackgroundChild:
             arguments: command and arguments of `trainer`.
             log: file to which its standard output and error are appended.
         """
-        env = {name: value for name, value in os.environ.items() if name not in RANKS}
+        env = {name: value for name, value in os.environ.items() if name not in ranks.OURS}
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", *arguments],
+                child_command(*arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                env={**env, **dict.fromkeys(THREADS, "1"), PARENT: str(os.getpid())},
+                env={**env, **safe_path(), **dict.fromkeys(THREADS, "1"), PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
 

@@ -1,0 +1,51 @@
+"""How a process of ours begins: what its libraries must not do, and how one of us starts another. Needs no library.
+
+`import trainer` sets the switches, whoever does it: the command, a child, an image, a notebook.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Read when the library is imported, so they are in the environment before; what the user set wins.
+SWITCHES = {
+    # Its Linux wheels write a device id below the home folder and look up a name as they are imported.
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_MODEL_CATALOG_URI": "",  # prices of language models, fetched from GitHub
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # give up within seconds
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "DO_NOT_TRACK": "1",  # the convention of consoledonottrack.com
+}
+
+MAIN = Path(__file__).resolve().with_name("__main__.py")
+
+
+def set_switches() -> None:
+    """Put `SWITCHES` into the environment of this process and its children."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+
+
+def safe_path() -> dict[str, str]:
+    """What a child's environment needs so that its modules, and its children's, do not come from the current folder.
+
+    An empty part of PYTHONPATH, as `export PYTHONPATH=$PYTHONPATH:/mine` makes it, means that folder as well.
+    """
+    named = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(named)}
+
+
+def child_command(*arguments: str) -> list[str]:
+    """The command line of `trainer ARGUMENTS` as a child.
+
+    By its path and with -P: `-m trainer` would take a trainer.py, mlflow.py or random.py of the current folder.
+    """
+    return [sys.executable, "-P", str(MAIN), *arguments]
