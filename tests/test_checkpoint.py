@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import math
 import os
+import pickle
 import random
+import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,8 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.checkpoint import KEEP, Checkpoints, list_checkpoints, load_state
+from tests.hostile import hostile_files
+from trainer.checkpoint import KEEP, Checkpoints, list_checkpoints, load_checkpoint, load_state
 from trainer.config import Recipe
 from trainer.errors import CheckpointError
 
@@ -123,7 +129,7 @@ def test_damage_with_a_name_that_fits_again_runs_no_code(checkpoints: Checkpoint
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save(
-        {"recipe": RECIPE.as_dict(), "dataset_digest": "mine", "states": {"state": Hostile()}},
+        {"recipe": RECIPE.as_dict(), "dataset_digest": "mine", "classes": {}, "states": {"state": Hostile()}},
         tmp_path / "draft",
     )
     digest = hashlib.sha256((tmp_path / "draft").read_bytes()).hexdigest()[:16]
@@ -330,3 +336,67 @@ def test_whenever_saving_is_killed_the_newest_checkpoint_is_sound(
         assert checkpoints.restore_newest({"state": state})
         assert int(state.value[0]) == last
     assert caplog.messages == []
+
+
+@pytest.mark.filterwarnings("error")  # torch's words about a file are not for the user
+def test_none_of_a_hundred_hostile_files_runs_or_ends_in_a_traceback(tmp_path: Path) -> None:
+    """On both ways in: as what a run goes on from, and as a model to be loaded."""
+    canary, folder = tmp_path / "ran", tmp_path / "checkpoints"
+    files = hostile_files(canary)
+    assert len(files) >= 109
+    live = [name for name, data in files if fires(data, canary)]
+    assert len(live) >= 60, "canaries that would not sing prove nothing"
+
+    for name, data in files:
+        path = folder / f"step-00000009-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+        with Checkpoints(folder, ALONE, recipe=RECIPE, dataset_digest="mine") as checkpoints:
+            path.write_bytes(data)
+            for load in (lambda path=path: load_checkpoint(path), lambda cp=checkpoints: restored(cp)):
+                # Where there was a zero already, the file is sound, of another run.
+                sound = name.startswith("a byte of zero")
+                refused = pytest.raises(CheckpointError, match=re.escape(path.name))
+                with contextlib.suppress(CheckpointError) if sound else refused:
+                    load()
+        path.unlink()
+        assert not canary.exists(), name
+
+
+def fires(data: bytes, canary: Path) -> bool:
+    """Whether a reader that trusts it would make the canary."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        if data.startswith((b"PK", b"\x93")) or len(data) > 5000:
+            torch.load(io.BytesIO(data), weights_only=False)
+        else:
+            pickle.loads(data)
+    sang = canary.exists()
+    if sang:
+        canary.rmdir()
+    return sang
+
+
+def test_an_older_sound_checkpoint_is_used_where_the_newest_is_foreign(
+    checkpoints: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(checkpoints, 1)
+    data = b"PK something else"
+    foreign = f"step-00000002-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+    (tmp_path / foreign).write_bytes(data)
+
+    assert restored(checkpoints) == 1
+    assert caplog.messages[0].startswith(f"damaged checkpoint passed over: {foreign}; using step-00000001-")
+
+
+def test_a_checkpoint_of_other_states_is_refused_by_name(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    save(checkpoints, 1)
+
+    class Other(State):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise RuntimeError("size mismatch\nand more")
+
+    with pytest.raises(
+        CheckpointError, match=r"step-0.*its state state cannot be taken up \(RuntimeError: size"
+    ):
+        checkpoints.restore_newest({"state": Other(0)})
+    with pytest.raises(CheckpointError, match=r"its state optimizer cannot be taken up \(KeyError"):
+        checkpoints.restore_newest({"optimizer": State(0)})

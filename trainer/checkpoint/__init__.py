@@ -1,7 +1,7 @@
 """Checkpoints of a run that are complete or absent."""
 
 from trainer.checkpoint._checkpoints import INTERVAL, KEEP, Checkpoints
-from trainer.checkpoint._files import checkpoint_step, list_checkpoints, load_state, read_verified
+from trainer.checkpoint._files import checkpoint_step, list_checkpoints, load_checkpoint, load_state
 from trainer.checkpoint._staging import Stateful
 
 __all__ = [
@@ -11,6 +11,6 @@ __all__ = [
     "Stateful",
     "checkpoint_step",
     "list_checkpoints",
+    "load_checkpoint",
     "load_state",
-    "read_verified",
 ]

@@ -17,12 +17,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainer.checkpoint._files import (
     BEST,
     checkpoint_name,
     checkpoint_step,
+    first_line,
     list_checkpoints,
     load_content,
     read_verified,
@@ -72,6 +74,7 @@ class Checkpoints:
         *,
         recipe: Recipe,
         dataset_digest: str,
+        classes: Mapping[str, str] = MappingProxyType({}),
         interval: float = INTERVAL,
     ) -> None:
         """Take over the checkpoints of a run.
@@ -81,10 +84,11 @@ class Checkpoints:
             world: the processes that train together.
             recipe: of the run; a checkpoint of other settings is refused.
             dataset_digest: of the run; a checkpoint of another data set is refused.
+            classes: names in words by class_id, in label order; whoever loads a checkpoint has them from it.
             interval: seconds after which another checkpoint is due.
         """
         self._folder, self._world = folder, world
-        self._recipe, self._dataset_digest = recipe, dataset_digest
+        self._recipe, self._dataset_digest, self._classes = recipe, dataset_digest, dict(classes)
         self._interval = interval
         # The first is due at once: it takes memory and proves the disk before hours rely on both.
         self._since = -math.inf
@@ -143,6 +147,7 @@ class Checkpoints:
         content = {
             "recipe": self._recipe.as_dict(),
             "dataset_digest": self._dataset_digest,
+            "classes": self._classes,
             "states": copy_to_host(staged, memory),
         }
         waiting = _Staged(step, best, content, memory, arrival(self._world.device), flush_first)
@@ -183,7 +188,7 @@ class Checkpoints:
         if newest is None:
             return False
         file, data = newest
-        saved = load_content(data)
+        saved = load_content(data, self._folder / file)
         others = [
             f"{key}={theirs} instead of {ours}"
             for key, (theirs, ours) in self._recipe.differences(saved["recipe"]).items()
@@ -196,19 +201,33 @@ class Checkpoints:
                 "--name"
             )
         for name, part in states.items():
-            part.load_state_dict(saved["states"][name])
+            try:
+                part.load_state_dict(saved["states"][name])
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{self._folder / file} does not fit this run: its state {name} cannot be taken up "
+                    f"({first_line(error)}); delete it to go on from the one before"
+                ) from None
         return True
 
     def _newest(self) -> tuple[str, bytes] | None:
-        damaged = []
+        damaged: list[str] = []
+        foreign: CheckpointError | None = None
         for path in list_checkpoints(self._folder):
             data = read_verified(path)
+            try:
+                if data is not None:
+                    load_content(data, path)
+            except CheckpointError as error:
+                data, foreign = None, foreign or error
             if data is None:
                 damaged.append(path.name)
                 continue
             if damaged:
                 logger.warning("damaged checkpoint passed over: %s; using %s", ", ".join(damaged), path.name)
             return path.name, data
+        if foreign:
+            raise foreign
         if damaged:
             raise CheckpointError(
                 f"all checkpoints in {self._folder} are damaged ({', '.join(damaged)}); "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,6 +18,7 @@ from trainer.errors import CheckpointError
 from trainer.files import follow
 
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
+_KEYS = {"recipe": dict, "dataset_digest": str, "classes": dict, "states": dict}  # of a checkpoint's content
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 
@@ -34,8 +37,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(there, reverse=True)]
 
 
-def load_state(path: Path, name: str) -> dict[str, Any]:
-    """The state saved under `name` in a checkpoint file, on the CPU.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds: recipe, dataset_digest, classes, states; on the CPU.
 
     Raises: CheckpointError if the file is missing, damaged or no checkpoint.
     """
@@ -49,7 +52,15 @@ def load_state(path: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(
             f"the checkpoint {path} is missing or damaged; use another one from the same folder"
         )
-    state: dict[str, Any] = load_content(data)["states"].get(name, {})
+    return load_content(data, path)
+
+
+def load_state(path: Path, name: str) -> dict[str, Any]:
+    """The state saved under `name` in a checkpoint file, on the CPU.
+
+    Raises: CheckpointError if the file is missing, damaged or no checkpoint.
+    """
+    state: dict[str, Any] = load_checkpoint(path)["states"].get(name, {})
     if not state:
         raise CheckpointError(f"the checkpoint {path} holds no state called {name}; another recipe wrote it")
     return state
@@ -104,18 +115,49 @@ def read_verified(path: Path) -> bytes | None:
     return data
 
 
-def load_content(data: bytes) -> dict[str, Any]:
-    """The content of a verified checkpoint. Raises: CheckpointError if it holds more than data."""
+def load_content(data: bytes, path: Path) -> dict[str, Any]:
+    """The content of the verified checkpoint `path`.
+
+    A digest in a name says that a file is whole, not who made it: nothing in it is run, whatever it holds.
+
+    Raises: CheckpointError if it holds more than data, or other data.
+    """
     try:
-        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about what others write
+            saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            "a checkpoint holds more than numbers and text, so this program did not write it; it was not run: "
-            "delete it if you do not know where it is from"
+            f"the checkpoint {path} holds more than numbers and text, so this program did not write it; it was not "
+            "run: delete it if you do not know where it is from"
         ) from None
-    if not {"recipe", "dataset_digest", "states"} <= saved.keys():
+    except Exception as error:  # torch.load has no common one for a file that is something else
         raise CheckpointError(
-            "a checkpoint is not one of this version of trainer; go on with the version that wrote it, or begin a new "
-            "run with another --name"
+            f"the checkpoint {path} is some other file ({first_line(error)}); delete it, or use another one"
+        ) from None
+    if not _is_content(saved):
+        raise CheckpointError(
+            f"the checkpoint {path} is not one of this version of trainer; go on with the version that wrote it, or "
+            "begin a new run with another --name"
         )
     return saved
+
+
+def _is_content(saved: object) -> bool:
+    if not isinstance(saved, dict) or not all(
+        isinstance(saved.get(key), kind) for key, kind in _KEYS.items()
+    ):
+        return False
+    try:
+        json.dumps([saved["recipe"], saved["classes"]])  # words and numbers only
+    except (TypeError, ValueError, RecursionError):
+        return False
+    texts = (text for pair in saved["classes"].items() for text in pair)
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(state, dict) for state in saved["states"].values()
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What the error says, at most 200 characters of its first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

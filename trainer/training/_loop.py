@@ -38,6 +38,8 @@ class Progress:
     evaluated: int = 0  # the step of the last evaluation
     best_top1: float = 0.0
     best: int = 0  # the step of the best evaluation
+    top1: float = 0.0  # of the last evaluation
+    top5: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain data."""
@@ -80,6 +82,7 @@ def train(
         world,
         recipe=recipe,
         dataset_digest=dataset.digest,
+        classes=dict(zip(dataset.classes, dataset.class_names, strict=True)),
         interval=checkpoint_interval,
     )
     stop = StopRequest()
@@ -148,6 +151,7 @@ def train(
                     with step.precision.autocast():
                         accuracy = evaluate(measured, val_images, world, stop=asked_to_stop)
                     progress.evaluated = progress.step
+                    progress.top1, progress.top5 = accuracy.top1, accuracy.top5
                     if accuracy.top1 > progress.best_top1 or not progress.best:
                         progress.best_top1, progress.best = accuracy.top1, progress.step
                     took = time.perf_counter() - begun
