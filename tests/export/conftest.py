@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from trainer.export import Bundle, export
-from trainer.model import build
+from trainer.model import build, rebuild
 from trainer.tracking import (
     DatasetInfo,
     Journal,
@@ -52,9 +52,18 @@ def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-pho
     journal = Journal(runs / name)
     journal.start(RunInfo(name, "photos", params={}, tags={}, dataset=DatasetInfo("p", "d", "/d")))
     journal.finish("finished")
-    info = ModelInfo("resnet50", CLASSES, PREPROCESS, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64)
+    info = ModelInfo("resnet50", CLASSES, CLASSES, PREPROCESS, "photos", 0.5, 1.0, dataset_digest="d" * 64)
     samples = [Sample(f"{seed}.JPEG", photo(seed), seed) for seed in range(3)]
-    save_model(runs / name, model, info, samples, lambda _: (0.5, 1.0), name=name, num_images=40)
+    save_model(
+        runs / name,
+        model,
+        info,
+        samples,
+        lambda _: (0.5, 1.0),
+        rebuild=lambda weights: rebuild("resnet50", len(CLASSES), weights),
+        name=name,
+        num_images=40,
+    )
     return register(runs / name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.export.conftest import CLASSES
 from trainer.errors import ExportError
 from trainer.export import Bundle, is_bundle, load_bundle
+from trainer.sealed import seal
 
 
 @pytest.fixture
@@ -35,11 +39,11 @@ def test_a_damaged_or_incomplete_bundle_is_refused(copy: Path, name: str) -> Non
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
-    with pytest.raises(ExportError, match=f"is damaged: {name}"):
+    with pytest.raises(ExportError, match=f"damaged: {name} is not what SHA256SUMS says"):
         load_bundle(copy)
 
     (copy / name).unlink()
-    with pytest.raises(ExportError, match=f"is incomplete: {name} is missing"):
+    with pytest.raises(ExportError, match=f"damaged: {name} is missing"):
         load_bundle(copy)
 
 
@@ -47,12 +51,50 @@ def test_a_bundle_whose_sums_leave_the_model_out_is_refused(copy: Path) -> None:
     lines = (copy / "SHA256SUMS").read_text().splitlines(keepends=True)
     (copy / "SHA256SUMS").write_text("".join(line for line in lines if "model.onnx" not in line))
 
-    with pytest.raises(ExportError, match=r"incomplete: model\.onnx"):
+    with pytest.raises(ExportError, match=r"damaged: model\.onnx is missing"):
         load_bundle(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("preprocess.json", "{}"),
+        ("preprocess.json", "[]"),
+        ("preprocess.json", "hello"),
+        ("preprocess.json", '{"val_resize": 40, "val_size": 32, "mean": [0, 0, 0]}'),
+        ("labels.txt", "cat\ndog\n"),
+        ("labels.txt", ""),
+    ],
+)
+def test_a_sealed_bundle_of_other_facts_is_refused_in_a_sentence(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    seal(copy)
+
+    with pytest.raises(ExportError, match=r"is no bundle of this version of trainer: .* export it again"):
+        load_bundle(copy)
+
+
+def test_a_sealed_bundle_of_another_network_is_refused_in_a_sentence(copy: Path) -> None:
+    facts = json.loads((copy / "preprocess.json").read_text())
+    (copy / "preprocess.json").write_text(json.dumps({**facts, "val_size": 31}))
+    seal(copy)
+    with pytest.raises(ExportError, match="is not the network that"):
+        load_bundle(copy)
+
+    (copy / "model.onnx").write_bytes(pickle.dumps(exec))
+    seal(copy)
+    with pytest.raises(ExportError, match="cannot be run"):
+        load_bundle(copy)
+
+
+def test_what_users_put_into_a_bundle_does_not_hinder(copy: Path) -> None:
+    (copy / "model.engine").write_bytes(b"of TensorRT")
+
+    assert load_bundle(copy).class_ids == CLASSES
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, bundle: Bundle) -> None:
-    with pytest.raises(ExportError, match="is not a bundle"):
+    with pytest.raises(ExportError, match="is no bundle"):
         load_bundle(tmp_path)
 
     assert not is_bundle(tmp_path)

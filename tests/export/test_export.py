@@ -14,10 +14,11 @@ import onnx
 import pytest
 import torch
 
-from tests.export.conftest import CLASSES, network, register_it
+from tests.export.conftest import CLASSES
 from trainer.errors import ExportError
-from trainer.export import Bundle, export, load_bundle, to_input
-from trainer.tracking import LoadedModel, load_model
+from trainer.export import Bundle, export, load_bundle, to_input, to_onnx
+from trainer.model import rebuild
+from trainer.tracking import LoadedModel
 
 
 def test_onnx_runtime_answers_like_the_registered_resnet50_at_any_batch(
@@ -25,10 +26,11 @@ def test_onnx_runtime_answers_like_the_registered_resnet50_at_any_batch(
 ) -> None:
     images = torch.randn(9, 3, 32, 32)
     loaded = load_bundle(bundle.folder)
+    network = rebuild(model.info.architecture, len(CLASSES), model.state_dict)
 
     for batch in (1, 2, 9):
         with torch.inference_mode():
-            expected = model.module(images[:batch]).softmax(dim=1)
+            expected = network(images[:batch]).softmax(dim=1)
         answers = torch.from_numpy(loaded(images[:batch].numpy()))
         torch.testing.assert_close(answers, expected, rtol=0, atol=1e-4)
     assert expected.std(dim=0).max() > 1e-3  # the photos can be told apart
@@ -66,27 +68,18 @@ def test_the_golden_answers_can_be_made_again_from_the_bundle_alone(bundle: Bund
     assert f"models:/resnet50-photos/{how['model']['version']}" == how["model"]["source"] == bundle.source
 
 
-class Doubled(torch.nn.Module):
-    """A network that its architecture's name does not tell all about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        vars(self)["_modules"] = network()._modules
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = images
-        for name, module in self.named_children():
-            x = module(x.flatten(1) if name == "fc" else x)
-        return 2 * x
-
-
 def test_a_model_that_onnx_answers_otherwise_for_is_refused_and_leaves_nothing(
-    runs: Path, tmp_path: Path
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doubled = load_model(register_it(runs, Doubled(), name="doubled").uri, runs=runs)
+    def doubled(network: torch.nn.Module, size: int, path: Path) -> None:
+        head = network.get_submodule("fc")
+        assert isinstance(head, torch.nn.Linear)
+        head.weight.data *= 2
+        to_onnx(network, size, path)
 
+    monkeypatch.setattr("trainer.export._export.to_onnx", doubled)
     with pytest.raises(ExportError, match="answers otherwise than the model: a probability differs by"):
-        export(doubled, tmp_path / "out")
+        export(model, tmp_path / "out")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -203,13 +196,22 @@ def test_the_readme_names_version_accuracy_and_run(bundle: Bundle, model: Loaded
     assert "--shapes=input_0:1x3x32x32" in readme
 
 
-def test_photos_of_the_same_name_are_all_golden(model: LoadedModel, tmp_path: Path) -> None:
-    same = tuple(replace(sample, name="a.JPEG") for sample in model.samples)
+def test_photos_and_classes_of_any_name_are_golden_under_a_plain_one(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    names = ["a.JPEG", "a.JPEG", "img #1\nx"]
+    samples = tuple(replace(one, name=name) for one, name in zip(model.samples, names, strict=True))
+    classes = ("two\nlines", "caf\udce9", "", "d", "e", "f")
 
-    bundle = export(replace(model, samples=same), tmp_path / "out")
+    bundle = export(
+        replace(model, samples=samples, info=replace(model.info, classes=classes)), tmp_path / "out"
+    )
 
-    photos = sorted(path.name for path in (bundle.folder / "golden").glob("*.JPEG"))
-    assert photos == ["0-a.JPEG", "1-a.JPEG", "2-a.JPEG"]
+    expected = json.loads((bundle.folder / "golden" / "expected.json").read_text())
+    assert [(one["photo"], one["name"]) for one in expected] == list(
+        zip(["golden/0.jpeg", "golden/1.jpeg", "golden/2"], names, strict=True)
+    )
+    assert load_bundle(bundle.folder).classes == ("two lines", "caf\\udce9", "2", "d", "e", "f")
 
 
 def test_a_model_without_samples_is_refused(model: LoadedModel, tmp_path: Path) -> None:

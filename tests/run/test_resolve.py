@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests.conftest import ALONE
-from trainer.checkpoint import list_checkpoints
+from trainer.checkpoint import list_checkpoints, load_checkpoint
+from trainer.checkpoint._files import write_content
 from trainer.config import Recipe
 from trainer.dataset import Dataset
-from trainer.errors import CheckpointError, ConfigError, DataError, ExportError
+from trainer.errors import CheckpointError, ConfigError, ExportError
 from trainer.run import Plan, resolve_model
 from trainer.run._resolve import load_any
 from trainer.tracking import NullLog
@@ -33,58 +34,91 @@ def run(tiny: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def resolved(path: Path | str) -> torch.Tensor:
-    model = resolve_model(str(path), runs=Path("runs"), device=torch.device("cpu"))
-    assert model.classes == ("cat", "dog")
+@pytest.fixture
+def runs(run: Path) -> Path:
+    return run.parent
+
+
+def resolved(path: Path | str, runs: Path = Path("runs")) -> torch.Tensor:
+    model = resolve_model(str(path), runs=runs, device=torch.device("cpu"))
+    assert model.class_ids == ("cat", "dog")
     assert (model.preprocess.val_resize, model.preprocess.val_size) == (36, 32)
     with torch.inference_mode():
         return model.network(torch.ones(2, 3, 32, 32))
 
 
-def test_a_run_folder_is_its_newest_checkpoint_and_best_is_a_link_to_one(run: Path) -> None:
+def test_a_run_folder_is_its_newest_checkpoint_and_best_is_a_link_to_one(run: Path, runs: Path) -> None:
     newest = list_checkpoints(run / "checkpoints")[0]
 
-    assert torch.equal(resolved(run), resolved(newest))
-    assert resolved(run / "checkpoints" / "best.pt").shape == (2, 2)
+    assert torch.equal(resolved(run, runs), resolved(newest, runs))
+    assert resolved(run / "checkpoints" / "best.pt", runs).shape == (2, 2)
 
 
-def test_an_unfinished_run_knows_its_classes_and_has_samples_of_its_data_set(run: Path) -> None:
-    loaded = load_any(str(run), runs=Path("runs"))
+def test_an_unfinished_run_knows_its_classes_its_accuracy_and_has_samples(run: Path, runs: Path) -> None:
+    loaded = load_any(str(run), runs=runs)
 
-    assert loaded.info.classes == ("cat", "dog")
+    assert (loaded.info.class_ids, loaded.info.classes) == (("cat", "dog"), ("cat", "dog"))
+    assert 0 <= loaded.info.top1 <= loaded.info.top5 == 1
     assert loaded.registered is None
     assert len(loaded.samples) == 8
 
 
 def test_without_its_data_set_a_checkpoint_can_be_evaluated_but_has_no_samples(
-    run: Path, tmp_path: Path
+    run: Path, runs: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(run, tmp_path / "moved", symlinks=True)
     facts = json.loads((moved / "dataset.json").read_text())
     (moved / "dataset.json").write_text(json.dumps({**facts, "source": "/nowhere"}))
 
-    assert torch.equal(resolved(moved), resolved(run))
-    assert load_any(str(moved), runs=Path("runs")).samples == ()
+    assert torch.equal(resolved(moved, runs), resolved(run, runs))
+    assert load_any(str(moved), runs=runs).samples == ()
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "dataset.json"])
-def test_a_checkpoint_outside_of_its_run_is_refused_with_what_is_missing(
-    run: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize("name", ["recipe.json", "dataset.json", "journal.jsonl"])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"model": "resnet18", "class_names": ["dog", "cat"]}'])
+def test_what_lies_beside_a_checkpoint_says_nothing_of_its_model(
+    run: Path, runs: Path, tmp_path: Path, name: str, content: str | None
 ) -> None:
+    """All that counts is in the file, under the digest in its name."""
     moved = shutil.copytree(run, tmp_path / "moved", symlinks=True)
-    (moved / name).unlink()
+    (moved / name).unlink(missing_ok=True)
+    if content is not None:
+        (moved / name).write_text(content)
 
-    with pytest.raises(ConfigError, match=f"no readable {name} at"):
-        resolved(moved)
+    assert torch.equal(resolved(moved, runs), resolved(run, runs))
+    assert load_any(str(moved), runs=runs).info == load_any(str(run), runs=runs).info
 
 
-def test_a_checkpoint_of_another_network_is_refused(run: Path, tmp_path: Path) -> None:
-    moved = shutil.copytree(run, tmp_path / "moved", symlinks=True)
-    recipe = json.loads((moved / "recipe.json").read_text())
-    (moved / "recipe.json").write_text(json.dumps({**recipe, "model": "resnet18"}))
+def test_a_network_is_imported_only_if_one_of_the_users_runs_was_trained_with_it(
+    run: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that came from somewhere names what is imported, and in the user's folder lies anything."""
+    monkeypatch.chdir(tmp_path)
+    content = load_checkpoint(run / "checkpoints" / "best.pt")
+    content["recipe"]["model"] = "canary:Net"
+    (tmp_path / "canary.py").write_text("raise SystemExit('sang')")
+    path = tmp_path / "stranger" / "checkpoints" / "step-00000001-0123456789abcdef.pt"
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
+        digest = write_content(content, file)
+    path.rename(path.with_name(f"step-00000001-{digest}.pt"))
 
-    with pytest.raises(DataError, match="does not fit the network"):
-        resolved(moved)
+    for strangers in (tmp_path / "stranger", path.with_name(f"step-00000001-{digest}.pt")):
+        with pytest.raises(
+            ConfigError, match=r"is of the network canary:Net, which no run in .* was trained with"
+        ):
+            resolved(strangers, runs)
+
+
+def test_a_checkpoint_of_another_network_is_refused(run: Path, runs: Path, tmp_path: Path) -> None:
+    content = load_checkpoint(run / "checkpoints" / "best.pt")
+    content["recipe"]["model"] = "resnet18"
+    with (tmp_path / "draft").open("wb") as file:
+        digest = write_content(content, file)
+    path = (tmp_path / "draft").rename(tmp_path / f"step-00000001-{digest}.pt")
+
+    with pytest.raises(ConfigError, match="the weights are not those of resnet18 for 2 classes"):
+        resolved(path, runs)
 
 
 def test_what_is_no_model_is_refused_with_all_forms(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,14 @@ from trainer.tracking import Journal, ModelInfo, Registered, Sample, register, s
 
 PREPROCESS = {"val_resize": 18, "val_size": 16, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
 INFO = ModelInfo(
-    "tiny", ("cat", "dog", "eel"), PREPROCESS, "photos", top1=0.5, top5=1.0, dataset_digest="d" * 64
+    "tiny",
+    ("c", "d", "e"),
+    ("cat", "dog", "eel"),
+    PREPROCESS,
+    "photos",
+    top1=0.5,
+    top5=1.0,
+    dataset_digest="d" * 64,
 )
 SAMPLES = [Sample("a.JPEG", b"one", 0), Sample("b.JPEG", b"two", 2)]
 VAL_IMAGES = 40
@@ -32,6 +40,13 @@ def network(seed: int = 0) -> torch.nn.Module:
     return layers.to(memory_format=torch.channels_last).eval()
 
 
+def rebuild(weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """The same network with these weights."""
+    module = network(seed=99)
+    module.load_state_dict(dict(weights))
+    return module
+
+
 def finished_run(folder: Path) -> Path:
     journal = Journal(folder)
     journal.start(run_info(name=folder.name))
@@ -46,5 +61,7 @@ def register_it(
     measured: tuple[float, float] = (0.5, 1.0),
     samples: list[Sample] = SAMPLES,
 ) -> Registered:
-    save_model(folder, model, INFO, samples, lambda _: measured, name="tiny", num_images=VAL_IMAGES)
+    save_model(
+        folder, model, INFO, samples, lambda _: measured, rebuild=rebuild, name="tiny", num_images=VAL_IMAGES
+    )
     return register(folder)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tracking.models import finished_run, network, register_it
+from tests.tracking.conftest import Server
+from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, network, rebuild, register_it
 from trainer.errors import TrackingError
-from trainer.tracking import load_model, sync, tracking_uri
+from trainer.tracking import Sample, load_model, register, save_model, sync, tracking_uri
 from trainer.tracking._server import connect
 
 
@@ -62,25 +63,40 @@ def test_mlflow_tells_nobody_outside_that_it_is_used() -> None:
     assert told.strip() == "None"
 
 
-def test_the_registered_bytes_have_the_digest_of_the_local_file(runs: Path) -> None:
+def test_every_file_has_its_digest_in_one_listing_whose_digest_the_version_and_the_run_know(
+    runs: Path,
+) -> None:
     register_it(finished_run(runs / "r"), network())
 
-    (stored,) = (runs / "artifacts").rglob("model.pt2")
-    local = runs / "r" / "model" / "data" / "model.pt2"
-    digest = hashlib.sha256(local.read_bytes()).hexdigest()
-    assert hashlib.sha256(stored.read_bytes()).hexdigest() == digest
+    (listing,) = (runs / "artifacts").rglob("SHA256SUMS")
+    checked = subprocess.run(
+        ["sha256sum", "--strict", "--check", listing], cwd=listing.parent, capture_output=True
+    )
+    files = [path for path in listing.parent.rglob("*") if path.is_file()]
+    assert (checked.returncode, len(checked.stdout.splitlines())) == (0, len(files) - 1), checked.stderr
+    digest = hashlib.sha256(listing.read_bytes()).hexdigest()
     version = connect(tracking_uri(runs)).get_model_version_by_alias("tiny", "candidate")
-    assert version.tags["model_sha256"] == digest
+    assert version.tags["files_sha256"] == digest
+    assert json.loads((runs / "r" / "registered.json").read_text()) == {
+        "name": "tiny",
+        "version": 1,
+        "run_id": version.run_id,
+        "files_sha256": digest,
+    }
 
 
-def test_a_model_that_comes_back_otherwise_gets_no_alias(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["info.json", "samples/1.jpeg", "MLmodel"])
+def test_a_model_that_comes_back_otherwise_gets_no_alias(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     from mlflow import MlflowClient
 
     upload = MlflowClient.log_model_artifacts
 
     def damaging(client: MlflowClient, model_id: str, path: str) -> None:
         upload(client, model_id, path)
-        (stored,) = (runs / "artifacts").rglob("model.pt2")
+        (listing,) = (runs / "artifacts").rglob("SHA256SUMS")
+        stored = listing.parent / name
         stored.write_bytes(stored.read_bytes()[:-1] + b"?")
 
     monkeypatch.setattr(MlflowClient, "log_model_artifacts", damaging)
@@ -88,6 +104,41 @@ def test_a_model_that_comes_back_otherwise_gets_no_alias(runs: Path, monkeypatch
         register_it(finished_run(runs / "r"), network())
 
     assert connect(tracking_uri(runs)).get_registered_model("tiny").aliases == {}
+
+
+def test_a_saved_model_that_was_changed_is_not_registered(runs: Path) -> None:
+    save = {"rebuild": rebuild, "name": "tiny", "num_images": VAL_IMAGES}
+    save_model(finished_run(runs / "r"), network(), INFO, SAMPLES, lambda _: (0.5, 1.0), **save)
+    info = runs / "r" / "model" / "info.json"
+    info.write_text(info.read_text().replace('"cat"', '"dog"', 1))
+
+    with pytest.raises(TrackingError, match=r"is not what training wrote there \(info\.json is not what"):
+        register(runs / "r")
+    save_model(runs / "r", network(), INFO, SAMPLES, lambda _: (0.5, 1.0), **save)
+    assert register(runs / "r").version == 1
+
+
+# Of every kind of character that a file's name can have.
+PRINTABLE = [
+    *(chr(code) for code in range(0x20, 0x7F) if chr(code) != "/"),
+    "é",
+    "\u4e2d",
+    "\u00a0",
+    "\u202e",
+    "😀",
+]
+
+
+def test_photos_of_any_name_go_through_a_server_and_back(server: Server, tmp_path: Path) -> None:
+    """A # in the name of an artifact is the end of a URL: it is written, and never read again."""
+    names = ["img #1.jpg", "50%25.JPG", "a?b=c.png", "..", "x" * 243 + ".jpeg", "".join(PRINTABLE)]
+    samples = [Sample(name, name.encode(), index % 3) for index, name in enumerate(names)]
+
+    register_it(finished_run(tmp_path / "r"), network(), samples=samples)
+
+    assert list(load_model("models:/tiny@candidate", runs=tmp_path).samples) == samples
+    version = connect(server.uri).get_model_version_by_alias("tiny", "candidate")
+    assert version.tags["verified"] == "true"
 
 
 def test_registering_twice_does_nothing_and_takes_the_alias_from_nobody(runs: Path) -> None:

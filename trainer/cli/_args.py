@@ -103,6 +103,15 @@ def add_offline(parser: ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: ArgumentParser) -> None:
+    """--trust."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="take a registered version although it has no checksums of `trainer train`; none of its code is run",
+    )
+
+
 def add_workers(parser: ArgumentParser) -> None:
     """--workers."""
     parser.add_argument(

@@ -20,7 +20,14 @@ EXAMPLE = "trainer evaluate models:/resnet50-imagenet@candidate --data /data/ima
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
-    for add in (_args.add_data, _args.add_runs, _args.add_device, _args.add_nproc, _args.add_json):
+    for add in (
+        _args.add_data,
+        _args.add_runs,
+        _args.add_device,
+        _args.add_nproc,
+        _args.add_trust,
+        _args.add_json,
+    ):
         add(parser)
     parser.add_argument(
         "model",

@@ -15,7 +15,7 @@ EXAMPLE = "trainer export models:/resnet50-imagenet@candidate --out bundle"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
-    for add in (_args.add_runs, _args.add_json):
+    for add in (_args.add_runs, _args.add_trust, _args.add_json):
         add(parser)
     parser.add_argument(
         "model",
@@ -31,7 +31,7 @@ def run(options: Namespace) -> int:
     from trainer.run import export_model
 
     configure_logging()
-    bundle = export_model(options.model, options.out, runs=options.runs)
+    bundle = export_model(options.model, options.out, runs=options.runs, trust=options.trust)
     if options.json:
         print(json.dumps({"bundle": str(bundle.folder), "max_difference": bundle.max_difference}))
     else:

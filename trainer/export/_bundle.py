@@ -3,7 +3,7 @@
 model.onnx                 opset 17, one file, float32; input_0 (N, 3, H, W) -> output_0 (N, classes)
 labels.txt                 one class a line, in the order of the outputs
 preprocess.json            preprocessing from a photo to input_0, and the model's origin
-golden/*.jpeg              photos of the validation set …
+golden/0.jpeg, …           photos of the validation set …
 golden/inputs.npy          … the inputs made of them by preprocess.json (N, 3, H, W) …
 golden/probabilities.npy   … and the PyTorch model's answers (N, classes)
 golden/expected.json       the same in words: the five most likely classes
@@ -13,7 +13,6 @@ SHA256SUMS                 `sha256sum --check SHA256SUMS`
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ import numpy.typing as npt
 
 from trainer.errors import ExportError
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
+from trainer.sealed import SUMS, SealBroken, check_seal, valid_names, valid_preprocess
 
-MODEL, LABELS, PREPROCESS, SUMS = "model.onnx", "labels.txt", "preprocess.json", "SHA256SUMS"
+MODEL, LABELS, PREPROCESS = "model.onnx", "labels.txt", "preprocess.json"
 INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy", "golden/expected.json"
 # Of all texts, whatever the locale: names of files and classes may be no UTF-8, and stay as they are.
 TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -35,7 +35,8 @@ TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 class LoadedBundle:
     """A bundle's network in ONNX Runtime on the CPU. Call it with images to get probabilities."""
 
-    classes: tuple[str, ...]  # names in label order
+    class_ids: tuple[str, ...]  # class folders in label order
+    classes: tuple[str, ...]  # their names in words
     preprocess: dict[str, Any]  # as `to_input` takes it; the model's origin is under `model`
     session: Any  # onnxruntime.InferenceSession
 
@@ -54,14 +55,35 @@ def load_bundle(path: Path) -> LoadedBundle:
 
     Raises: ExportError if it is not a bundle, incomplete, or damaged.
     """
-    _check_sums(path)
+    try:
+        # Others may lie there, as the engine that TensorRT makes of the model.
+        check_seal(path, required=(MODEL, LABELS, PREPROCESS), ignored=None)
+        described = json.loads((path / PREPROCESS).read_bytes())
+        preprocess = valid_preprocess(described)
+        class_ids = valid_names(described.get("class_ids"), "class_ids")
+        classes = tuple((path / LABELS).read_text(**TEXT).removesuffix("\n").split("\n"))  # not splitlines
+        if len(classes) != len(class_ids):
+            raise ValueError(f"{LABELS} has {len(classes)} lines for {len(class_ids)} classes")
+    except SealBroken as error:
+        raise ExportError(
+            f"{path} is no bundle, incomplete or damaged: {error}; copy or export it again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{path} is no bundle of this version of trainer: {PREPROCESS} or {LABELS} does not say what it must "
+            f"({error}); export it again"
+        ) from None
     try:
         session = open_session(path / MODEL)
+        shape = {one.name: one.shape for one in (*session.get_inputs(), *session.get_outputs())}
     except Exception as error:  # onnxruntime's errors have no common base
         raise ExportError(f"{path / MODEL} cannot be run: {' '.join(str(error).split())[:200]}") from None
-    # Not splitlines, which knows more ends of a line than there are.
-    classes = tuple((path / LABELS).read_text(**TEXT).removesuffix("\n").split("\n"))
-    return LoadedBundle(classes, json.loads((path / PREPROCESS).read_bytes()), session)
+    size = preprocess["val_size"]
+    if shape.get(INPUT_NAME, [])[1:] != [3, size, size] or shape.get(OUTPUT_NAME, [])[1:] != [len(classes)]:
+        raise ExportError(
+            f"{path / MODEL} is not the network that {PREPROCESS} and {LABELS} describe ({shape}); export it again"
+        )
+    return LoadedBundle(class_ids, classes, preprocess, session)
 
 
 def open_session(model: Path) -> Any:
@@ -78,31 +100,3 @@ def run(session: Any, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32
     contiguous = np.ascontiguousarray(images, np.float32)
     probabilities: npt.NDArray[np.float32] = session.run([OUTPUT_NAME], {INPUT_NAME: contiguous})[0]
     return probabilities
-
-
-def write_sums(folder: Path) -> None:
-    """Write the SHA-256 of every file in `folder` to SHA256SUMS, in the format of sha256sum."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
-    lines = [f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-    (folder / SUMS).write_text("".join(lines), **TEXT)
-
-
-def _check_sums(path: Path) -> None:
-    try:
-        lines = (path / SUMS).read_text(**TEXT).splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise ExportError(
-            f"{path} is not a bundle: it has no readable {SUMS}; make one with `trainer export`"
-        ) from None
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in (MODEL, LABELS, PREPROCESS, *sums):
-        file = path / name
-        if name not in sums or not file.is_file():
-            raise ExportError(f"the bundle {path} is incomplete: {name} is missing; export or copy it again")
-        if _sha256(file) != sums[name]:
-            raise ExportError(f"the bundle {path} is damaged: {name} is not what {SUMS} says; copy it again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,9 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,16 @@ from trainer.export._bundle import (
     MODEL,
     PREPROCESS,
     PROBABILITIES,
-    SUMS,
     TEXT,
     open_session,
     run,
-    write_sums,
 )
 from trainer.export._preprocess import to_input
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
-from trainer.model import build
+from trainer.model import rebuild
 from trainer.preprocess import ROUNDING
-from trainer.tracking import LoadedModel, Sample, with_unique_names
+from trainer.sealed import SUMS, safe_names, seal
+from trainer.tracking import LoadedModel, Sample
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
 PARTIAL = ".partial"
@@ -66,7 +65,6 @@ def export(model: LoadedModel, out: Path) -> Bundle:
         raise ExportError(
             f"{model.source} has no sample images to compare with; put its data set where it was, or train it again"
         )
-    model = replace(model, samples=tuple(with_unique_names(model.samples)))
     with _whole_or_nothing(out) as folder:
         difference = _write(folder, model)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -106,23 +104,23 @@ def to_onnx(network: torch.nn.Module, size: int, path: Path) -> None:
 
 def _write(folder: Path, model: LoadedModel) -> float:
     info, size = model.info, int(model.info.preprocess["val_size"])
-    network = build(info.architecture, len(info.classes))
-    network.load_state_dict(model.state_dict)
-    to_onnx(network.eval().to(memory_format=torch.contiguous_format), size, folder / MODEL)
-
+    network = rebuild(info.architecture, len(info.classes), model.state_dict)
+    photos = [f"golden/{name}" for name in safe_names([sample.name for sample in model.samples])]
     (folder / "golden").mkdir()
-    for sample in model.samples:
-        (folder / "golden" / sample.name).write_bytes(sample.jpeg)
+    for photo, sample in zip(photos, model.samples, strict=True):
+        (folder / photo).write_bytes(sample.jpeg)
     inputs = np.stack([_golden_input(model, sample) for sample in model.samples])
     with torch.inference_mode():
-        probabilities = model.module(torch.from_numpy(inputs)).float().softmax(dim=1).numpy()
+        probabilities = network(torch.from_numpy(inputs)).float().softmax(dim=1).numpy()
+    to_onnx(network.to(memory_format=torch.contiguous_format), size, folder / MODEL)
     np.save(folder / INPUTS, inputs)
     np.save(folder / PROBABILITIES, probabilities)
 
-    (folder / LABELS).write_text("".join(f"{name}\n" for name in info.classes), **TEXT)
-    _write_texts(folder, model, probabilities)
+    names = [name.replace("\n", " ") for name in info.classes]  # one a line
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in names), **TEXT)
+    _write_texts(folder, model, photos, probabilities)
     difference = _compare(folder / MODEL, inputs, probabilities, model.source)
-    write_sums(folder)
+    seal(folder)
     return difference
 
 
@@ -135,18 +133,21 @@ def _golden_input(model: LoadedModel, sample: Sample) -> npt.NDArray[np.float32]
         ) from None
 
 
-def _write_texts(folder: Path, model: LoadedModel, probabilities: npt.NDArray[np.float32]) -> None:
+def _write_texts(
+    folder: Path, model: LoadedModel, photos: Sequence[str], probabilities: npt.NDArray[np.float32]
+) -> None:
     info, registered = model.info, model.registered
     expected = [
         {
-            "photo": f"golden/{sample.name}",
+            "photo": photo,
+            "name": sample.name,
             "label": info.classes[sample.label],
             "top5": [
                 {"class": info.classes[i], "index": int(i), "probability": float(of_photo[i])}
                 for i in np.argsort(-of_photo, kind="stable")[:5]
             ],
         }
-        for sample, of_photo in zip(model.samples, probabilities, strict=True)
+        for photo, sample, of_photo in zip(photos, model.samples, probabilities, strict=True)
     ]
     _write_json(folder / EXPECTED, expected)
     _write_json(folder / PREPROCESS, _preprocess_json(model))
@@ -177,6 +178,7 @@ def _preprocess_json(model: LoadedModel) -> dict[str, Any]:
     info, registered, size = model.info, model.registered, int(model.info.preprocess["val_size"])
     return {
         **info.preprocess,
+        "class_ids": info.class_ids,
         "input": {"name": INPUT_NAME, "shape": ["N", 3, size, size], "type": "float32"},
         "output": {
             "name": OUTPUT_NAME,

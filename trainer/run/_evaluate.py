@@ -53,6 +53,7 @@ def evaluate_model(options: EvaluateOptions) -> EvaluationResult | None:
     Returns: the result; None in processes that leave the last word to another.
     Raises: ConfigError, DataError, TrackingError, ExportError, DeviceError, ProcessesFailed.
     """
+    ranks.require_nproc(options.nproc_per_node)
     dataset = open_dataset(options.data)
     processes = choose_nproc(choose_device(options.device), options.nproc_per_node)
     if processes > 1 and not ranks.under_torchrun():
@@ -92,7 +93,7 @@ def _in_processes(options: EvaluateOptions, processes: int) -> EvaluationResult:
         file = Path(folder, "result.json")
         os.environ[RESULT] = str(file)
         try:
-            code = launch(["evaluate", *options.arguments()], processes, timeout=TIMEOUT)
+            code = launch(["evaluate", *options.arguments()], processes, result=file, timeout=TIMEOUT)
         finally:
             del os.environ[RESULT]
         if code:
@@ -104,11 +105,13 @@ def _in_processes(options: EvaluateOptions, processes: int) -> EvaluationResult:
 
 def _checked(options: EvaluateOptions, dataset: Dataset, device: torch.device) -> ResolvedModel:
     """The model, which must be for the data set's classes."""
-    model = resolve_model(options.model, runs=options.runs, device=device)
-    if model.classes != dataset.class_names:
+    model = resolve_model(options.model, runs=options.runs, device=device, trust=options.trust)
+    ours, theirs = dataset.classes, model.class_ids
+    if theirs != ours:  # by their folders: words for them may be known or not
+        differ = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), 0)
         raise DataError(
-            f"{options.model} knows {len(model.classes)} classes ({model.classes[0]} …) and {options.data} has "
-            f"{len(dataset.classes)} ({dataset.class_names[0]} …); evaluate it on the data set it was trained for"
+            f"{options.model} knows {len(theirs)} classes ({theirs[differ]} …) and {options.data} has "
+            f"{len(ours)} ({ours[differ]} …); evaluate it on the data set it was trained for"
         )
     return model
 

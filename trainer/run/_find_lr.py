@@ -24,7 +24,7 @@ from trainer.run._plan import Plan, make_plan, require_single_process
 from trainer.run._preflight import check_tracking
 from trainer.run._session import exclusive_run_dir, record_exit_status
 from trainer.run._worker import SYNC_SECONDS
-from trainer.tracking import BackgroundSync, RunInfo, RunLog, read_run_ref, tracking_uri
+from trainer.tracking import BackgroundSync, RunInfo, RunLog, read_run_ref, redact, tracking_uri
 from trainer.training import LrPoint, StopRequest, Suggestion, lr_grid, range_test, suggest
 
 CURVE, TABLE = "learning-rates.png", "learning-rates.csv"
@@ -118,7 +118,7 @@ def _work(plan: Plan, lrs: Sequence[float], options: FindLrOptions) -> LrSuggest
     return LrSuggestion(
         run=str(folder),
         run_id=ref.run_id if ref else None,
-        tracking_uri=tracking_uri(options.runs),
+        tracking_uri=redact(tracking_uri(options.runs)),
         steepest=suggestion.steepest,
         min_div_10=suggestion.min_div_10,
         base_lr=suggestion.steepest * 256 / recipe.global_batch,

@@ -60,6 +60,7 @@ class EvaluateOptions:
     nproc_per_node: int | None = None  # processes; None: one a GPU, one on the CPU
     batch_size: int = 64  # images at a time in each process
     per_class: bool = False  # count for each class as well
+    trust: bool = False  # take a registered version that `trainer train` has not sealed
     tta: bool = False  # average the logits of each image and of its mirror image
 
     def arguments(self) -> list[str]:

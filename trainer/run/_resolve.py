@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 
-from trainer import metrics
-from trainer.checkpoint import checkpoint_step, list_checkpoints, load_state
+from trainer.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint
 from trainer.config import Preprocess, stored_recipe
 from trainer.dataloader import preprocessing
 from trainer.dataset import open_dataset
-from trainer.errors import ConfigError, DataError, ExportError
+from trainer.errors import CheckpointError, ConfigError, DataError, ExportError
 from trainer.export import is_bundle, load_bundle
 from trainer.files import follow
-from trainer.model import build
+from trainer.model import rebuild
 from trainer.run._plan import DATASET, RECIPE
 from trainer.run._samples import samples_of
-from trainer.tracking import LoadedModel, ModelInfo, load_model, read_journal
+from trainer.tracking import LoadedModel, ModelInfo, Sample, load_model
 
 FORMS = (
     "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run folder, a checkpoint file "
@@ -36,18 +35,19 @@ class ResolvedModel:
     """A model ready to be called."""
 
     network: Network  # from (N, 3, H, W) images on the device to (N, classes) logits, or log-probabilities
-    classes: tuple[str, ...]  # names in label order
+    class_ids: tuple[str, ...]  # class folders in label order
     preprocess: Preprocess
 
 
-def resolve_model(model: str, *, runs: Path, device: torch.device) -> ResolvedModel:
+def resolve_model(model: str, *, runs: Path, device: torch.device, trust: bool = False) -> ResolvedModel:
     """The model that `model` names, on `device`.
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID`, a run folder (its newest checkpoint), a
             checkpoint file, or the folder of a bundle.
-        runs: folder of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
+        runs: folder of one's own runs, and of MLflow's SQLite store where MLFLOW_TRACKING_URI names no server.
         device: where the network shall be called.
+        trust: take a registered version that `trainer train` has not sealed.
 
     Raises: ConfigError if `model` names nothing; TrackingError, CheckpointError, ExportError or DataError if what it
         names is missing, damaged or not made by this program.
@@ -59,18 +59,44 @@ def resolve_model(model: str, *, runs: Path, device: torch.device) -> ResolvedMo
         def log_probabilities(images: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(bundle(images.float().cpu().numpy())).log().to(images.device)
 
-        return ResolvedModel(log_probabilities, bundle.classes, _preprocess(bundle.preprocess))
-    loaded = load_any(model, runs=runs)
-    return ResolvedModel(loaded.module.to(device), loaded.info.classes, _preprocess(loaded.info.preprocess))
+        return ResolvedModel(log_probabilities, bundle.class_ids, _preprocess(bundle.preprocess))
+    loaded = load_any(model, runs=runs, trust=trust)
+    info = loaded.info
+    network = rebuild(info.architecture, len(info.classes), loaded.state_dict)
+    return ResolvedModel(network.to(device), info.class_ids, _preprocess(info.preprocess))
 
 
-def load_any(model: str, *, runs: Path) -> LoadedModel:
+def load_any(model: str, *, runs: Path, trust: bool = False) -> LoadedModel:
     """As `resolve_model`, with weights, samples and origin, on the CPU.
 
-    Raises: ExportError if `model` is a bundle, which has no weights that could be loaded.
+    Raises: ExportError if `model` is a bundle, which has no weights that could be loaded; ConfigError if it is of a
+        network that no run in `runs` was trained with.
     """
+    loaded = _load(model, runs, trust)
+    architecture = loaded.info.architecture
+    # Such a name is code to be imported: it comes from one's own runs, not from a file that came from somewhere.
+    if ":" in architecture and architecture not in _own_networks(runs):
+        raise ConfigError(
+            f"{model} is of the network {architecture}, which no run in {runs} was trained with, and is not "
+            "imported; give the folder of your own runs with --runs, or copy its run there"
+        )
+    return loaded
+
+
+def _own_networks(runs: Path) -> set[str]:
+    """The networks that the runs in `runs` were trained with."""
+    found = set()
+    for recipe in runs.glob(f"*/{RECIPE}"):
+        try:
+            found.add(json.loads(recipe.read_bytes())["model"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return found
+
+
+def _load(model: str, runs: Path, trust: bool) -> LoadedModel:
     if model.startswith(("models:/", "runs:/")):
-        return load_model(model, runs=runs)
+        return load_model(model, runs=runs, trust=trust)
     path = Path(model)
     if is_bundle(path):
         raise ExportError(f"{model} is an exported bundle already; copy the folder to the device as it is")
@@ -87,63 +113,41 @@ def load_any(model: str, *, runs: Path) -> LoadedModel:
 
 
 def _of_checkpoint(path: Path) -> LoadedModel:
-    # best.pt leads to a checkpoint, and beside a copy of one in another folder stands no recipe.
+    """The model in a checkpoint file: all that is believed of it is in the file, which its name's digest covers."""
     path = follow(path)
-    run = path.parent.parent
-    recipe, trained_on = stored_recipe(_read(run / RECIPE, path)), _read(run / DATASET, path)
-    if not {"class_names", "digest", "source"} <= trained_on.keys():
-        raise ConfigError(
-            f"{run / DATASET} lacks facts about the data set; it was not written by this version of trainer"
-        )
-    classes = tuple(str(name) for name in trained_on["class_names"])
-    module = build(recipe.model, len(classes))
-    try:
-        module.load_state_dict(
-            load_state(path, "ema")["weights"] if recipe.ema_decay else load_state(path, "model")
-        )
-    except RuntimeError as error:
-        raise DataError(
-            f"the checkpoint {path} does not fit the network of {run / RECIPE}: {str(error).splitlines()[0]}; keep "
-            "checkpoints in the folder of their run"
-        ) from None
-    step = checkpoint_step(path)
-    measured = {p.key: p.value for p in read_journal(run, empty=True).points if p.step == step}
+    content = load_checkpoint(path)
+    recipe, states = stored_recipe(content["recipe"]), content["states"]
+    weights = states.get("ema", {}).get("weights") if recipe.ema_decay else states.get("model")
+    classes: dict[str, str] = content["classes"]
+    if not isinstance(weights, dict) or not classes:
+        raise CheckpointError(f"the checkpoint {path} holds no weights or no classes; use another one")
+    # Measured on these weights only if no step came after.
+    progress, step = states.get("progress", {}), checkpoint_step(path)
+    top1, top5 = (
+        progress.get(key) if progress.get("evaluated") == step else None for key in ("top1", "top5")
+    )
     info = ModelInfo(
         architecture=recipe.model,
-        classes=classes,
+        class_ids=tuple(classes),
+        classes=tuple(classes.values()),
         preprocess=preprocessing(recipe.preprocess),
         recipe=recipe.name,
-        top1=measured.get(metrics.VAL_TOP1, float("nan")),
-        top5=measured.get(metrics.VAL_TOP5, float("nan")),
-        dataset_digest=str(trained_on["digest"]),
+        top1=top1 if isinstance(top1, float) else float("nan"),
+        top5=top5 if isinstance(top5, float) else float("nan"),
+        dataset_digest=content["dataset_digest"],
     )
+    samples = tuple(_samples(path.parent.parent / DATASET, info.dataset_digest))
+    return LoadedModel(info, samples, source=str(path), registered=None, state_dict=weights)
+
+
+def _samples(trained_on: Path, digest: str) -> list[Sample]:
+    """Validation images of the data set that the run folder names, if it is still there and the same."""
     try:
-        dataset = open_dataset(Path(str(trained_on["source"])))
-        samples = samples_of(dataset.val) if dataset.digest == info.dataset_digest else []
-    except (DataError, OSError):
-        samples = []
-    return LoadedModel(
-        module=module.eval(),
-        info=info,
-        samples=tuple(samples),
-        source=str(path),
-        registered=None,
-        state_dict=dict(module.state_dict()),
-    )
+        dataset = open_dataset(Path(str(json.loads(trained_on.read_bytes())["source"])))
+        return samples_of(dataset.val) if dataset.digest == digest else []
+    except (DataError, OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _preprocess(described: dict[str, Any]) -> Preprocess:
     return Preprocess(val_resize=described["val_resize"], val_size=described["val_size"])
-
-
-def _read(path: Path, checkpoint: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise TypeError
-    except (OSError, ValueError, TypeError):
-        raise ConfigError(
-            f"the checkpoint {checkpoint} has no readable {path.name} at {path}; keep checkpoints in the folder of "
-            "their run"
-        ) from None
-    return content

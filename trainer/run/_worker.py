@@ -18,6 +18,7 @@ from trainer.dataloader import ValLoader, preprocessing
 from trainer.distributed import World, join_world
 from trainer.errors import CheckpointError, TrackingDown, TrackingError
 from trainer.files import write_text
+from trainer.model import rebuild
 from trainer.performance import autotune, halve_batch_when_out_of_memory
 from trainer.run._eta import Eta
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
@@ -36,6 +37,7 @@ from trainer.tracking import (
     RunLog,
     read_journal,
     read_run_ref,
+    redact,
     register,
     run_url,
     save_model,
@@ -180,6 +182,7 @@ def _save_model(
         model,
         ModelInfo(
             architecture=recipe.model,
+            class_ids=dataset.classes,
             classes=dataset.class_names,
             preprocess=preprocessing(recipe.preprocess),
             recipe=recipe.name,
@@ -189,6 +192,7 @@ def _save_model(
         ),
         samples_of(dataset.val),
         measure,
+        rebuild=lambda weights: rebuild(recipe.model, len(dataset.classes), weights),
         name=recipe.registered_model_name,
         num_images=accuracy.num_images,
     )
@@ -221,7 +225,7 @@ def _result(
     return RunResult(
         run=str(plan.folder),
         run_id=registered.run_id,
-        tracking_uri=tracking_uri(options.runs),
+        tracking_uri=redact(tracking_uri(options.runs)),
         model=registered.uri,
         version=registered.version,
         top1=accuracy.top1,

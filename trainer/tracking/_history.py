@@ -106,12 +106,15 @@ class Tail:
         Raises: TrackingError if the journal is damaged in the middle.
         """
         for offset, line in self._new_lines():
-            if not is_record(line):
+            try:
+                if not is_record(line):
+                    raise ValueError
+                self.history._add(json.loads(line))
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise TrackingError(
                     f"{self._path} is damaged: the line at byte {offset} is no record; "
                     "remove that line to go on without it"
-                )
-            self.history._add(json.loads(line))
+                ) from None
         return self.history
 
     def close(self) -> None:
@@ -158,5 +161,5 @@ def is_record(line: bytes) -> bool:
     """Whether `line` is a whole record: JSON with a kind, and an end of line."""
     try:
         return line.endswith(b"\n") and "kind" in json.loads(line)
-    except ValueError:
+    except (ValueError, TypeError):
         return False

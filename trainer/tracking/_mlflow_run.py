@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class RunRef(NamedTuple):
     """The MLflow run that a run folder is synced to."""
 
-    tracking_uri: str
+    tracking_uri: str  # redacted
     experiment_id: str
     run_id: str
 
@@ -39,7 +40,8 @@ def read_run_ref(folder: Path) -> RunRef | None:
 
 
 def write_run_ref(folder: Path, ref: RunRef) -> None:
-    """Keep the MLflow run that the run in `folder` is synced to."""
+    """Keep the MLflow run that the run in `folder` is synced to; of its address not the password."""
+    ref = ref._replace(tracking_uri=redact(ref.tracking_uri))
     if read_run_ref(folder) != ref:
         write_json(folder / RUN_FILE, ref._asdict())
 
@@ -60,7 +62,7 @@ def find_run(folder: Path, client: MlflowClient) -> Run | None:
     from mlflow.exceptions import MlflowException
 
     known = read_run_ref(folder)
-    if known and known.tracking_uri == client.tracking_uri:
+    if known and known.tracking_uri == redact(client.tracking_uri):
         try:
             run = client.get_run(known.run_id)
             if run.info.lifecycle_stage == "active":
@@ -105,7 +107,8 @@ def find_or_make_experiment(folder: Path, name: str, client: MlflowClient) -> st
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         local = client.tracking_uri.startswith("sqlite:")
-        artifacts = folder.resolve().parent / "artifacts" / name
+        # An experiment may have any name, and this is a folder.
+        artifacts = Path(os.path.abspath(folder)).parent / "artifacts" / re.sub(r"[/\\\0]|^\.+$", "_", name)
         try:
             return client.create_experiment(
                 name,

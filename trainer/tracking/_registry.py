@@ -8,12 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrackingDown, TrackingError
+from trainer.files import write_json
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
+from trainer.sealed import SealBroken, check_seal, listed, seal
 from trainer.tracking._description import (
     NOTE,
     may_replace,
@@ -22,17 +24,18 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
-from trainer.tracking._saved_model import MODEL, SAVED, WEIGHTS, SavedModel, read_saved_model, sha256
+from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
 from trainer.tracking._server import (
     check_reachable,
     connect,
     is_outage,
     quiet,
     redact,
+    run_tracking_uri,
     shortened,
-    tracking_uri,
 )
 from trainer.tracking._sync import run_of
+from trainer.tracking._weights import WEIGHTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE = "candidate"  # alias of the newest verified version
+FILES_SHA256 = "files_sha256"  # tag of a version: digest of the listing of all its files
+CARD = "MLmodel"  # the one file that differs from the run folder's: it has MLflow's ids
+REGISTERED = "registered.json"  # in the run folder: the versions of its model, for whom the server is not the last word
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,9 @@ def register(folder: Path) -> Registered:
     """
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(folder.resolve().parent)
-    saved, info = read_saved_model(folder)
+    uri = run_tracking_uri(folder)
+    saved, stored = read_saved_model(folder)
+    info = asdict(stored)
     history = read_journal(folder)
     check_reachable(uri)
     client = connect(uri)
@@ -84,9 +91,10 @@ def register(folder: Path) -> Registered:
             if version is None:
                 version = _upload(client, run, folder, saved, info, history)
             if version.tags.get("verified") != "true":
-                _verify(client, version, saved)
+                _verify(client, version, folder, saved)
             registered = Registered(saved.name, int(version.version), run.info.run_id)
             _describe(client, run, version, history, saved, info, registered)
+            _note(folder, registered, version.tags[FILES_SHA256])
     except MlflowException as error:
         kind = TrackingDown if is_outage(error) else TrackingError
         raise kind(
@@ -149,9 +157,14 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
 
 
 def newest_version(client: MlflowClient, query: str, weights: str | None = None) -> ModelVersion | None:
-    """The newest version that the search `query` finds, of weights with this SHA-256 if one is given."""
+    """The newest version that the search `query` finds; if `weights` is given, of a sealed one with this SHA-256."""
     versions = client.search_model_versions(query)
-    matching = [v for v in versions if weights is None or v.tags.get("weights_sha256") == weights]
+    matching = [
+        version
+        for version in versions
+        if weights is None
+        or (version.tags.get("weights_sha256") == weights and version.tags.get(FILES_SHA256))
+    ]
     return max(matching, key=lambda version: int(version.version), default=None)
 
 
@@ -185,6 +198,7 @@ def _upload(
         model_type="image-classification",
     )
     with _with_ids(folder, logged.model_id, run.info.run_id, logged.artifact_location) as path:
+        files_sha256 = seal(path)
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
@@ -209,7 +223,7 @@ def _upload(
             "output_name": OUTPUT_NAME,
             "output": "logits",
             "preprocess": json.dumps(info["preprocess"]),
-            "model_sha256": saved.model_sha256,
+            FILES_SHA256: files_sha256,
             "weights_sha256": saved.weights_sha256,
         },
     )
@@ -227,27 +241,54 @@ def _with_ids(folder: Path, model_id: str, run_id: str, location: str) -> Iterat
     with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as name:
         path = Path(name, MODEL)
         shutil.copytree(folder / MODEL, path, ignore=shutil.ignore_patterns(SAVED))
-        card = Model.load(str(path / "MLmodel"))
+        card = Model.load(str(path / CARD))
         card.artifact_path, card.run_id = location, run_id
         card.model_uuid = card.model_id = model_id
-        card.save(str(path / "MLmodel"))
+        card.save(str(path / CARD))
         yield path
 
 
-def _verify(client: MlflowClient, version: ModelVersion, saved: SavedModel) -> None:
+@contextmanager
+def downloaded(client: MlflowClient, version: ModelVersion) -> Iterator[Path]:
+    """The files of a version, in a folder of their own; what they are worth says `check_seal`."""
     from mlflow.artifacts import download_artifacts
 
-    stored = client.get_model_version_download_uri(version.name, version.version)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = download_artifacts(
-            artifact_uri=f"{stored}/{WEIGHTS}", dst_path=folder, tracking_uri=client.tracking_uri
-        )
-        digest = sha256(Path(weights))
-    if digest != saved.model_sha256:
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        # By its location, for models:/NAME would be looked up at the process-wide address.
+        stored = client.get_model_version_download_uri(version.name, version.version)
+        yield Path(download_artifacts(artifact_uri=stored, dst_path=folder, tracking_uri=client.tracking_uri))
+
+
+def versions_of(runs: Path, name: str, version: int, run_id: str) -> str | None:
+    """What the run folders below `runs` say is the `files_sha256` of a version; None if they do not know it."""
+    for path in runs.glob(f"*/{REGISTERED}"):
+        try:
+            noted = json.loads(path.read_bytes())
+            if (noted["name"], noted["version"], noted["run_id"]) == (name, version, run_id):
+                return str(noted[FILES_SHA256])
+        except (OSError, ValueError, TypeError, LookupError):
+            continue
+    return None
+
+
+def _note(folder: Path, registered: Registered, files_sha256: str) -> None:
+    write_json(folder / REGISTERED, {**asdict(registered), FILES_SHA256: files_sha256})
+
+
+def _verify(client: MlflowClient, version: ModelVersion, folder: Path, saved: SavedModel) -> None:
+    """See that every file came back as it was sent, and give such a version its alias."""
+    ours = {name: digest for name, digest in listed(folder / MODEL).items() if name != CARD}
+    try:
+        with downloaded(client, version) as path:
+            check_seal(path, digest=version.tags[FILES_SHA256], required=(WEIGHTS, INFO))
+            theirs = {name: digest for name, digest in listed(path).items() if name != CARD}
+            if theirs != ours:
+                raise SealBroken("the files are not those of the run")
+    except SealBroken as error:
         raise TrackingError(
-            f"models:/{version.name}/{version.version} came back from MLflow with another SHA-256 than it had; "
-            "it gets no alias: look at the server's disk, and train again or `trainer sync` the run"
-        )
+            f"models:/{version.name}/{version.version} came back from MLflow otherwise than it was sent ({error}); "
+            "it gets no alias: look at the server's disk, delete the version, and `trainer sync` the run"
+        ) from None
     # In this order: a version that counts as verified has had its alias, so a repeat takes it from nobody.
     for key, value in _accuracy_tags(saved).items():
         client.set_model_version_tag(version.name, version.version, key, value)

@@ -13,26 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from trainer.errors import TrackingDown, TrackingError
+from trainer.errors import ConfigError, TrackingDown, TrackingError
 from trainer.files import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
-
-# What the user set wins. No outside calls; no code run by loading a model; give up within seconds.
-# Now, for MLflow reads some of them as it is imported, and whoever imports it here has imported this before.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_MODEL_CATALOG_URI": "",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}.items():
-    os.environ.setdefault(_name, _value)
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
 TIMEOUT = 10.0  # seconds that `check_reachable` tries
@@ -40,8 +28,28 @@ CREATION_TIMEOUT = 120.0  # seconds that another process may take to make an SQL
 
 
 def tracking_uri(runs: Path) -> str:
-    """Tracking URI of the runs below the folder `runs`: MLFLOW_TRACKING_URI, else an SQLite file in `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.resolve() / 'mlflow.db'}"
+    """Tracking URI of the runs below the folder `runs`: MLFLOW_TRACKING_URI, else an SQLite file in `runs`.
+
+    Raises: ConfigError if the folder's name cannot be that of a database or of a model's file.
+    """
+    database = runs.resolve() / "mlflow.db"
+    try:
+        str(database).encode()
+    except UnicodeEncodeError:
+        shown = str(runs).encode(errors="backslashreplace").decode()
+        raise ConfigError(
+            f"--runs {shown} has a name that is no UTF-8, with which torch cannot save"
+        ) from None
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if "?" in str(database):  # SQLAlchemy reads options after it, and knows no way to escape it
+        raise ConfigError(f"--runs {runs} has a ? in its path, {database}, which no SQLite store can have")
+    return f"sqlite:///{database}"
+
+
+def run_tracking_uri(folder: Path) -> str:
+    """Tracking URI of the run in `folder`, which may be a link to elsewhere: that of the folder it is named in."""
+    return tracking_uri(Path(os.path.abspath(folder)).parent)
 
 
 def check_reachable(uri: str | None = None) -> None:
@@ -190,8 +198,8 @@ def _ask(
                 time.sleep(1)
                 continue
             raise TrackingDown(
-                f"MLflow at {shown} (MLFLOW_TRACKING_URI) cannot be reached: {_reason(error)}; start it "
-                "(Compose: `docker compose up -d mlflow`), or unset MLFLOW_TRACKING_URI to track into a local file"
+                f"MLflow at {shown} (MLFLOW_TRACKING_URI) cannot be reached{_by_proxy(uri)}: {_reason(error)}; "
+                "start it (Compose: `docker compose up -d mlflow`), or unset MLFLOW_TRACKING_URI to track into a file"
             ) from None
         break
     if answer.status_code == 200:
@@ -215,7 +223,19 @@ def _ask(
             cure = "look at the server's log (Compose: `docker compose logs mlflow`)"
     said = " ".join(answer.text.split())[:80]
     kind = TrackingDown if answer.status_code >= 500 else TrackingError
-    raise kind(f"MLflow at {shown} answers {answer.status_code} ({said}); {cure}")
+    raise kind(f"MLflow at {shown} answers {answer.status_code} ({said}){_by_proxy(uri)}; {cure}")
+
+
+def _by_proxy(uri: str) -> str:
+    """Words about the proxy of the environment that stands between here and `uri`; none if none does."""
+    parts, proxies = urlsplit(uri), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or not parts.hostname or proxy_bypass(parts.hostname):
+        return ""
+    return (
+        f" by way of the proxy {redact(proxy)} ({parts.scheme.upper()}_PROXY); if no proxy belongs between, add "
+        f"{parts.hostname} to NO_PROXY"
+    )
 
 
 def _reason(error: BaseException) -> str:

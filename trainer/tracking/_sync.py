@@ -22,7 +22,7 @@ from trainer.tracking._child import POLL, Parent
 from trainer.tracking._description import NOTE, may_replace, run_description
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._mlflow_run import RunRef, create_run, find_run, write_run_ref
-from trainer.tracking._server import check_reachable, connect, quiet, redact, shortened, tracking_uri
+from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri, shortened
 from trainer.tracking._system_metrics import SYSTEM, SystemMetrics
 
 if TYPE_CHECKING:
@@ -69,6 +69,19 @@ def sync(folder: Path, *, follow: bool) -> None:
             _follow(folder)
         else:
             _once(folder)
+
+
+def is_synced(folder: Path) -> bool:
+    """Whether MLflow has the end of the journal in `folder`, and so all before it, for it is sent last."""
+    from mlflow.exceptions import MlflowException
+
+    history = read_journal(folder)
+    try:
+        with quiet():
+            run = find_run(folder, connect(run_tracking_uri(folder)))
+    except (MlflowException, TrackingError):
+        return False
+    return run is not None and (run.info.status, run.info.end_time) == (STATUS[history.status], history.ended)
 
 
 def run_of(folder: Path, client: MlflowClient) -> Run:
@@ -232,7 +245,7 @@ class _RunSync:
 def _once(folder: Path) -> None:
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(folder.resolve().parent)
+    uri = run_tracking_uri(folder)
     check_reachable(uri)
     try:
         with quiet():
@@ -243,9 +256,9 @@ def _once(folder: Path) -> None:
             last = max((point.time for point in history.points), default=history.started)
             run.end(status, history.ended or last)
             run.close()
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"{folder} could not be synced to MLflow at {redact(uri)}: {error}; try `trainer sync` again"
+            f"{folder} could not be synced to MLflow at {redact(uri)}: {shortened(error)}; try `trainer sync` again"
         ) from None
 
 
@@ -253,7 +266,7 @@ def _follow(folder: Path) -> None:
     from mlflow.exceptions import MlflowException
 
     parent = Parent()
-    uri = tracking_uri(folder.resolve().parent)
+    uri = run_tracking_uri(folder)
     logger.info("syncing %s to MLflow at %s", folder, redact(uri))
     run: _RunSync | None = None
     failures = 0
@@ -265,9 +278,6 @@ def _follow(folder: Path) -> None:
             with quiet():
                 run = run or _RunSync(folder, uri)
                 history = run.send()
-                if failures:
-                    logger.info("MLflow answers again after %d failed tries; everything is sent", failures)
-                    failures = 0
                 if history.status != "running":
                     run.end(history.status, history.ended)
                     logger.info("the run is %s; everything is sent", history.status)
@@ -278,6 +288,10 @@ def _follow(folder: Path) -> None:
                     return
                 run.send_sample()
                 run.send_due_checkpoints()
+                # Only now: a server may take metrics, and no files.
+                if failures:
+                    logger.info("MLflow answers again after %d failed tries; everything is sent", failures)
+                    failures = 0
         except (MlflowException, OSError) as error:
             if run:
                 run.close()
@@ -287,7 +301,7 @@ def _follow(folder: Path) -> None:
                 logger.warning("try %d failed, will go on trying: %s", failures, shortened(error))
             if orphaned and failures >= LAST_TRIES:
                 raise TrackingError(
-                    f"the trainer is gone and MLflow at {redact(uri)} does not answer; "
+                    f"the trainer is gone and MLflow at {redact(uri)} does not take everything: {shortened(error)}; "
                     f"`trainer sync {folder}` sends the rest when it does"
                 ) from None
         parent.sleep(min(2.0**failures, LONGEST_PAUSE) if failures else POLL)
