@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking.conftest import Server
+from tests.tracking.models import finished_run, network, register_it
 from tests.tracking.synced import in_mlflow, start
 from trainer.tracking import RunRef, read_run_ref, run_url, sync, tracking_uri
 from trainer.tracking._mlflow_run import RUN_FILE
@@ -36,3 +38,22 @@ def test_a_run_on_a_server_has_an_address_for_the_browser(server: str) -> None:
 
 def test_a_run_in_a_local_file_has_none() -> None:
     assert run_url(RunRef("sqlite:////runs/mlflow.db", "1", "0123")) is None
+
+
+def test_a_password_in_the_address_is_in_no_file_of_the_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", "//user:s3cretpw@"))
+    caplog.set_level("DEBUG", logger="trainer")
+
+    register_it(finished_run(tmp_path / "r"), network())
+    sync(tmp_path / "r", follow=True)
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert tmp_path / "r" / RUN_FILE in files
+    assert [path for path in files if b"s3cretpw" in path.read_bytes()] == []
+    assert "s3cretpw" not in caplog.text
+    first = read_run_ref(tmp_path / "r")
+    sync(tmp_path / "r", follow=False)
+    assert read_run_ref(tmp_path / "r") == first
+    assert first.tracking_uri == server.uri

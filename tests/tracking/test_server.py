@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import http.server
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.conftest import Server
+from tests.tracking.models import finished_run, network, register_it
+from trainer.cli import main
 from trainer.errors import TrackingError
 from trainer.tracking import _server as tracking_server
-from trainer.tracking import check_reachable, tracking_uri
+from trainer.tracking import check_reachable, load_model, tracking_uri
 
 
 def test_a_server_that_refuses_this_host_name_is_named_with_the_cure(server: Server) -> None:
@@ -68,8 +73,97 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         check_reachable(tracking_uri(tmp_path / "runs"))
 
 
-def test_a_password_in_the_address_is_not_shown() -> None:
-    assert tracking_server.redact("http://me:secret@host:5000") == "http://host:5000"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host:5000", "http://host:5000"),
+        ("https://TOKEN@host/a", "https://host/a"),
+        ("http://me:se@cret@host", "http://host"),
+        ("postgresql+psycopg2://me:secret@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("API request to http://me:secret@host/api/2.0 failed", "API request to http://host/api/2.0 failed"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("http://host/a?b=c@d", "http://host/a?b=c@d"),
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(text: str, shown: str) -> None:
+    assert tracking_server.redact(text) == shown
+
+
+def test_a_proxy_in_between_is_named_and_not_taken_for_a_dead_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_server, "TIMEOUT", 1)
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+
+    with pytest.raises(TrackingError) as refused:
+        check_reachable("http://localhost:5000")
+    said = str(refused.value)
+    assert "by way of the proxy http://127.0.0.1:9 (HTTP_PROXY); if no proxy belongs between" in said
+    assert "add localhost to NO_PROXY" in said
+    assert "secret" not in said
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    with pytest.raises(TrackingError) as refused:
+        check_reachable("http://localhost:9")
+    assert "proxy" not in str(refused.value)
+
+
+def test_a_proxy_that_answers_itself_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(407, "who are you")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        with pytest.raises(
+            TrackingError, match=r"answers 407 .* by way of the proxy http://127\.0\.0\.1:\d+ "
+        ):
+            check_reachable("http://mlflow.example:5000")
+        proxy.shutdown()
+
+
+@pytest.mark.parametrize("name", ["#3", "50% off; & café 中+=,@:"])
+def test_a_folder_of_any_name_holds_runs_models_and_their_store(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = tmp_path / name
+    runs.mkdir()
+    shutil.copy(empty_store, runs / "mlflow.db")
+
+    registered = register_it(finished_run(runs / "r"), network())
+
+    assert load_model("models:/tiny@candidate", runs=runs).registered == registered
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert {"mlflow.db", "artifacts", "r"} <= {path.name for path in runs.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["a%41b", "100%20 #1", "what?x=1", "caf\udce9"])
+@pytest.mark.parametrize("command", [["train", "digits", "--set", "global_batch=8"], ["find-lr", "digits"]])
+def test_a_folder_whose_name_no_store_can_have_is_refused_before_anything_is_begun(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    command: list[str],
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    arguments = [*command, "--set", "global_batch=8", "--data", str(photos), "--device", "cpu", "--dry-run"]
+    if command[0] == "find-lr":
+        arguments.remove("--dry-run")
+    assert main([*arguments, "--runs", str(tmp_path / name)]) == 2
+
+    said = capsys.readouterr().err
+    assert said.startswith(("trainer: --runs ", "trainer: the folder"))
+    assert said.count("\n") == 1
+    assert not any(tmp_path.rglob("*.*"))
 
 
 def test_tracking_costs_nothing_to_import() -> None:

@@ -225,3 +225,68 @@ def test_no_thread_is_left(runs: Path) -> None:
     sync(runs / "r", follow=False)
 
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_store_that_takes_metrics_and_no_files_does_not_keep_an_orphaned_sync_alive(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    pauses: list[float] = []
+
+    class Gone:
+        def is_gone(self) -> bool:
+            return True
+
+        def sleep(self, seconds: float) -> None:
+            pauses.append(seconds)
+            assert len(pauses) < 10
+
+    def full(*_: object, **__: object) -> None:
+        raise MlflowException("no space at http://me:s3cret@host/api")
+
+    journal = start(runs / "r")
+    journal.log(1, {"loss": 1})
+    if ended:
+        journal.finish("finished")
+    monkeypatch.setattr(syncing, "Parent", Gone)
+    monkeypatch.setattr(MlflowClient, "log_artifact", full)
+    caplog.set_level("INFO", logger="trainer")
+    with pytest.raises(
+        TrackingError, match="does not take everything: no space at http://host/api; `trainer sync"
+    ):
+        sync(runs / "r", follow=True)
+
+    assert pauses == [2.0, 4.0]  # three tries
+    assert "everything is sent" not in caplog.text
+    assert "s3cret" not in caplog.text
+    assert rows(runs / "r") == noted(runs / "r")
+
+
+def test_a_child_that_ends_well_without_having_synced_is_not_believed(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.tracking._child.child_command", lambda *_: ["true"])
+    journal = start(runs / "r")
+    with BackgroundSync(runs / "r") as background:
+        journal.log(1, {"loss": 1})
+        journal.finish("finished")
+
+        assert not background.wait(30)
+    sync(runs / "r", follow=False)
+    assert background.wait(30)
+
+
+def test_a_run_folder_that_is_a_link_has_the_store_of_the_folder_it_is_named_in(
+    runs: Path, tmp_path: Path
+) -> None:
+    start(tmp_path / "other disk" / "r").finish("finished")
+    (runs / "r").symlink_to(tmp_path / "other disk" / "r")
+
+    sync(runs / "r", follow=False)
+
+    assert in_mlflow(runs / "r").info.status == "FINISHED"
+    assert [path.name for path in (tmp_path / "other disk").iterdir()] == ["r"]
+    assert (runs / "artifacts").exists()

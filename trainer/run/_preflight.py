@@ -76,6 +76,7 @@ def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflig
 
 def make_runs_folder(runs: Path) -> bool:
     """Make the folder of all runs; whether there was none. Raises: ConfigError."""
+    tracking_uri(runs)  # which may be impossible
     try:
         made = not runs.exists()
         runs.mkdir(parents=True, exist_ok=True)
@@ -90,9 +91,10 @@ def check_tracking(runs: Path, *, offline: bool) -> None:
     Raises: ConfigError, TrackingError.
     """
     make_runs_folder(runs)
-    check_address(tracking_uri(runs))
+    uri = tracking_uri(runs)
+    check_address(uri)
     try:
-        check_reachable(tracking_uri(runs))
+        check_reachable(uri)
     except TrackingError as error:
         if not offline:
             raise TrackingError(f"{error}; --offline starts without it") from None

@@ -15,7 +15,15 @@ from trainer.errors import TrackingError
 from trainer.sealed import SealBroken, check_seal
 from trainer.tracking._registry import FILES_SHA256, Registered, downloaded, find_version, versions_of
 from trainer.tracking._saved_model import INFO, ModelInfo, Sample, read_info
-from trainer.tracking._server import check_reachable, connect, quiet, redact, shortened, tracking_uri
+from trainer.tracking._server import (
+    check_reachable,
+    connect,
+    database_of,
+    quiet,
+    redact,
+    shortened,
+    tracking_uri,
+)
 from trainer.tracking._weights import WEIGHTS, read_weights
 
 if TYPE_CHECKING:
@@ -52,9 +60,9 @@ def load_model(uri: str, *, runs: Path = Path("runs"), trust: bool = False) -> L
     from mlflow.exceptions import MlflowException
 
     tracking = tracking_uri(runs)
-    if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
+    if (database := database_of(tracking)) and not database.exists():
         raise TrackingError(
-            f"{uri} cannot be looked up: there is no {tracking.removeprefix('sqlite:///')}; "
+            f"{uri} cannot be looked up: there is no {database}; "
             "set MLFLOW_TRACKING_URI to your server, or train first"
         )
     check_reachable(tracking)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from trainer.errors import ConfigError, TrackingDown, TrackingError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s?#]*@")
+SQLITE = "sqlite:///"
 TIMEOUT = 10.0  # seconds that `check_reachable` tries
 CREATION_TIMEOUT = 120.0  # seconds that another process may take to make an SQLite store
 
@@ -42,9 +43,17 @@ def tracking_uri(runs: Path) -> str:
         ) from None
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    if "?" in str(database):  # SQLAlchemy reads options after it, and knows no way to escape it
-        raise ConfigError(f"--runs {runs} has a ? in its path, {database}, which no SQLite store can have")
-    return f"sqlite:///{database}"
+    # SQLAlchemy decodes it and reads options after the question mark; MLflow makes its folder without decoding.
+    if unquote(str(database)) != str(database) or "?" in str(database):
+        raise ConfigError(
+            f"--runs {runs}: no SQLite store can be in {database.parent}, for its path has a ? or reads like %41"
+        )
+    return f"{SQLITE}{database}"
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of an SQLite store; None if `uri` is no such."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def run_tracking_uri(folder: Path) -> str:
@@ -65,8 +74,8 @@ def check_reachable(uri: str | None = None) -> None:
     if not uri:
         return
     check_address(uri)
-    if uri.startswith("sqlite:///"):
-        _check_file(Path(uri.removeprefix("sqlite:///")))
+    if database := database_of(uri):
+        _check_file(database)
     else:
         _check_server(uri)
 
@@ -102,9 +111,9 @@ def connect(uri: str) -> MlflowClient:
         from mlflow import MlflowClient
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
-        if not uri.startswith("sqlite:"):
+        database = database_of(uri)
+        if database is None:
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
-        database = Path(uri.removeprefix("sqlite:///"))
         _check_file(database)
         # The first process makes the tables, for seconds; a trainer and its sync at once would both fail.
         busy = TrackingError(
