@@ -16,8 +16,8 @@ FLAGS = {
     "bench": "",
     "check": "--decode --json --quarantine",
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
-    "evaluate": "--batch-size --data --device --json --nproc-per-node --per-class --runs --tta",
-    "export": "--json --out --runs",
+    "evaluate": "--batch-size --data --device --json --nproc-per-node --per-class --runs --trust --tta",
+    "export": "--json --out --runs --trust",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --runs "
     "--set --steps",
     "prepare": "",
