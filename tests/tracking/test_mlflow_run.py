@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import SETTINGS, SMALL
 from tests.tracking.conftest import Server
 from tests.tracking.models import finished_run, network, register_it
 from tests.tracking.synced import in_mlflow, start
+from trainer.cli import main
 from trainer.tracking import RunRef, read_run_ref, run_url, sync, tracking_uri
 from trainer.tracking._mlflow_run import RUN_FILE
 
@@ -57,3 +59,34 @@ def test_a_password_in_the_address_is_in_no_file_of_the_run(
     sync(tmp_path / "r", follow=False)
     assert read_run_ref(tmp_path / "r") == first
     assert first.tracking_uri == server.uri
+
+
+@pytest.mark.slow
+def test_a_password_in_the_address_is_neither_in_the_result_nor_printed(
+    server: Server,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("//", "//TOKEN-s3cret@"))
+    arguments = [
+        *SETTINGS,
+        *SMALL,
+        "--data",
+        str(photos),
+        "--device",
+        "cpu",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+
+    assert main(["train", "digits", *arguments, "--json"]) == 0
+    assert main(["train", "digits", *arguments]) == 0
+
+    (result,) = (tmp_path / "runs").glob("*/result.json")
+    assert server.uri in result.read_text()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()] == []
+    said = capfd.readouterr()
+    assert "finished already" in said.out
+    assert "s3cret" not in said.out + said.err
