@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.cli.conftest import SETTINGS, SMALL, command, until
-from trainer import metrics
+from trainer import metrics, ranks
 from trainer.cli import main
 from trainer.tracking import read_journal
 
@@ -179,7 +179,8 @@ def test_several_processes_are_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ranks.PLACE:
+        monkeypatch.setenv(name, "2" if name.endswith("WORLD_SIZE") else "1")
 
     assert main(find_lr(photos)) == 2
     assert "start it without torchrun" in capsys.readouterr().err
