@@ -91,7 +91,7 @@ def valid_preprocess(content: object) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError("the preprocessing is no table")
     for name in ("val_resize", "val_size"):
-        if type(size := content.get(name)) is not int or not 1 <= size <= 10_000:
+        if type(size := content.get(name)) is not int or not 1 <= size <= 4096:
             raise ValueError(f"{name} is no number of pixels")
     for name in ("mean", "std"):
         numbers = content.get(name)

@@ -82,7 +82,7 @@ def check_reachable(uri: str | None = None) -> None:
 
 def check_address(uri: str) -> None:
     """Refuse a tracking URI at which no MLflow can ever answer; nobody is asked. Raises: TrackingError."""
-    if uri.startswith("sqlite:///"):
+    if uri.startswith(SQLITE):
         return
     shown = redact(uri)
     example = "write it as http://HOST:5000 or https://HOST"
