@@ -141,7 +141,7 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(
         (["--steps", "9"], "--steps 9 is not between 10 and"),
         (["--set", "global_batch=2000"], "larger than the 1437 training images"),
         (["--set", "model=resnet5"], "resnet5"),
-        (["--name", "a/b"], "choose another --runs or --name"),
+        (["--name", "a/b"], "cannot name a folder"),
         (["--data", "nowhere"], "trainer prepare digits"),
     ],
 )
