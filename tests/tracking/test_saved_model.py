@@ -10,6 +10,7 @@ import torch
 from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, network, rebuild, register_it
 from trainer.errors import TrackingError
 from trainer.tracking import Sample, load_model, register, save_model, tracking_uri
+from trainer.tracking._saved_model import release
 from trainer.tracking._server import connect
 
 
@@ -82,3 +83,10 @@ def test_photos_of_the_same_name_are_all_kept(runs: Path) -> None:
     samples = load_model("models:/tiny/1", runs=runs).samples
     assert [(sample.jpeg, sample.label) for sample in samples] == [(b"one", 0), (b"two", 1)]
     assert {sample.name for sample in samples} == {"a.JPEG"}
+
+
+@pytest.mark.parametrize(
+    "version", ["2.14.0", "2.14.0+cu130", "2.14.0a0+4fdf77b940.nv26.08", "2.14.0.dev2026"]
+)
+def test_the_models_requirements_name_a_release_that_can_be_installed(version: str) -> None:
+    assert release(version) == "2.14.0"

@@ -16,6 +16,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -247,7 +248,7 @@ def _write_model(path: Path, model: torch.nn.Module, info: ModelInfo, samples: S
         # A batch of 1 would be taken for the only size there is. Zeros, for they are stored as text.
         input_example=np.zeros((2, 3, size, size), np.float32),
         # Given, or else MLflow finds out in a process of its own, which takes longer than the rest.
-        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "numpy"],
+        pip_requirements=[f"torch=={release(torch.__version__)}", "numpy"],
         serialization_format="pt2",
         metadata={"info": INFO, "samples": SAMPLES, "weights": WEIGHTS, "sums": SUMS},
     )
@@ -276,3 +277,8 @@ def _weights_sha256(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().numpy())
     return digest.hexdigest()
+
+
+def release(version: str) -> str:
+    """The release that a build belongs to: NGC's 2.14.0a0+4fdf77b940.nv26.08 is on no index, 2.14.0 is."""
+    return re.match(r"[\d.]*\d", version)[0]  # type: ignore[index]
