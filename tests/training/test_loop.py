@@ -15,11 +15,12 @@ from tests import nets
 from tests.conftest import ALONE
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints, load_state
-from trainer.config import Optimizer, Recipe
+from trainer.config import Execution, Optimizer, Recipe
 from trainer.dataset import Dataset
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import NullLog
 from trainer.training import train
+from trainer.training._first_step import FirstStep
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +136,48 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
     torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
     for key in (metrics.TRAIN_LOSS, metrics.VAL_TOP1, metrics.VAL_LOSS, metrics.LR):
         assert notes.of(key) == unbroken.of(key)
+
+
+@pytest.mark.parametrize(
+    "micro_batch", [1, 2, 7, 9]
+)  # of the first step, of the second, and after an evaluation
+def test_a_stop_in_the_middle_of_a_step_leaves_no_trace_of_it(
+    small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro_batch: int
+) -> None:
+    """A step of 1,024 images takes minutes on a CPU, and Docker kills after two."""
+    quarters = Execution(batch_per_gpu=2)
+    recipe = replace(small, ema_decay=0.9, log_every=2)
+    unbroken, stopped, done = Notes(), Notes(), 0
+    expected, _ = train(recipe, dataset, tmp_path / "unbroken", ALONE, unbroken, execution=quarters)
+
+    def stop_in_the_middle(_: FirstStep) -> None:
+        nonlocal done
+        done += 1
+        if done == micro_batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FirstStep, "micro_batch_done", stop_in_the_middle)
+        with pytest.raises(Stopped, match=f"at step {(micro_batch - 1) // 3} of 6, everything saved"):
+            train(recipe, dataset, tmp_path / "stopped", ALONE, stopped, execution=quarters)
+    assert done == micro_batch, "no further micro-batch was begun"
+    resumed, _ = train(recipe, dataset, tmp_path / "stopped", ALONE, stopped, execution=quarters)
+
+    torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    for key in (metrics.TRAIN_LOSS, metrics.TRAIN_TOP1, metrics.VAL_LOSS, metrics.LR):
+        assert stopped.of(key) == unbroken.of(key)
+
+
+def test_a_stop_during_the_start_up_begins_no_step(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    class Impatient(Notes):
+        def truncate_after(self, step: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    notes = Impatient()
+    with pytest.raises(Stopped, match="at step 0 of 6"):
+        train(small, dataset, tmp_path, ALONE, notes)
+
+    assert (notes.steps, list_checkpoints(tmp_path / "checkpoints")) == ([], [])
 
 
 def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_one(

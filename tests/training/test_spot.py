@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from trainer.training import SpotWatch, StopRequest, _spot, metadata_service
+from trainer.stop import StopRequest
+from trainer.training import SpotWatch, _spot, metadata_service
 
 
 class Metadata(ThreadingHTTPServer):

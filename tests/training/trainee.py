@@ -87,14 +87,14 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
 
         number = 0
 
-        def __call__(self, batches: Iterator[Batch], lr: float, meter: Any) -> None:
+        def __call__(self, batches: Iterator[Batch], lr: float, meter: Any, **options: Any) -> None:
             def noted() -> Iterator[Batch]:
                 for batch in batches:
                     os.write(used, f"{attempt} {Recorded.number} {batch.labels.tolist()}\n".encode())
                     yield batch
 
             phase.set("step")
-            super().__call__(noted(), lr, meter)
+            super().__call__(noted(), lr, meter, **options)
             Recorded.number += 1
 
     class Log(NullLog):

@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 
 from trainer.cli import _args
 from trainer.run import Plan, RunResult, TrainOptions, make_plan, read_result
+from trainer.stop import stop_at_once
 
 NAME, GROUP, ORDER = "train", "train", 4
 HELP = "train a recipe and register the model; the same command again goes on where it was"
@@ -56,6 +57,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Train, or show the result if that is done; return the exit code."""
+    with stop_at_once("what was done is kept, start the same command again to go on"):
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     given = _args.options_of(TrainOptions, options)
     plan = make_plan(given)
     from trainer.cli._terminal import ConsoleLog, configure_logging
@@ -76,13 +82,14 @@ def run(options: Namespace) -> int:
 
 def _show(result: RunResult, given: TrainOptions) -> None:
     from trainer.cli._terminal import show_table
+    from trainer.run import duration
 
     runs = "" if given.runs == TrainOptions.runs or result.url else f" --runs {given.runs}"
     rows = {
         "top-1": f"{result.top1:.2%} of {result.num_images:,} validation images",
         "top-5": f"{result.top5:.2%}",
         "images/s": f"{result.images_per_second:,.0f} on {result.device}",
-        "time": f"{result.hours:,.2f} hours" + (f", ${result.usd:,.2f}" if result.usd is not None else ""),
+        "time": duration(3600 * result.hours) + (f", ${result.usd:,.2f}" if result.usd is not None else ""),
         "run": result.run,
         "model": f"{result.model} (version {result.version})",
         "MLflow": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.run._eta import Eta
+    from trainer.run._eta import Eta, duration
     from trainer.run._evaluate import EvaluationResult, evaluate_model
     from trainer.run._export import export_model
     from trainer.run._find_lr import LrSuggestion, find_lr
@@ -37,6 +37,7 @@ _MODULES = {
     "ResolvedModel": "_resolve",
     "RunResult": "_result",
     "TrainOptions": "_options",
+    "duration": "_eta",
     "evaluate_model": "_evaluate",
     "export_model": "_export",
     "find_lr": "_find_lr",
@@ -61,6 +62,7 @@ __all__ = [
     "ResolvedModel",
     "RunResult",
     "TrainOptions",
+    "duration",
     "evaluate_model",
     "export_model",
     "find_lr",

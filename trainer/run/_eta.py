@@ -38,8 +38,8 @@ class Eta:
         """
         self.total_steps, self.epochs = total_steps, epochs
         self.steps_per_epoch = total_steps // epochs
-        self._price, self._images = price, images_per_step
-        self._clock, self._begun = clock, clock() - elapsed
+        self.images_per_step, self.clock = images_per_step, clock
+        self._price, self._begun = price, clock() - elapsed
         self._throughputs: deque[float] = deque(maxlen=WINDOW)
         self._evaluations: deque[float] = deque(maxlen=WINDOW)
         self._starting = True  # the first value holds the start-up
@@ -57,26 +57,45 @@ class Eta:
             left = self.total_steps - step
             evaluations = self.epochs * left / self.total_steps + FINAL_EVALUATIONS
             each = median(self._evaluations) if self._evaluations else 0.0
-            self._end = self._clock() + left * self._images / median(self._throughputs) + evaluations * each
+            self._end = (
+                self.clock() + left * self.images_per_step / median(self._throughputs) + evaluations * each
+            )
+
+    def times(self) -> str:
+        """As in "12:34/52:10", or "12:17/80:26 h" in hours; without the estimate until there is one."""
+        spent, whole = self._seconds()
+        in_hours = max(spent, whole or 0.0) >= 3600
+        texts = [_minutes(seconds, in_hours) for seconds in (spent, whole) if seconds is not None]
+        return "/".join(texts) + (" h" if in_hours else "")
+
+    def costs(self) -> str:
+        """As in "$6.46/$42.31"; empty if the price is not known."""
+        price = self._price
+        if not price:
+            return ""
+        return "/".join(dollars(seconds, price) for seconds in self._seconds() if seconds is not None)
 
     def __str__(self) -> str:
-        """As in "12:34 of about 5:10:00, $0.12 of about $3.04"; without the estimate until there is one."""
-        now = self._clock()
-        spent = now - self._begun
-        whole = None if self._end is None else max(self._end, now) - self._begun
-        said = _clock(spent) + (f" of about {_clock(whole)}" if whole else "")
-        if self._price:
-            said += f", {_dollars(spent, self._price)}"
-            said += f" of about {_dollars(whole, self._price)}" if whole else ""
-        return said
+        """Both."""
+        return f"{self.times()} {self.costs()}".strip()
+
+    def _seconds(self) -> tuple[float, float | None]:
+        """What was spent, and the whole run if that can be told."""
+        now = self.clock()
+        return now - self._begun, None if self._end is None else max(self._end, now) - self._begun
 
 
-def _dollars(seconds: float, price: float) -> str:
+def dollars(seconds: float, price: float) -> str:
     """Price of `seconds` at `price` dollars per hour."""
     return f"${seconds / 3600 * price:,.2f}"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def duration(seconds: float) -> str:
+    """As in "7:23", or "12:17 h" from an hour on."""
+    in_hours = seconds >= 3600
+    return _minutes(seconds, in_hours) + (" h" if in_hours else "")
+
+
+def _minutes(seconds: float, in_hours: bool) -> str:
+    large, small = divmod(int(seconds) // 60 if in_hours else int(seconds), 60)
+    return f"{large}:{small:02}"

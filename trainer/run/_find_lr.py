@@ -24,8 +24,9 @@ from trainer.run._plan import Plan, make_plan, require_single_process
 from trainer.run._preflight import check_tracking
 from trainer.run._session import exclusive_run_dir, record_exit_status
 from trainer.run._worker import SYNC_SECONDS
+from trainer.stop import StopRequest
 from trainer.tracking import BackgroundSync, RunInfo, RunLog, read_run_ref, redact, tracking_uri
-from trainer.training import LrPoint, StopRequest, Suggestion, lr_grid, range_test, suggest
+from trainer.training import LrPoint, Suggestion, lr_grid, range_test, suggest
 
 CURVE, TABLE = "learning-rates.png", "learning-rates.csv"
 

@@ -53,8 +53,11 @@ def launch_until_done(
         code = launch(command, processes, result=result, timeout=timeout)
         if code == 0:
             return
-        if code == KILLED and read_journal(folder, empty=True).status == "interrupted":
-            code = Stopped.exit_code
+        if code == KILLED:
+            history = read_journal(folder, empty=True)
+            # Trained and being registered, or not begun: nothing is lost either.
+            if history.status in ("interrupted", "finished") or not history.key:
+                code = Stopped.exit_code
         if code in (TrainerError.exit_code, Stopped.exit_code, KILLED):
             raise ProcessesFailed(code)
         if list_checkpoints(folder / "checkpoints")[:1] != before:

@@ -16,6 +16,7 @@ from trainer.performance import defaults as autotune_defaults
 from trainer.run._options import TrainOptions
 from trainer.run._plan import Plan
 from trainer.run._rehearsal import rehearse
+from trainer.stop import StopRequest
 from trainer.tracking import (
     ProofProcess,
     check_address,
@@ -24,7 +25,7 @@ from trainer.tracking import (
     redact,
     tracking_uri,
 )
-from trainer.training import SpotWatch, StopRequest, metadata_service
+from trainer.training import SpotWatch, metadata_service
 
 NOTICE_SECONDS = 600  # a spot notice comes two minutes ahead
 

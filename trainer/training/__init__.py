@@ -21,7 +21,6 @@ from trainer.training._precision import Precision, choose_precision
 from trainer.training._schedule import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
 from trainer.training._spot import SpotWatch, metadata_service
 from trainer.training._step import Step, make_loader, make_model
-from trainer.training._stop import StopRequest
 
 __all__ = [
     "VAL_BATCH",
@@ -36,7 +35,6 @@ __all__ = [
     "Progress",
     "SpotWatch",
     "Step",
-    "StopRequest",
     "Suggestion",
     "choose_precision",
     "evaluate",

@@ -16,9 +16,11 @@ from trainer.dataloader import ValLoader
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import Stopped, TrainingDiverged
+from trainer.stop import StopRequest
 from trainer.tracking import RunLog
 from trainer.training._ema import EMA
 from trainer.training._evaluation import VAL_BATCH, Accuracy, evaluate, full_precision
+from trainer.training._first_step import FirstStep
 from trainer.training._input_stall import InputStall
 from trainer.training._loss_scale import LossScaleMonitor
 from trainer.training._meter import Meter
@@ -27,7 +29,6 @@ from trainer.training._optimizer import make_optimizer
 from trainer.training._schedule import learning_rate
 from trainer.training._spot import SpotWatch, metadata_service
 from trainer.training._step import Step, make_loader, make_model
-from trainer.training._stop import StopRequest
 
 
 @dataclass
@@ -123,7 +124,8 @@ def train(
         if recipe.ema_decay:
             states["ema"] = ema
         checkpoints.restore_newest(states)
-        log.truncate_after(progress.step)
+        first_step = progress.step
+        log.truncate_after(first_step)
 
         def save() -> None:
             # A checkpoint must not know more than the journal, so that is flushed before.
@@ -132,15 +134,23 @@ def train(
         def asked_to_stop() -> bool:
             return world.any(stop.made)[0]
 
+        pace = FirstStep(recipe.global_batch, images.accumulation_steps)
+
+        def asked_between_micro_batches() -> bool:
+            pace.micro_batch_done()
+            return asked_to_stop()
+
         batches = mixed(
-            images.batches(first_step=progress.step, last_step=total),
+            images.batches(first_step=first_step, last_step=total),
             recipe,
             classes,
             world,
             accumulation_steps=images.accumulation_steps,
-            first_step=progress.step,
+            first_step=first_step,
         )
         try:
+            if asked_to_stop():
+                raise Stopped("stopped during the start-up")
             while True:
                 # Due at this step. A run cut off in here repeats it when it comes back.
                 if progress.step % epoch == 0 and progress.step > progress.evaluated:
@@ -164,7 +174,7 @@ def train(
 
                 # One update.
                 lr = lr_at(progress.step)
-                step(batches, lr, meter)
+                step(batches, lr, meter, asked_to_stop=asked_between_micro_batches)
                 progress.step += 1
                 ema.update(progress.step)
                 meter.step_done()
@@ -194,8 +204,9 @@ def train(
         except TrainingDiverged as error:
             raise error.after(checkpoints.newest()) from None
         except Stopped:
-            save()
-            checkpoints.wait()
+            if progress.step > first_step:  # else the newest checkpoint, if there is one, says it all
+                save()
+                checkpoints.wait()
             raise Stopped(
                 f"stopped {stop.reason} at step {progress.step} of {total}, everything saved; "
                 "start the same command again to go on"

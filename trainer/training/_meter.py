@@ -23,8 +23,8 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        # loss x images, top1, top5, images
-        self._sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        #: of this process: loss x images, top1, top5, images
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
         self._skipped = torch.zeros((), device=self._world.device)  # steps; the same on all processes
         self._scale: torch.Tensor | None = None  # of the loss; None: it is not scaled
         self._before = 0.0  # images of the sums that a process before this one counted
@@ -33,15 +33,15 @@ class Meter:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The sums of each process: a run cut off between two reads loses none."""
-        return {"sums": self._world.all_gather(self._sums), "skipped": self._skipped}
+        return {"sums": self._world.all_gather(self.sums), "skipped": self._skipped}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load this process's sums; another number of processes leaves them all to the first."""
         rows = state["sums"].to(self._world.device)
         if len(rows) == self._world.size:
-            self._sums = rows[self._world.rank].clone()
+            self.sums = rows[self._world.rank].clone()
         elif self._world.is_main:
-            self._sums = rows.sum(dim=0)
+            self.sums = rows.sum(dim=0)
         self._before = float(rows[:, 3].sum())
         self._skipped += state.get("skipped", torch.zeros(())).to(self._world.device)
 
@@ -49,7 +49,7 @@ class Meter:
         """Count one micro-batch; `loss` is its mean."""
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         count = torch.full_like(loss, len(labels))
-        self._sums += torch.stack([loss * count, best[:, 0].sum(), best.sum(), count]).double()
+        self.sums += torch.stack([loss * count, best[:, 0].sum(), best.sum(), count]).double()
 
     def scaled(self, found_inf: Iterable[torch.Tensor], scale: torch.Tensor | None) -> None:
         """Note a step whose loss was multiplied by `scale`, skipped if any of `found_inf` is not 0."""
@@ -74,7 +74,7 @@ class Meter:
 
         Raises: TrainingDiverged, on all processes alike, if the loss is not a number.
         """
-        loss, top1, top5, images = self._world.all_reduce_sum(self._sums).tolist()
+        loss, top1, top5, images = self._world.all_reduce_sum(self.sums).tolist()
         seconds = time.perf_counter() - self._since
         phases = self.timer.read()
         # All processes are as fast as the one that waits longest.

@@ -15,7 +15,7 @@ from trainer.config import CompileMode, Execution, Recipe
 from trainer.dataloader import Batch, TrainLoader
 from trainer.dataset import Split
 from trainer.distributed import World
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, Stopped
 from trainer.model import build
 from trainer.training._losses import init_classifier_prior, make_loss
 from trainer.training._meter import Meter
@@ -135,14 +135,36 @@ class Step:
             logits.sum().backward()  # type: ignore[no-untyped-call]
         self._optimizer.zero_grad(set_to_none=True)
 
-    def __call__(self, batches: Iterator[Batch], lr: float, meter: Meter) -> None:
-        """Take one optimizer step with learning rate `lr` on the next micro-batches of `batches`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+    def __call__(
+        self,
+        batches: Iterator[Batch],
+        lr: float,
+        meter: Meter,
+        *,
+        asked_to_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """Take one optimizer step with learning rate `lr` on the next micro-batches of `batches`.
+
+        `asked_to_stop` is asked between two of them, by all processes alike.
+
+        Raises: Stopped if it says so; all that a checkpoint holds is then as it was before the step.
+        """
+        between = asked_to_stop if self._accumulation_steps > 1 else None
+        # What micro-batches change before the optimizer does: BatchNorm's statistics and the sums of the meter.
+        before = [buffer.clone() for buffer in self._model.buffers()] if between else []
+        sums = meter.sums.clone() if between else None
         self._model.train()
         mark = meter.timer.mark
         meter.timer.begin()
         for micro_step in range(self._accumulation_steps):
+            if micro_step and between and between():
+                self._optimizer.zero_grad(set_to_none=True)
+                assert sums is not None
+                with torch.no_grad():
+                    meter.sums.copy_(sums)
+                    for buffer, value in zip(self._model.buffers(), before, strict=True):
+                        buffer.copy_(value)
+                raise Stopped("stopped between two micro-batches")
             batch = next(batches)
             targets = batch.labels if batch.targets is None else batch.targets
             mark("data")
@@ -157,6 +179,8 @@ class Step:
             meter.add(loss.detach(), logits.detach(), batch.labels)
             mark("count")
             self._limit_run_ahead()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
         if self._clip_norm:
             self.scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
