@@ -7,7 +7,7 @@ from rich.console import Console
 
 from trainer import metrics
 from trainer.cli import _terminal, main
-from trainer.run import Eta
+from trainer.run import Eta, duration
 from trainer.tracking import NullLog
 
 
@@ -33,20 +33,20 @@ def test_what_is_still_to_come_is_told_from_the_median_throughput() -> None:
     spent = eta(clock, price=0.5)
     clock.now += 60
     spent.update(50, values(1.0))  # the start-up
-    assert str(spent) == "1:00, $0.01"
+    assert str(spent) == "1:00 $0.01"
 
     for step, throughput in ((60, 64.0), (70, 64.0), (80, 6.4), (90, 64.0)):
         spent.update(step, values(throughput))
-    assert str(spent) == "1:00 of about 16:10, $0.01 of about $0.13"  # 60 s, and 910 steps of a second
+    assert str(spent) == "1:00/16:10 $0.01/$0.13"  # 60 s, and 910 steps of a second
 
     spent.update(
         100, {metrics.VAL_TOP1: 0.1, metrics.EVALUATION_SECONDS: 120.0}
     )  # nine more, and two at the end
-    assert str(spent) == "1:00 of about 38:00, $0.01 of about $0.32"
+    assert str(spent) == "1:00/38:00 $0.01/$0.32"
 
     clock.now += 3600
     spent.update(1000, values(64.0))
-    assert str(spent) == "1:01:00 of about 1:05:00, $0.51 of about $0.54"
+    assert str(spent) == "1:01/1:05 h $0.51/$0.54"
 
 
 def test_a_run_that_goes_on_adds_to_what_it_has_spent() -> None:
@@ -54,7 +54,12 @@ def test_a_run_that_goes_on_adds_to_what_it_has_spent() -> None:
     spent = eta(clock, elapsed=7200.0, price=1.5)
     clock.now += 40
 
-    assert str(spent) == "2:00:40, $3.02"
+    assert str(spent) == "2:00 h $3.02"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7 * 60 + 23.4, "7:23"), (59.9, "0:59"), (44_225, "12:17 h")])
+def test_a_duration_has_minutes_or_hours(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_without_a_price_there_is_no_money() -> None:
@@ -78,7 +83,7 @@ def test_the_log_and_the_bar_show_it(
         if not terminal:
             shown.log(100, {metrics.VAL_TOP1: 0.5, metrics.VAL_TOP5: 0.9, metrics.VAL_LOSS: 1.0})
 
-    assert "1:00 of about 16:00, $0.01 of about $0.13" in capsys.readouterr().err
+    assert "1:00/16:00 $0.01/$0.13" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["--price", "free"], ["--price", "0"]])

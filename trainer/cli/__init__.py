@@ -133,7 +133,9 @@ def make_parser(arguments: list[str]) -> argparse.ArgumentParser:
 def command_names() -> list[str]:
     """Names of all commands, from the names of their modules."""
     modules = (info.name for info in pkgutil.iter_modules(__path__))
-    return sorted(name[1:].replace("_", "-") for name in modules if name not in ("_args", "_terminal"))
+    return sorted(
+        name[1:].replace("_", "-") for name in modules if name not in ("_args", "_live_line", "_terminal")
+    )
 
 
 def _command_module(name: str) -> Any:

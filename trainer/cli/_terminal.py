@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.live import Live
 from rich.text import Text
 
 from trainer import metrics, ranks
+from trainer.cli._live_line import LiveLine, epoch_line
 from trainer.run import Eta
 from trainer.tracking import Ending, RunInfo, RunLog
 
@@ -51,43 +52,23 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-class _EtaColumn(ProgressColumn):
-    """Time and money, as they go."""
-
-    max_refresh = 0.5  # seconds
-
-    def __init__(self, eta: Eta) -> None:
-        self._eta = eta
-        super().__init__()
-
-    def render(self, task: Task) -> Text:
-        return Text(str(self._eta))
-
-
 class ConsoleLog:
-    """A run's log that also shows on the terminal what passes through it."""
+    """A run's log that also shows on the terminal what passes through it: one line that moves with each step."""
 
     def __init__(self, log: RunLog, eta: Eta) -> None:
         self._log, self._eta = log, eta
-        self._total, self._throughput = eta.total_steps, 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            _EtaColumn(eta),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=self._total, state="")
+        self._throughput = 0.0  # images/s as measured last; 0: not known yet
+        self.line = LiveLine(eta)
+        # Gone when the run is over: what stays are the lines of the epochs.
+        self._live = Live(self.line, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> ConsoleLog:
-        self._progress.start()
+        if console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def start(self, info: RunInfo) -> None:
         """Pass on, silently."""
@@ -97,51 +78,48 @@ class ConsoleLog:
         """Pass on; say where a run goes on."""
         self._log.truncate_after(step)
         if step:
-            logger.info("going on from the checkpoint at step %d of %d", step, self._total)
-        self._progress.update(self._task, completed=step)
+            logger.info("going on from the checkpoint at step %d of %d", step, self._eta.total_steps)
+        self.line.begin(step)
 
     def step_done(self, step: int) -> None:
         """Pass on; move the bar."""
         self._log.step_done(step)
-        self._progress.update(self._task, completed=step)
+        self.line.step_done(step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Pass on; show loss, learning rate and throughput, and a line for each evaluation."""
+        """Pass on; show loss and learning rate, and a line for each evaluation."""
         self._log.log(step, values)
         self._eta.update(step, values)
+        self.line.measured(values)
         self._throughput = values.get(metrics.THROUGHPUT, self._throughput)
+        speed = f"{self._throughput:,.0f}/s" if self._throughput else ""
         if metrics.VAL_TOP1 in values:
+            stamp = len("00:00:00 ")
             logger.info(
-                "epoch %.0f of %d: top-1 %.2f%%, top-5 %.2f%%, loss %.3f, %s images/s, %s",
-                step / self._eta.steps_per_epoch,
-                self._eta.epochs,
-                100 * values[metrics.VAL_TOP1],
-                100 * values[metrics.VAL_TOP5],
-                values[metrics.VAL_LOSS],
+                "%s",
+                epoch_line(
+                    step, values, speed, self._eta, console.width - stamp if console.is_terminal else 0
+                ),
+            )
+        elif metrics.TRAIN_LOSS in values and not console.is_terminal:
+            logger.info(
+                "step %d of %d: loss %.3f, lr %.4g, %s images/s, waiting for data %.0f%%, %s",
+                step,
+                self._eta.total_steps,
+                values[metrics.TRAIN_LOSS],
+                values[metrics.LR],
                 f"{self._throughput:,.0f}",
+                100 * values[metrics.DATA_WAIT],
                 self._eta,
             )
-        elif metrics.TRAIN_LOSS in values:
-            state = f"loss {values[metrics.TRAIN_LOSS]:.3f}, lr {values[metrics.LR]:.4g}"
-            self._progress.update(self._task, state=f"{state}, {self._throughput:,.0f} images/s")
-            if not console.is_terminal:
-                logger.info(
-                    "step %d of %d: %s, %s images/s, waiting for data %.0f%%, %s",
-                    step,
-                    self._total,
-                    state,
-                    f"{self._throughput:,.0f}",
-                    100 * values[metrics.DATA_WAIT],
-                    self._eta,
-                )
 
     def flush(self) -> None:
         """Pass on."""
         self._log.flush()
 
-    def finish(self, status: Ending) -> None:
+    def finish(self, status: Ending, reason: str = "") -> None:
         """Pass on, silently."""
-        self._log.finish(status)
+        self._log.finish(status, reason)
 
 
 def show_table(title: str, rows: Mapping[str, str]) -> None:

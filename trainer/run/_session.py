@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainer.errors import Stopped, TrackingError
+from trainer.errors import Stopped, TrackingError, TrainerError
 from trainer.files import file_lock
-from trainer.tracking import Journal, JournalHandler, RunLog
+from trainer.tracking import Journal, JournalHandler, RunLog, redact
 
 LOCK_SECONDS = 10  # that a process of the same run, on its way to its end, may still take
+REASON = 500  # characters of why a run ended
 OF_A_DISK = {
     errno.EACCES,
     errno.EDQUOT,
@@ -70,10 +71,17 @@ def record_exit_status(log: RunLog) -> Iterator[None]:
     """Note in the journal how the run ended if it ends in this context."""
     try:
         yield
-    except (Stopped, KeyboardInterrupt):
-        log.finish("interrupted")
+    except (Stopped, KeyboardInterrupt) as error:
+        log.finish("interrupted", _sentence(error) if isinstance(error, Stopped) else "stopped on request")
         raise
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # a disk that is gone must not hide what went wrong
-            log.finish("failed")
+            log.finish("failed", _sentence(error))
         raise
+
+
+def _sentence(error: BaseException) -> str:
+    """What the user sees of it on the terminal, on one line and without passwords."""
+    text = " ".join(str(error).split())
+    named = text if isinstance(error, TrainerError) else f"{type(error).__name__}: {text}"
+    return redact(named)[:REASON]

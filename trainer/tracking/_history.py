@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from trainer.errors import TrackingError
 
 JOURNAL = "journal.jsonl"
+NOTES = 3  # warnings that are kept to be shown
 
 Ending = Literal["finished", "interrupted", "failed"]
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -59,6 +61,8 @@ class RunHistory:
     started: int = 0  # ms since 1970
     ended: int | None = None  # ms since 1970; None while the run is going on
     status: Status = "running"
+    reason: str = ""  # why it ended so, where that is known
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=NOTES))  # the newest warnings
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     dataset: DatasetInfo | None = None
@@ -79,7 +83,7 @@ class RunHistory:
                 self.tags.update(record["tags"])
                 self.dataset = DatasetInfo(**record["dataset"])
             case "resume":
-                self.status, self.ended = "running", None
+                self.status, self.ended, self.reason = "running", None, ""
                 self.tags.update(record["tags"])
             case "metrics":
                 self.points += (
@@ -88,6 +92,9 @@ class RunHistory:
                 )
             case "end":
                 self.status, self.ended = record["status"], record["time"]
+                self.reason = record.get("reason", "")
+            case "note":
+                self.notes.append(record["text"])
 
 
 class Tail:

@@ -42,8 +42,8 @@ class RunLog(Protocol):
     def flush(self) -> None:
         """Return when everything that was logged would outlive a power cut."""
 
-    def finish(self, status: Ending) -> None:
-        """Log how the run ended."""
+    def finish(self, status: Ending, reason: str = "") -> None:
+        """Log how the run ended, and why if that is worth a sentence."""
 
 
 class Journal:
@@ -134,12 +134,13 @@ class Journal:
             self._write_waiting()
             os.fsync(self._file)
 
-    def finish(self, status: Ending) -> None:
-        """Log how the run ended; a later `start` goes on with it all the same.
+    def finish(self, status: Ending, reason: str = "") -> None:
+        """Log how the run ended, and why; a later `start` goes on with it all the same.
 
         Raises: OSError if the disk does not take it.
         """
-        self._append("end", status=status, **({} if self._started else {"idle": True}))
+        why = {"reason": reason} if reason else {}
+        self._append("end", status=status, **why, **({} if self._started else {"idle": True}))
         self.flush()
 
     def _append(self, kind: str, **content: Any) -> None:
@@ -185,7 +186,7 @@ class NullLog:
     def flush(self) -> None:
         """Do nothing."""
 
-    def finish(self, status: Ending) -> None:
+    def finish(self, status: Ending, reason: str = "") -> None:
         """Do nothing."""
 
 
