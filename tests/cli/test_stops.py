@@ -47,7 +47,6 @@ def waiting_in(module: str, function: str, photos: Path, folder: Path) -> subpro
     [
         ("trainer.run._preflight", "rehearse", None),
         ("trainer.run._worker", "autotune", "interrupted"),
-        ("trainer.run._worker", "save_model", "interrupted"),
         ("trainer.run._worker", "_register", "finished"),
     ],
 )

@@ -11,7 +11,7 @@ from tests.tracking.conftest import Server
 from tests.tracking.models import finished_run, network, register_it
 from tests.tracking.synced import in_mlflow, start
 from trainer.cli import main
-from trainer.tracking import RunRef, read_run_ref, run_url, sync, tracking_uri
+from trainer.tracking import RunRef, read_run_ref, run_url, runs_url, sync, tracking_uri
 from trainer.tracking._mlflow_run import RUN_FILE
 
 
@@ -90,3 +90,14 @@ def test_a_password_in_the_address_is_neither_in_the_result_nor_printed(
     said = capfd.readouterr()
     assert "finished already" in said.out
     assert "s3cret" not in said.out + said.err
+
+
+def test_a_browser_may_know_the_server_by_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PUBLIC_URL", "http://127.0.0.1:5000/")
+    ref = RunRef("http://mlflow:5000", "7", "0123")
+
+    assert run_url(ref) == "http://127.0.0.1:5000/#/experiments/7/runs/0123?workflowType=machine_learning"
+    assert runs_url(ref) == (
+        "http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=trainer&workflowType=machine_learning"
+    )
+    assert runs_url(RunRef("sqlite:////runs/mlflow.db", "1", "0123")) is None

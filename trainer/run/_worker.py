@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from trainer.run._result import RunResult, read_result, write_result
 from trainer.run._samples import samples_of
 from trainer.run._session import exclusive_run_dir, record_exit_status
 from trainer.tracking import (
+    PRICE,
     BackgroundSync,
     ModelInfo,
     NullLog,
@@ -69,6 +71,7 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
     with ExitStack() as stack:
         log: RunLog = NullLog()
         parameters: dict[str, str] = {}
+        price = {PRICE: f"{options.price:g}"} if options.price else {}
         if is_main:
             log = stack.enter_context(exclusive_run_dir(folder))
             plan.write()
@@ -103,12 +106,14 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
                     name=folder.name,
                     experiment=recipe.experiment,
                     params=recipe.flat(),
-                    tags={**run_tags(plan, world), **execution_tags(execution), **parameters},
+                    tags={**run_tags(plan, world), **execution_tags(execution), **parameters, **price},
                     dataset=dataset_info(dataset),
                     description=recipe.description,
                 )
             )
             sync = stack.enter_context(BackgroundSync(folder)) if is_main else None
+            if is_main:
+                stack.enter_context(_say_where(folder))
             with halve_batch_when_out_of_memory(folder, world, execution, options.batch_per_gpu):
                 model, accuracy = train(
                     recipe,
@@ -133,6 +138,27 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
         result = _result(plan, options, registered, accuracy, device_name(world.device))
         write_result(folder, result)
         return result
+
+
+@contextmanager
+def _say_where(folder: Path) -> Iterator[None]:
+    """Say where the run can be watched, as soon as the sync has made it in MLflow; nothing waits for that."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        while not (ref := read_run_ref(folder)) and not ended.wait(0.5):
+            pass
+        if ref:
+            local = f"it with: mlflow ui --backend-store-uri {ref.tracking_uri}"
+            logger.info("watch %s", run_url(ref) or local)
+
+    thread = threading.Thread(target=wait, name="say-where", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _finished_before(folder: Path, world: World) -> RunResult | None:

@@ -11,7 +11,8 @@ from trainer.tracking._history import (
 )
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
-from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url
+from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
+from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
@@ -19,6 +20,7 @@ from trainer.tracking._server import check_address, check_reachable, quiet, reda
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 
 __all__ = [
+    "PRICE",
     "RUN_ARTIFACTS",
     "BackgroundSync",
     "DatasetInfo",
@@ -47,6 +49,7 @@ __all__ = [
     "redact",
     "register",
     "run_url",
+    "runs_url",
     "save_model",
     "sync",
     "tracking_uri",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.tracking._history import RunHistory
+from trainer.tracking._progress import progress, warnings
 from trainer.tracking._saved_model import SavedModel
 
 NOTE = "mlflow.note.content"  # the tag that holds a run's description
@@ -21,7 +22,7 @@ _OPEN, _CLOSE = "\n\n<!-- trainer ", " -->"  # the UI shows no comments
 def run_description(
     history: RunHistory, saved: SavedModel | None = None, model_uri: str | None = None
 ) -> str:
-    """Description of a run: recipe, data set, hardware, code; at its end the result and what to do with it.
+    """Description of a run: how far it is, recipe, data set, hardware, code; at its end the result and how to use it.
 
     Args:
         history: the run.
@@ -29,7 +30,10 @@ def run_description(
         model_uri: … as this.
     """
     if not saved or not model_uri:
-        return _signed(history.description, _list(_items(history)))
+        items = _items(history)
+        if noted := warnings(history):
+            items["Last warnings"] = "; ".join(noted)
+        return _signed(progress(history), history.description, _list(items))
     items = {"Model": f"`{model_uri}`", **_items(history)}
     return _signed(_result(saved), history.description, _list(items), _usage(model_uri))
 

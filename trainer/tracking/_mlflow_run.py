@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from trainer.files import write_json
 from trainer.tracking._history import RunHistory, read_journal
 from trainer.tracking._server import redact
+from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 RUN_FILE = "mlflow.json"
+TRAINING_MODE = "workflowType=machine_learning"
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,25 @@ def write_run_ref(folder: Path, ref: RunRef) -> None:
 def run_url(ref: RunRef) -> str | None:
     """Address of the run in MLflow's UI, in its mode for model training; None if no server is behind it.
 
+    MLFLOW_PUBLIC_URL is the server's address for a browser, where that is another one, as in Compose.
     Without `workflowType` the UI opens in the mode that the browser was in last, at first the one for language models.
     """
     if not ref.tracking_uri.startswith(("http://", "https://")):
         return None
-    server = redact(ref.tracking_uri).rstrip("/")
-    return f"{server}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}?workflowType=machine_learning"
+    return f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}?{TRAINING_MODE}"
+
+
+def runs_url(ref: RunRef) -> str | None:
+    """Address of the list of all runs beside it, with the columns of `saved_view`; None if there is no server."""
+    if not ref.tracking_uri.startswith(("http://", "https://")):
+        return None
+    return (
+        f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs?viewStateShareKey={VIEW_KEY}&{TRAINING_MODE}"
+    )
+
+
+def _public(ref: RunRef) -> str:
+    return redact(os.environ.get("MLFLOW_PUBLIC_URL") or ref.tracking_uri).rstrip("/")
 
 
 def find_run(folder: Path, client: MlflowClient) -> Run | None:
@@ -113,8 +128,8 @@ def find_or_make_experiment(folder: Path, name: str, client: MlflowClient) -> st
             return client.create_experiment(
                 name,
                 artifact_location=artifacts.as_uri() if local else None,
-                # Without it, the UI opens on its pages for language models and hides the runs.
-                tags={"mlflow.experimentKind": "custom_model_development"},
+                # Without the first, the UI opens on its pages for language models and hides the runs.
+                tags={"mlflow.experimentKind": "custom_model_development", VIEW_TAG: saved_view()},
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -124,4 +139,6 @@ def find_or_make_experiment(folder: Path, name: str, client: MlflowClient) -> st
     if experiment.lifecycle_stage == "deleted":
         logger.warning("experiment %s was deleted in MLflow; it is restored, for the name is taken", name)
         client.restore_experiment(experiment.experiment_id)
+    if VIEW_TAG not in experiment.tags:  # as of an earlier version; one that somebody has changed stays
+        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, saved_view())
     return str(experiment.experiment_id)

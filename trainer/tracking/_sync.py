@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 from trainer.errors import TrackingError
 from trainer.files import file_lock, follow
 from trainer.tracking._child import POLL, Parent
-from trainer.tracking._description import NOTE, may_replace, run_description
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._mlflow_run import RunRef, create_run, find_run, write_run_ref
+from trainer.tracking._run_state import ENDED, RunState
 from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri, shortened
 from trainer.tracking._system_metrics import SYSTEM, SystemMetrics
 
@@ -124,6 +124,7 @@ class _RunSync:
         self._system = SystemMetrics(self._history.started)
         self._checkpoints_at = time.monotonic()  # the last sync of the checkpoints
         self._status: str = run.info.status
+        self.state = RunState(self._client, self.id, ENDED in run.data.tags)
 
     def send(self) -> RunHistory:
         """Send what is new in the journal."""
@@ -140,7 +141,8 @@ class _RunSync:
         for some in _chunks(params.items(), 100):
             self._client.log_batch(self.id, params=[Param(key, value) for key, value in some])
         self._params.update(params)
-        tags = {key: value for key, value in self._wanted_tags().items() if self._tags.get(key) != value}
+        wanted = {**history.tags, **self.state.tags(history, history.points[self._next :])}
+        tags = {key: value for key, value in wanted.items() if self._tags.get(key) != value}
         for some in _chunks(tags.items(), 100):
             self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in some])
         self._tags.update(tags)
@@ -165,6 +167,8 @@ class _RunSync:
 
     def end(self, status: str, ended: int | None) -> None:
         """Tell MLflow how the run ended, at `ended` ms since 1970, with its checkpoints and files."""
+        if self._history.status == "running":  # without a word
+            self.state.show_cut_off(self._history)
         self._send_checkpoints()
         for name in RUN_ARTIFACTS:
             if (self._folder / name).exists():
@@ -174,14 +178,6 @@ class _RunSync:
     def close(self) -> None:
         """Close the journal."""
         self._tail.close()
-
-    def _wanted_tags(self) -> dict[str, str]:
-        """The journal's tags, and the run's description where nobody has written another."""
-        tags, described = dict(self._history.tags), self._tags.get(NOTE)
-        # Once the run has ended, its description is the business of `register`, which adds the result.
-        if not described or (self._history.status == "running" and may_replace(described)):
-            tags[NOTE] = run_description(self._history)
-        return tags
 
     def _send_points(self, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
@@ -286,6 +282,7 @@ def _follow(folder: Path) -> None:
                     run.end("interrupted", None)
                     logger.info("the trainer is gone; everything in its journal is sent")
                     return
+                run.state.show_life()
                 run.send_sample()
                 run.send_due_checkpoints()
                 # Only now: a server may take metrics, and no files.
