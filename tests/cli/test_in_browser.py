@@ -1,0 +1,131 @@
+"""MLflow's pages of a real run, as a browser shows them; pictures of them are kept in screenshots/."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import ROOT, SMALL, command
+from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
+from trainer import metrics
+from trainer.tracking._system_metrics import SYSTEM
+
+CHROMIUM = shutil.which("chromium")
+WIDTH, HEIGHT = 1440, 900
+SETTINGS = ["epochs=6", "global_batch=128", "log_every=4"]
+
+if not CHROMIUM and not os.environ.get("CI"):
+    pytest.skip("there is no chromium here (Debian: apt install chromium)", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: F811
+    """What a finished run of the digits prints, and what it said meanwhile as `said`."""
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    process = command(
+        *(
+            "train",
+            "digits",
+            *settings,
+            *SMALL,
+            "--data",
+            digits,
+            "--device",
+            "cpu",
+            "--price",
+            "0.5",
+            "--json",
+        ),
+        folder=tmp_path_factory.mktemp("watched"),
+        MLFLOW_TRACKING_URI=a_server.uri,
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return {**json.loads(out), "said": err}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A window of a browser that has never been here."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.set_default_timeout(30_000)
+    yield page
+    (ROOT / "screenshots").mkdir(exist_ok=True)
+    page.screenshot(path=ROOT / "screenshots" / f"{request.node.name.removeprefix('test_')[:60]}.png")
+    page.close()
+
+
+def in_first_screen(element: Any) -> bool:
+    """Whether all of it is seen without scrolling."""
+    element.wait_for()
+    box = element.bounding_box()
+    return bool(box["y"] >= 0 and box["y"] + box["height"] <= HEIGHT and box["x"] + box["width"] <= WIDTH)
+
+
+def link(run: dict[str, Any], name: str) -> str:
+    """The address that the run has printed behind `name`."""
+    return re.search(rf" {name} (http\S+)", run["said"])[1]
+
+
+def test_the_run_that_is_watched_opens_on_its_accuracy(run: dict[str, Any], page: Any) -> None:
+    page.goto(link(run, "watch"))
+
+    assert run["url"] == link(run, "watch")
+    for chart in ("top1", "top5", "loss"):
+        assert in_first_screen(page.get_by_text(f"(eval/{chart})").first), chart
+    assert page.get_by_text("Model training").is_visible()
+
+
+def test_the_overview_of_a_run_has_its_result_in_the_first_screen(run: dict[str, Any], page: Any) -> None:
+    page.goto(link(run, "watch").replace("/model-metrics", ""))
+
+    assert in_first_screen(page.get_by_text(f"top-1 {run['top1']:.2%}").first)
+    assert not page.get_by_text("No description").is_visible()
+
+
+def test_the_list_of_runs_has_the_columns_that_matter(run: dict[str, Any], page: Any) -> None:
+    page.goto(link(run, "all runs"))
+
+    page.get_by_text(Path(run["run"]).name).first.wait_for()
+    shown = page.locator("[role=columnheader]").all_inner_texts()
+    for column in ("epoch", metrics.VAL_TOP1, metrics.TRAIN_LOSS):
+        assert column in shown, shown
+    assert not page.get_by_text(metrics.GPU_MEMORY).is_visible()
+
+
+def test_a_version_says_what_it_is_and_its_tags_fit_on_a_page(run: dict[str, Any], page: Any) -> None:
+    name, version = run["model"].removeprefix("models:/").split("/")
+    server = run["url"].partition("/#")[0]
+    page.goto(f"{server}/#/models/{name}/versions/{version}?workflowType=machine_learning")
+
+    assert in_first_screen(page.get_by_text(f"top-1 {run['top1']:.2%}").first)
+    assert in_first_screen(page.get_by_text("1,437 train, 360 val, 10 classes"))
+
+
+def test_no_chart_of_a_run_is_a_constant_or_a_single_point(run: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(run["tracking_uri"])
+    keys = [key for key in client.get_run(run["run_id"]).data.metrics if not key.startswith(SYSTEM)]
+    values = {key: [point.value for point in client.get_metric_history(run["run_id"], key)] for key in keys}
+
+    assert {metrics.VAL_TOP1, metrics.TRAIN_LOSS, metrics.EPOCH} <= values.keys()
+    assert [key for key, measured in values.items() if len(set(measured)) < 2] == []
