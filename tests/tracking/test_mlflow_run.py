@@ -31,7 +31,7 @@ def test_a_run_made_just_before_a_kill_is_found_again(runs: Path) -> None:
     "server", ["http://127.0.0.1:5000", "http://127.0.0.1:5000/", "https://me:secret@host/a"]
 )
 def test_a_run_on_a_server_has_an_address_for_the_browser(server: str) -> None:
-    where = "/#/experiments/7/runs/0123?workflowType=machine_learning"
+    where = "/#/experiments/7/runs/0123/model-metrics?workflowType=machine_learning"
 
     shown = run_url(RunRef(server, "7", "0123"))
 
@@ -92,12 +92,25 @@ def test_a_password_in_the_address_is_neither_in_the_result_nor_printed(
     assert "s3cret" not in said.out + said.err
 
 
-def test_a_browser_may_know_the_server_by_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PUBLIC_URL", "http://127.0.0.1:5000/")
+@pytest.mark.parametrize("public", ["http://127.0.0.1:5000/", "http://127.0.0.1:5000/#/experiments"])
+def test_a_browser_may_know_the_server_by_another_address(
+    monkeypatch: pytest.MonkeyPatch, public: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_PUBLIC_URL", public)
     ref = RunRef("http://mlflow:5000", "7", "0123")
 
-    assert run_url(ref) == "http://127.0.0.1:5000/#/experiments/7/runs/0123?workflowType=machine_learning"
+    assert (
+        run_url(ref)
+        == "http://127.0.0.1:5000/#/experiments/7/runs/0123/model-metrics?workflowType=machine_learning"
+    )
     assert runs_url(ref) == (
         "http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=trainer&workflowType=machine_learning"
     )
     assert runs_url(RunRef("sqlite:////runs/mlflow.db", "1", "0123")) is None
+
+
+@pytest.mark.parametrize("nonsense", ["", "here", "#"])
+def test_an_address_that_is_none_is_not_shown(monkeypatch: pytest.MonkeyPatch, nonsense: str) -> None:
+    monkeypatch.setenv("MLFLOW_PUBLIC_URL", nonsense)
+
+    assert run_url(RunRef("http://mlflow:5000", "7", "0123")).startswith("http://mlflow:5000/#/")

@@ -92,8 +92,11 @@ def _show(result: RunResult, given: TrainOptions) -> None:
         "time": duration(3600 * result.hours) + (f", ${result.usd:,.2f}" if result.usd is not None else ""),
         "run": result.run,
         "model": f"{result.model} (version {result.version})",
-        "MLflow": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
-        "next": f"trainer export {result.model} --out bundle{runs}",
+        "watch": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
+        # In Compose, whose folders these are, the export is a service.
+        "next": "docker compose run --rm export"
+        if "TRAINER_RUNS_DIR" in os.environ
+        else f"trainer export {result.model} --out bundle{runs}",
     }
     if result.again:
         rows["again"] = "to train from the start, give the new run a name with --name"

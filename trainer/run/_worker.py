@@ -42,6 +42,7 @@ from trainer.tracking import (
     redact,
     register,
     run_url,
+    runs_url,
     save_model,
     tracking_uri,
 )
@@ -151,6 +152,8 @@ def _say_where(folder: Path) -> Iterator[None]:
         if ref:
             local = f"it with: mlflow ui --backend-store-uri {ref.tracking_uri}"
             logger.info("watch %s", run_url(ref) or local)
+            if others := runs_url(ref):
+                logger.info("all runs %s", others)
 
     thread = threading.Thread(target=wait, name="say-where", daemon=True)
     thread.start()

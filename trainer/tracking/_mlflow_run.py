@@ -49,14 +49,14 @@ def write_run_ref(folder: Path, ref: RunRef) -> None:
 
 
 def run_url(ref: RunRef) -> str | None:
-    """Address of the run in MLflow's UI, in its mode for model training; None if no server is behind it.
+    """Address of the run's charts in MLflow's UI, in its mode for model training; None if no server is behind it.
 
     MLFLOW_PUBLIC_URL is the server's address for a browser, where that is another one, as in Compose.
     Without `workflowType` the UI opens in the mode that the browser was in last, at first the one for language models.
     """
     if not ref.tracking_uri.startswith(("http://", "https://")):
         return None
-    return f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}?{TRAINING_MODE}"
+    return f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}/model-metrics?{TRAINING_MODE}"
 
 
 def runs_url(ref: RunRef) -> str | None:
@@ -69,7 +69,8 @@ def runs_url(ref: RunRef) -> str | None:
 
 
 def _public(ref: RunRef) -> str:
-    return redact(os.environ.get("MLFLOW_PUBLIC_URL") or ref.tracking_uri).rstrip("/")
+    public = os.environ.get("MLFLOW_PUBLIC_URL", "").partition("#")[0]  # as of a page that was open
+    return redact(public if public.startswith(("http://", "https://")) else ref.tracking_uri).rstrip("/")
 
 
 def find_run(folder: Path, client: MlflowClient) -> Run | None:
