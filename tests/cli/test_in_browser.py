@@ -118,6 +118,8 @@ def test_a_version_says_what_it_is_and_its_tags_fit_on_a_page(run: dict[str, Any
 
     assert in_first_screen(page.get_by_text(f"top-1 {run['top1']:.2%}").first)
     assert in_first_screen(page.get_by_text("1,437 train, 360 val, 10 classes"))
+    tags = page.locator("table").first.locator("tr").all_inner_texts()
+    assert len(tags) <= 1 + 5 + 3, "five that are read, and digests"
 
 
 def test_no_chart_of_a_run_is_a_constant_or_a_single_point(run: dict[str, Any]) -> None:

@@ -15,8 +15,12 @@ import torch
 
 from tests.tracking.conftest import Server
 from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, network, rebuild, register_it
+from tests.tracking.synced import in_mlflow, noted, rows, start
 from trainer.errors import TrackingError
+from trainer.metrics import TRAIN_LOSS, VAL_LOSS, VAL_TOP1
 from trainer.tracking import Sample, load_model, register, save_model, sync, tracking_uri
+from trainer.tracking._registry import _accuracy_tags
+from trainer.tracking._saved_model import SavedModel
 from trainer.tracking._server import connect
 
 
@@ -27,10 +31,14 @@ def test_the_version_tells_how_to_use_it_and_the_run_stays_finished(runs: Path) 
     client = connect(tracking_uri(runs))
     version = client.get_model_version_by_alias("tiny", "candidate")
     assert (int(version.version), version.run_id) == (registered.version, registered.run_id)
-    assert version.tags["input_name"] == "input_0"
-    assert version.tags["input_shape"] == "N,3,16,16"
-    assert '"val_resize": 18' in version.tags["preprocess"]
-    assert (version.tags["top1"], version.tags["top5"], version.tags["verified"]) == ("0.5", "1.0", "true")
+    digests = {"files_sha256", "weights_sha256"}
+    assert {key: value for key, value in version.tags.items() if key not in digests} == {
+        "recipe": "photos",
+        "dataset": "photos",
+        "git_commit": "unknown",
+        "top1": "0.5",
+        "verified": "true",
+    }
     run = client.get_run(registered.run_id)
     assert run.info.status == "FINISHED"
     (output,) = run.outputs.model_outputs
@@ -39,6 +47,35 @@ def test_the_version_tells_how_to_use_it_and_the_run_stays_finished(runs: Path) 
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [
         {"name": "tiny", "version": registered.version}
     ]
+
+
+@pytest.mark.parametrize(
+    ("top1", "tag"),
+    [(0.9833333333333333, "0.98333"), (0.98889 - 1e-9, "0.98888"), (0.29, "0.29"), (1, "1.0")],
+)
+def test_the_accuracy_of_a_version_reads_and_is_never_more_than_it_is(top1: float, tag: str) -> None:
+    saved = SavedModel("tiny", "w" * 64, "f" * 64, top1, 1.0, 50_000)
+
+    assert _accuracy_tags(saved) == {"top1": tag}
+    assert float(tag) <= top1
+
+
+@pytest.mark.parametrize("first", ["sync", "register"])
+def test_a_model_has_the_last_evaluation_and_the_run_no_point_more(runs: Path, first: str) -> None:
+    journal = start(runs / "r")
+    for step in (1, 2):
+        journal.log(step, {VAL_TOP1: step / 4, VAL_LOSS: 1 / step, TRAIN_LOSS: 1})
+    journal.finish("finished")
+    if first == "sync":
+        sync(runs / "r", follow=False)
+    register_it(runs / "r", network())
+    sync(runs / "r", follow=False)
+
+    client = connect(tracking_uri(runs))
+    (logged,) = client.search_logged_models([in_mlflow(runs / "r").info.experiment_id])
+    measured = {(one.key, one.value, one.step, one.dataset_name) for one in logged.metrics}
+    assert measured == {(VAL_TOP1, 0.5, 2, "photos"), (VAL_LOSS, 0.5, 2, "photos")}
+    assert rows(runs / "r") == noted(runs / "r")
 
 
 @pytest.mark.filterwarnings("ignore")  # they are MLflow's own

@@ -29,7 +29,7 @@ def described(folder: Path) -> str:
 
 def until(condition: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrackingDown, TrackingError
 from trainer.files import write_json
-from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.sealed import SealBroken, check_seal, listed, seal
 from trainer.tracking._description import (
     NOTE,
@@ -24,6 +24,7 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
+from trainer.tracking._run_state import last_evaluation
 from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
 from trainer.tracking._server import (
     check_reachable,
@@ -202,27 +203,23 @@ def _upload(
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    client.log_batch(run.info.run_id, metrics=last_evaluation(history, logged.model_id))
 
     try:
         client.create_registered_model(saved.name, description=model_description(history, saved, info))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    size = info["preprocess"]["val_size"]
     version = client.create_model_version(
         saved.name,
         source=logged.artifact_location,  # models:/ID would be looked up at the process-wide address
         run_id=run.info.run_id,
         model_id=logged.model_id,
         tags={
-            "architecture": info["architecture"],
+            # What a list of versions is read for; all else is in the description and in info.json.
             "recipe": info["recipe"],
-            "dataset_digest": info["dataset_digest"],
-            "input_name": INPUT_NAME,
-            "input_shape": f"N,3,{size},{size}",
-            "output_name": OUTPUT_NAME,
-            "output": "logits",
-            "preprocess": json.dumps(info["preprocess"]),
+            "dataset": history.dataset.name if history.dataset else "unknown",
+            "git_commit": history.tags.get("git_commit", "unknown")[:10],
             FILES_SHA256: files_sha256,
             "weights_sha256": saved.weights_sha256,
         },
@@ -308,7 +305,7 @@ def _describe(
     """Give the run its accuracy as tags, and run and version a description unless somebody has written another."""
     from mlflow.entities import RunTag
 
-    tags = _accuracy_tags(saved)
+    tags = {**_accuracy_tags(saved), "top5": str(saved.top5), "val_images": str(saved.num_images)}
     description = run_description(history, saved, registered.uri)
     if may_replace(run.data.tags.get(NOTE)):
         tags[NOTE] = description
@@ -320,8 +317,9 @@ def _describe(
 
 
 def _accuracy_tags(saved: SavedModel) -> dict[str, str]:
-    """The accuracy in fp32 of the model that was registered."""
-    return {"top1": str(saved.top1), "top5": str(saved.top5), "val_images": str(saved.num_images)}
+    """The accuracy in fp32 of the model that was registered: a share, to be read and compared."""
+    # Rounded down, so that it is never more than what another one of the same accuracy has.
+    return {"top1": str(math.floor(saved.top1 * 100_000 + 1e-6) / 100_000)}
 
 
 def _known_models(client: MlflowClient) -> str:

@@ -15,6 +15,7 @@ from trainer.tracking._progress import ending, moment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 SIGN_OF_LIFE = 60.0  # seconds between two
 LAST_SEEN = "last_seen"  # the tag with the last sign of life
@@ -72,3 +73,28 @@ class RunState:
         """As it is there now: somebody may have edited it."""
         text: str | None = self._client.get_run(self._id).data.tags.get(NOTE)
         return text
+
+
+def last_evaluation(history: RunHistory, model_id: str) -> list[Metric]:
+    """The run's last evaluation, as that of its model too: the same points again, of which MLflow keeps one."""
+    from mlflow.entities import Metric
+
+    dataset = history.dataset
+    assert dataset is not None
+    last = {
+        point.key: point
+        for point in history.points
+        if point.key in (metrics.VAL_TOP1, metrics.VAL_TOP5, metrics.VAL_LOSS) and math.isfinite(point.value)
+    }
+    return [
+        Metric(
+            point.key,
+            point.value,
+            point.time,
+            point.step,
+            model_id=model_id,
+            dataset_name=dataset.name,
+            dataset_digest=dataset.digest[:36],  # as the sync names it
+        )
+        for point in last.values()
+    ]
