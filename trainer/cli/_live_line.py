@@ -32,11 +32,15 @@ class LiveLine:
         """Start, or go on, after `step` steps."""
         self._step, self._validating = step, False
         self._ends: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)  # of steps: clock, step
+        self._speed = 0.0  # images/s of the newest steps; 0: not known
 
     def step_done(self, step: int) -> None:
         """Note the end of a step."""
         self._step, self._validating = step, step % self._eta.steps_per_epoch == 0
         self._ends.append((self._eta.clock(), step))
+        (begun, first), (ended, last) = self._ends[0], self._ends[-1]
+        if ended > begun:
+            self._speed = (last - first) * self._eta.images_per_step / (ended - begun)
 
     def measured(self, values: Mapping[str, float]) -> None:
         """Show these metrics from now on."""
@@ -68,15 +72,8 @@ class LiveLine:
             fields.append((8, "measuring, saving and registering the model"))
         elif metrics.TRAIN_LOSS in values:
             fields += [(8, f"loss {values[metrics.TRAIN_LOSS]:.3f}"), (5, f"lr {values[metrics.LR]:.3g}")]
-            fields += [(4, f"{self._speed():,.0f}/s")] if self._speed() else []
+            fields += [(4, f"{self._speed:,.0f}/s")] if self._speed else []
         return [*fields, (7, eta.times()), *([(6, eta.costs())] if eta.costs() else [])]
-
-    def _speed(self) -> float:
-        """Images/s of the newest steps; 0: not known."""
-        if len(self._ends) < 2:
-            return 0.0
-        (begun, first), (ended, last) = self._ends[0], self._ends[-1]
-        return (last - first) * self._eta.images_per_step / (ended - begun) if ended > begun else 0.0
 
 
 def epoch_line(step: int, values: Mapping[str, float], speed: str, eta: Eta, width: int) -> str:
