@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ SETTINGS = ["epochs=6", "global_batch=128", "log_every=4"]
 
 if not CHROMIUM and not os.environ.get("CI"):
     pytest.skip("there is no chromium here (Debian: apt install chromium)", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser")
+sync_api = (
+    import_module("playwright.sync_api")
+    if os.environ.get("CI")
+    else pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser brings it")
+)
 
 pytestmark = pytest.mark.slow
 
