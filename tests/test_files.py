@@ -142,3 +142,24 @@ def test_a_pointer_is_followed_and_moved(tmp_path: Path, monkeypatch: pytest.Mon
     point(tmp_path / "best", "one")
     assert follow(tmp_path / "best") == tmp_path / "one"
     assert not (tmp_path / "best").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/proc/kmsg", "/proc/self/pagemap", "pipe", "folder"])
+def test_nobody_waits_for_a_file_that_never_ends(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+
+    try:
+        content = files.read_regular(path)
+    except OSError as error:
+        assert error.strerror
+    else:  # a file of /proc says that it has no bytes
+        assert content == b""
+
+
+def test_a_regular_file_is_read_whole_or_up_to_the_most(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+
+    assert files.read_regular(tmp_path / "file") == b"0123456789"
+    assert files.read_regular(tmp_path / "file", most=3) == b"012"

@@ -13,6 +13,8 @@ import logging
 import math
 import os
 import socket
+import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +31,29 @@ POLL = 0.2  # seconds between two tries to lock
 
 _warned: set[str] = set()
 logger = logging.getLogger(__name__)
+
+
+def read_regular(path: Path, *, most: int = sys.maxsize) -> bytes:
+    """Content of a regular file, as long as it says it is: a pipe, a device or a file of /proc may never end.
+
+    Args:
+        path: of the file.
+        most: bytes that are read.
+
+    Raises: OSError if it cannot be read, or is none.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe's opening waits for a writer
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        parts, left = [], min(status.st_size, most)
+        while left and (part := os.read(handle, left)):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(handle)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -48,3 +48,10 @@ def test_a_reader_hands_over_files_and_arrays_in_the_order_of_the_plan(dataset: 
         assert planned == list(range(0, min(20, start + 2 * READ_AHEAD), 2))
     with pytest.raises(StopIteration):
         reader()
+
+
+def test_nobody_waits_for_a_pipe_in_an_images_place(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.JPEG")
+
+    with pytest.raises(DataError, match="has 0 bytes and was prepared with 100"):
+        read_file(os.fsencode(tmp_path / "a.JPEG"), np.zeros(100, np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import write_photo
 from trainer.dataset import Dataset, folder, open_dataset, prepare
+from trainer.dataset._manifest import _digest
 from trainer.errors import DataError
 
 
@@ -142,3 +144,90 @@ def test_an_incomplete_tree_is_refused_in_one_sentence(
     with pytest.raises(DataError, match=says):
         indexed(tree)
     assert not (tree / "dataset.json").exists()
+
+
+def entry(name: str, value: object) -> Callable[[dict[str, object]], None]:
+    def change(metadata: dict[str, object]) -> None:
+        metadata[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        entry("name", None),
+        entry("digest", 5),
+        entry("classes", ["dog", "cat"]),
+        entry("counts", {"train": 20.0, "val": 9.0}),
+        entry("counts", {"train": -1, "val": 30}),
+        entry("counts", {"train": 19, "val": 10}),
+        entry("counts", {"train": 9, "val": 20}),
+        entry("skipped", [["a"]]),
+        entry("ignored", None),
+        entry("class_names", ["cat"]),
+        entry("options", "none"),
+        entry("published", [1]),
+        lambda metadata: metadata.pop("skipped"),
+    ],
+)
+def test_a_manifest_that_was_edited_by_hand_is_refused(
+    tree: Path, change: Callable[[dict[str, object]], object]
+) -> None:
+    indexed(tree)
+    metadata = json.loads((tree / "dataset.json").read_text())
+    change(metadata)
+    (tree / "dataset.json").write_text(json.dumps(metadata))
+
+    with pytest.raises(DataError, match=r"remove its? .*prepare"):
+        open_dataset(tree)
+
+
+def test_a_manifest_of_brackets_alone_or_that_is_a_pipe_is_refused(tree: Path) -> None:
+    for make in (lambda path: path.write_text("[" * 100_000), os.mkfifo):
+        (tree / "dataset.json").unlink(missing_ok=True)
+        make(tree / "dataset.json")
+
+        with pytest.raises(DataError, match="is not a manifest"):
+            open_dataset(tree)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", b"../../home/letters.txt"),
+        ("path", b"train/../../x.JPEG"),
+        ("path", b".."),
+        ("path", b"/etc/passwd"),
+        ("path", b"a\0b"),
+        ("path", b""),
+        ("label", 7),
+        ("width", 0),
+        ("bytes", 0),
+    ],
+)
+def test_an_index_that_lists_what_no_data_set_has_is_refused(
+    tree: Path, field: str, value: bytes | int
+) -> None:
+    """`--quarantine` would move, and training would read, whatever a stranger's manifest names."""
+    made = indexed(tree)
+    (index,) = tree.glob("index-*.npy")
+    rows = np.load(index)
+    rows[field][0] = value
+    digest = _digest(made.classes, rows)
+    index.unlink()
+    np.save(tree / f"index-{digest[:16]}.npy", rows)
+    (tree / "dataset.json").write_text(json.dumps({**made.metadata, "digest": digest}))
+
+    with pytest.raises(DataError, match=r"its (index|classes)"):
+        open_dataset(tree)
+
+
+def test_an_index_with_a_header_that_is_not_python_is_refused(tree: Path) -> None:
+    indexed(tree)
+    (index,) = tree.glob("index-*.npy")
+    data = index.read_bytes()
+    index.write_bytes(data[:10] + b"(" * 100 + data[110:])
+
+    with pytest.raises(DataError, match="cannot be read"):
+        open_dataset(tree)

@@ -25,6 +25,7 @@ from isal import isal_zlib
 from nvidia.dali import fn, pipeline_def, types
 
 from trainer.dataset import Refused, read_header, without_texts
+from trainer.files import read_regular
 from trainer.preprocess import to_rgb
 
 PLAIN = ("YCbCr", "Gray")  # colour spaces of ordinary JPEGs
@@ -53,7 +54,7 @@ def main(work: str, requests: TextIO, answers: TextIO) -> None:
 def reason_against(decoder: ImageDecoder, path: str) -> str | None:
     """Why an image is not decoded; None if it is."""
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(Path(path))
         read_header(data)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
@@ -72,7 +73,7 @@ def judge(decoder: ImageDecoder, path: str, size: int, crc32: int) -> Verdict | 
         crc32: of the file then.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(Path(path), most=size + 1)
     except OSError as error:
         return "bad", f"cannot be read: {error.strerror}"
     if len(data) != size or isal_zlib.crc32(data) != crc32:

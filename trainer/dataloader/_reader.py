@@ -150,7 +150,7 @@ def read_file(path: bytes, into: npt.NDArray[np.uint8]) -> None:
     Raises: DataError if the file cannot be read or has another length.
     """
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe waits for a writer
         try:
             length = 0  # one byte more than expected is asked for: a file that has it has grown
             while length <= len(into) and (more := os.readv(file, [into.data[length:], bytearray(1)])):

@@ -20,9 +20,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainer.dataset._believed import check_entries, check_rows, row_type
 from trainer.dataset._names import several, shown, words
 from trainer.errors import DataError
-from trainer.files import atomic_path, write_json
+from trainer.files import atomic_path, read_regular, write_json
 
 DATASET = "dataset.json"
 INDEX = re.compile(r"index-[0-9a-f]{16}\.npy")
@@ -111,13 +112,15 @@ def open_dataset(root: Path) -> Dataset:
     metadata = read_metadata(root)
     if metadata is None:
         raise DataError(_missing(root))
+    classes, counts = tuple(metadata["classes"]), metadata["counts"]
+    index = root / f"index-{metadata['digest'][:16]}.npy"
     try:
-        classes, counts = tuple(metadata["classes"]), metadata["counts"]
-        index = root / f"index-{metadata['digest'][:16]}.npy"
-        rows: Rows = np.load(index, mmap_mode="r", allow_pickle=False)
+        rows = _load(index)
         digest = _digest(classes, rows)
-        sound = digest == metadata["digest"] and len(rows) == counts["train"] + counts["val"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        sound = digest == metadata["digest"] and len(rows) == sum(counts[split] for split in SPLITS)
+        if sound:
+            check_rows(rows, len(classes), counts["train"])
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"the manifest of {root} cannot be read ({error}); remove its {DATASET} and prepare it again"
         ) from None
@@ -136,6 +139,16 @@ def open_dataset(root: Path) -> Dataset:
     )
 
 
+def _load(index: Path) -> Rows:
+    if not index.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"there is no {index.name}")
+    try:
+        rows: Rows = np.load(index, mmap_mode="r", allow_pickle=False)
+        return rows
+    except Exception as error:  # a damaged header raises whatever Python's own parser raises
+        raise ValueError(f"{index.name}: {error}") from None
+
+
 def image_records(dataset: Dataset) -> Iterator[ImageRecord]:
     """All images of a data set."""
     for split, images in zip(SPLITS, (dataset.train, dataset.val), strict=True):
@@ -146,15 +159,19 @@ def image_records(dataset: Dataset) -> Iterator[ImageRecord]:
 def read_metadata(root: Path) -> dict[str, Any] | None:
     """Content of `dataset.json`; None where there is none. Raises: DataError if it cannot be read."""
     try:
-        metadata = json.loads((root / DATASET).read_bytes())
-        if metadata["format"] > FORMAT:
-            raise DataError(f"{root / DATASET} was written by a newer trainer; update this one")
+        metadata = json.loads(read_regular(root / DATASET))
+        newer = isinstance(metadata, dict) and type(at := metadata.get("format")) is int and at > FORMAT
+        if not newer:
+            check_entries(metadata)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{root / DATASET} is not a manifest ({error!r}); remove it and prepare the data set again"
+            f"{root / DATASET} is not a manifest ({reason}); remove it and prepare the data set again"
         ) from None
+    if newer:
+        raise DataError(f"{root / DATASET} was written by a newer trainer; update this one")
     return dict(metadata)
 
 
@@ -195,14 +212,7 @@ def write_manifest(
             (label[image.class_id], image.width, image.height, image.bytes, image.crc32, path)
             for image, path in zip(ordered, paths, strict=True)
         ],
-        dtype=[
-            ("label", "<u2"),
-            ("width", "<u2"),
-            ("height", "<u2"),
-            ("bytes", "<u4"),
-            ("crc32", "<u4"),
-            ("path", f"S{max(map(len, paths))}"),
-        ],
+        dtype=row_type(max(map(len, paths))),
     )
     digest = _digest(classes, rows)
     content = {

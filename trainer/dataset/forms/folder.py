@@ -6,6 +6,7 @@ import os
 import stat
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from trainer.dataset._names import OTHER_IMAGES, has_control, same_to_the_eye, s
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms._form import Fetch, Form, Identity
 from trainer.errors import DataError
+from trainer.files import read_regular
 
 MAX_BYTES = 2**28  # of an image
 SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
@@ -231,7 +233,7 @@ def _image(root: Path, group: _Group, file: str, in_place: bool) -> SourceImage 
         return Skipped(target, "is not a regular file")
     if status.st_size > MAX_BYTES:
         return Skipped(target, f"has {status.st_size:,} bytes; too many for an image")
-    return SourceImage(group.split, group.class_id, target, status.st_size, (root / path).read_bytes)
+    return SourceImage(group.split, group.class_id, target, status.st_size, partial(read_regular, root / path))
 
 
 def _size(path: Path) -> int:
