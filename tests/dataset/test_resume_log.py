@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from tests.dataset.conftest import COUNT, many
 from trainer.dataset import ImageRecord, Resize, Skipped, prepare
-from trainer.dataset._resume_log import LOG, ResumeLog
+from trainer.dataset._resume_log import IDENTITY, LOG, ResumeLog
 from trainer.errors import DataError
 
 
@@ -100,3 +101,44 @@ def test_what_was_written_is_logged_even_on_a_disk_without_a_byte_left(
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
 
     assert prepare(replace(many(), bytes=0), small_disk / "out").resumed >= 64
+
+
+@pytest.mark.parametrize(
+    "damage", [b"train\tc0\n", b"#durable\tx\n", b"-\n", b"\xff\xfe\n", b"\0" * 99 + b"\n"]
+)
+def test_a_log_with_a_damaged_line_counts_up_to_it(tmp_path: Path, undisturbed: str, damage: bytes) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError):
+        prepare(many(broken_at=300), out)
+    log = out / ".preparing" / LOG
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:50], damage, *lines[50:]]))
+
+    again = prepare(many(), out)
+
+    assert again.resumed == 50
+    assert again.metadata["digest"] == undisturbed
+
+
+def test_a_strangers_log_removes_no_file_outside(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_bytes(b"1")
+    with pytest.raises(DataError):
+        prepare(many(broken_at=300), tmp_path / "out")
+    with (tmp_path / "out" / ".preparing" / LOG).open("a") as log:
+        log.write(f"train\tc0\ttrain/../../letter\t1\t1\t1\t{zlib.crc32(b'1')}\n#durable\t{10**9}\n")
+
+    prepare(many(), tmp_path / "out")
+    assert (tmp_path / "letter").exists()
+
+
+@pytest.mark.parametrize("identity", ["", "null", "{}", "[" * 100_000])
+def test_a_preparation_whose_identity_is_damaged_begins_anew(
+    tmp_path: Path, undisturbed: str, identity: str
+) -> None:
+    with pytest.raises(DataError):
+        prepare(many(broken_at=300), tmp_path / "out")
+    (tmp_path / "out" / ".preparing" / IDENTITY).write_text(identity)
+
+    again = prepare(many(), tmp_path / "out")
+
+    assert (again.resumed, again.metadata["digest"]) == (0, undisturbed)

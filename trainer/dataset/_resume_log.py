@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from trainer.dataset._changes import Changes
 from trainer.dataset._images import Resize
@@ -24,7 +24,6 @@ from trainer.dataset._manifest import (
     UNFINISHED,
     ImageRecord,
     Skipped,
-    SplitName,
     describe_options,
 )
 from trainer.dataset._source import Source, SourceImage
@@ -108,6 +107,8 @@ class ResumeLog:
         """
         lines = []
         for record in written:
+            if isinstance(record, Skipped):  # a library's words may have several lines
+                record = Skipped(record.path, " ".join(record.reason.split()))
             self._remember(record)
             fields = record if isinstance(record, ImageRecord) else ("-", *record)
             lines.append("\t".join(map(str, fields)) + "\n")
@@ -164,8 +165,12 @@ class ResumeLog:
     def _check_identity(self) -> None:
         path = self._folder / IDENTITY
         try:
-            before = json.loads(path.read_text())
-        except FileNotFoundError:
+            before = json.loads(path.read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict) or not before.keys() >= self._identity.keys():
+            # Nobody knows what a log that may be there is of, so all is written again.
+            (self._folder / LOG).unlink(missing_ok=True)
             write_json(path, self._identity)
             return
         if before != self._identity:
@@ -186,16 +191,17 @@ class ResumeLog:
         durable = offset = 0
         logged: list[tuple[int, ImageRecord]] = []
         for line in content.splitlines(keepends=True):
-            fields = line[:-1].decode("utf-8", "surrogatepass").split("\t")
-            if fields[0] == "#durable":
-                durable = int(fields[1])
-            elif fields[0] == "-":
-                self._remember(Skipped(fields[1], fields[2]))
+            try:
+                record = _record(line, in_place=self._in_place)
+            except ValueError:  # a power cut may leave zeros: what was written from here on is written again
+                os.ftruncate(self._file, offset)
+                break
+            if isinstance(record, int):
+                durable = record
             else:
-                split, class_id, path, *numbers = fields
-                image = ImageRecord(cast(SplitName, split), class_id, path, *map(int, numbers))
-                self._remember(image)
-                logged.append((offset, image))
+                self._remember(record)
+                if isinstance(record, ImageRecord):
+                    logged.append((offset, record))
             offset += len(line)
         if not self._in_place:
             for offset, image in logged:
@@ -219,3 +225,19 @@ def _is_intact(out: Path, image: ImageRecord) -> bool:
     except OSError:
         return False
     return len(data) == image.bytes and zlib.crc32(data) == image.crc32
+
+
+def _record(line: bytes, *, in_place: bool) -> ImageRecord | Skipped | int:
+    """What a line of the log says; of a `#durable` line its offset. Raises: ValueError if it is none of the log's."""
+    kind, *fields = line[:-1].decode("utf-8", "surrogatepass").split("\t")
+    if kind == "#durable":
+        return int("".join(fields))
+    if kind == "-":
+        path, reason = fields
+        return Skipped(path, reason)
+    class_id, path, *numbers = fields
+    if kind not in SPLITS or len(numbers) != 4 or ".." in path.split("/"):
+        raise ValueError
+    if not in_place and not path.startswith(f"{kind}/"):  # it may be removed
+        raise ValueError
+    return ImageRecord(kind, class_id, path, *map(int, numbers))
