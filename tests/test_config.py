@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,31 @@ def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_pat
 
     assert load_recipe(str(path)).digest() == load_recipe("rn50-baseline").digest()
     assert load_recipe("rn50-baseline", ["seed=1"]).digest() != load_recipe("rn50-baseline").digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epochs: 3\nseed: 1\nepochs: 90\n", "epochs stands twice"),
+        ("schedule: {gamma: 0.1, gamma: 0.2}\n", "gamma stands twice"),
+        ("name: other\n", "called as its file"),
+        ("epochs: &x [*x]\n", "must be a valid integer"),
+        (
+            "epochs: &a [lol, lol, lol, lol, lol, lol, lol, lol]\n".replace("epochs", "seed")
+            + "".join(
+                f"? {n}\n: &{n} [*{m}, *{m}, *{m}, *{m}, *{m}, *{m}, *{m}, *{m}]\n"
+                for m, n in itertools.pairwise("abcdefghijklmn")
+            )
+            + "epochs: *n\n",
+            " = ",
+        ),
+    ],
+)
+def test_a_recipe_that_says_things_twice_or_unfolds_without_end_is_refused(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(f"registered_model_name: m\n{text}")
+
+    with pytest.raises(ConfigError, match=says) as refused:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert len(str(refused.value)) < 1000

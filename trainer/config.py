@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from trainer import names
 from trainer.errors import ConfigError
 from trainer.hints import nearest, setting_hint
+from trainer.recipes import parse_yaml
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -276,7 +277,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         _assign(
             settings,
             key.split("."),
-            _parsed(text, f"--set {key}={text[:99]}: the value is not valid YAML; quote it"),
+            parse_yaml(text, f"--set {key}={text[:99]}: the value is not valid YAML; quote it"),
         )
     try:
         return TypeAdapter(Recipe).validate_python({**settings, "name": Path(name).stem})
@@ -298,17 +299,12 @@ def _read(name: str) -> dict[str, Any]:
             f"there is no recipe {name!r}{nearest(name, shipped_recipes())}; "
             f"shipped are {', '.join(shipped_recipes())}, or give the path of a .yaml file"
         )
-    settings = _parsed(text, f"recipe {name} is not YAML")
+    settings = parse_yaml(text, f"recipe {name} is not YAML")
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {name} must hold KEY: VALUE lines; see docs/recipes.md for an example")
+    if "name" in settings:
+        raise ConfigError(f"recipe {name}: there is no setting name; a recipe is called as its file")
     return settings
-
-
-def _parsed(text: str, wrong: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # its numbers and dates are Python's
-        raise ConfigError(f"{wrong}: {' '.join(str(error).split())[:300]}") from None
 
 
 def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
@@ -335,6 +331,10 @@ def _flatten_fields(of: Any, prefix: str = "") -> Iterable[str]:
             yield prefix + field.name
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 2, 100
+
+
 def _sentence(error: ValidationError, known: Iterable[str]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -346,5 +346,5 @@ def _sentence(error: ValidationError, known: Iterable[str]) -> str:
         case "value_error" if not isinstance(first["input"], str):  # of a section, which names its settings
             return str(first["ctx"]["error"])
     said = first["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
-    given = repr(first["input"])
-    return f"{key} = {given if len(given) < 100 else given[:100] + '…'}: {said[0].lower()}{said[1:]}"
+    # reprlib: a few lines of YAML may stand for gigabytes
+    return f"{key} = {_SHORT.repr(first['input'])}: {said[0].lower()}{said[1:]}"

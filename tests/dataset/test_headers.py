@@ -160,3 +160,16 @@ def test_no_header_makes_a_traceback(data: bytes, draw: st.DataObject) -> None:
 def test_damage_keeps_the_length() -> None:
     for name, change in DAMAGE.items():
         assert (len(change(BASELINE)) == len(BASELINE)) == (name != "cut")
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><title>Log in", "web page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+    ],
+)
+def test_what_is_often_stored_under_an_images_name_is_named(first: bytes, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        read_header(first)

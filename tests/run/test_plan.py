@@ -160,3 +160,10 @@ def test_nothing_is_written_for_a_plan(photos: Path, tmp_path: Path) -> None:
     plan(photos, tmp_path / "runs")
 
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_one_run_is_not_that_of_all_runs(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+
+    with pytest.raises(ConfigError, match=f"give that of all runs, {tmp_path.parent}"):
+        make_plan(TrainOptions(recipe="digits", data=photos, runs=tmp_path, set=("global_batch=8",)))

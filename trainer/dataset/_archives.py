@@ -43,6 +43,7 @@ _OTHERS = (
     (b"Rar!", "is a RAR archive", "unpack it and pack the folder as a tar"),
     (b"070701", "is a cpio archive", "unpack it and pack the folder as a tar"),
     (b"PAR1", "is a Parquet file", "give one of the published archives"),
+    (b"version ", "is a Git LFS pointer, not the archive itself", "fetch it with git lfs pull"),
     (b"<", "is a web page or another text", "download the archive again, logged in where that is needed"),
 )
 

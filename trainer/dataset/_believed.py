@@ -1,4 +1,4 @@
-"""What a manifest must hold before anything is believed that it says: it may be damaged, edited by hand, or a stranger's.
+"""What a manifest must hold before it is believed: it may be damaged, edited by hand, or a stranger's.
 
 Its digest does not cover all of it, and whoever writes a manifest writes the digest as well.
 """
@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 OUTSIDE = "its index has paths that are not below its folder"
-FIELDS = [("label", "<u2"), ("width", "<u2"), ("height", "<u2"), ("bytes", "<u4"), ("crc32", "<u4")]  # and path
+FIELDS = [
+    ("label", "<u2"),
+    ("width", "<u2"),
+    ("height", "<u2"),
+    ("bytes", "<u4"),
+    ("crc32", "<u4"),
+]  # and path
 
 
 def row_type(path_bytes: int) -> np.dtype[np.void]:

@@ -58,7 +58,14 @@ OTHERS = {  # formats that are named when they are refused, by their first bytes
     b"\xff\x0a": "JPEG XL",
     b"8BPS": "Photoshop file",
     b"%PDF": "PDF",
+    b"version https://": "Git LFS pointer, not the file itself (git lfs pull fetches it)",
+    b"<!DOCTYPE": "web page",
+    b"<!doctype": "web page",
+    b"<html": "web page",
+    b"<svg": "SVG",
+    b"<?xml": "XML file",
 }
+HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")  # at byte 4
 
 
 class Header(NamedTuple):
@@ -120,6 +127,8 @@ def _stranger(first: bytes) -> str:
     for signature, name in OTHERS.items():
         if first.startswith(signature):
             return f"is a {name}; only JPEG, PNG and WebP are decoded"
+    if first[4:12] in HEIF:
+        return "is a HEIC or AVIF; only JPEG, PNG and WebP are decoded"
     return "is no JPEG, PNG or WebP"
 
 

@@ -165,10 +165,11 @@ def read_metadata(root: Path) -> dict[str, Any] | None:
             check_entries(metadata)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        raise DataError(f"{root / DATASET} cannot be read: {error.strerror}; mend that") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{root / DATASET} is not a manifest ({reason}); remove it and prepare the data set again"
+            f"{root / DATASET} is not a manifest ({error}); remove it and prepare the data set again"
         ) from None
     if newer:
         raise DataError(f"{root / DATASET} was written by a newer trainer; update this one")

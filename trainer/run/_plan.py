@@ -103,6 +103,8 @@ def _folders(runs: Path, name: str) -> list[Path]:
     try:
         if runs.exists() and not runs.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if (runs / RECIPE).exists():
+            raise ConfigError(f"--runs {runs} is the folder of one run; give that of all runs, {runs.parent}")
         # Ten digits, or a run of another --name would be found as well: digits-2 beside digits.
         return sorted(runs.glob(f"{glob.escape(name)}-{'[0-9a-f]' * 10}"))
     except OSError as error:

@@ -233,7 +233,9 @@ def _image(root: Path, group: _Group, file: str, in_place: bool) -> SourceImage 
         return Skipped(target, "is not a regular file")
     if status.st_size > MAX_BYTES:
         return Skipped(target, f"has {status.st_size:,} bytes; too many for an image")
-    return SourceImage(group.split, group.class_id, target, status.st_size, partial(read_regular, root / path))
+    return SourceImage(
+        group.split, group.class_id, target, status.st_size, partial(read_regular, root / path)
+    )
 
 
 def _size(path: Path) -> int:
