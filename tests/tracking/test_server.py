@@ -19,6 +19,7 @@ from trainer.cli import main
 from trainer.errors import TrackingError
 from trainer.tracking import _server as tracking_server
 from trainer.tracking import check_reachable, load_model, tracking_uri
+from trainer.tracking._server import check_address
 
 
 def test_a_server_that_refuses_this_host_name_is_named_with_the_cure(server: Server) -> None:
@@ -170,3 +171,9 @@ def test_tracking_costs_nothing_to_import() -> None:
     code = "import sys, trainer.tracking; print(any(name in sys.modules for name in ('mlflow', 'torch')))"
 
     assert subprocess.check_output([sys.executable, "-c", code]) == b"False\n"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///:memory:", "sqlite:///"])
+def test_a_store_in_memory_is_refused(uri: str) -> None:
+    with pytest.raises(TrackingError, match="gone with each process"):
+        check_address(uri)

@@ -83,6 +83,10 @@ def check_reachable(uri: str | None = None) -> None:
 def check_address(uri: str) -> None:
     """Refuse a tracking URI at which no MLflow can ever answer; nobody is asked. Raises: TrackingError."""
     if uri.startswith(SQLITE):
+        if uri.removeprefix(SQLITE).partition("?")[0] in ("", ":memory:"):
+            raise TrackingError(
+                f"{uri} is a store in memory, gone with each process; name a file: {SQLITE}mlflow.db"
+            )
         return
     shown = redact(uri)
     example = "write it as http://HOST:5000 or https://HOST"
