@@ -1,7 +1,6 @@
 """What a training run is: recipes as frozen, validated dataclasses.
 
-A recipe is a YAML file that says *what* is trained and nothing about the machine; paths,
-addresses and devices come from the command line and the environment.
+A recipe is a YAML file that says *what* is trained; paths, addresses and devices come from the command line.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from trainer.recipes import parse_yaml
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-WORDS = {"name", "description", "bar"}  # of a recipe, for people; nothing is trained otherwise for them
+WORDS = {"name", "description", "bar", "classes"}  # of a recipe; nothing is trained otherwise for them
 # torch.compile's modes: off, "default", and "reduce-overhead", which replays CUDA graphs
 CompileMode = Literal["off", "default", "cudagraphs"]
 # Where JPEGs are decoded: "mixed" leaves the entropy decoding of images below a million pixels to the CPU,
@@ -116,6 +115,7 @@ class Recipe:
     name: str = "unnamed"  # the file's name; not a key of the file
     description: str = ""  # one line, for `trainer recipes`
     bar: Annotated[float, Field(gt=0, lt=1)] | None = None  # top-1 on ImageNet that the recipe is for
+    classes: Count | None = None  # that its data set must have; None: any number
     registered_model_name: Annotated[str, AfterValidator(names.model_name)]  # in MLflow's model registry
     experiment_name: Annotated[str, AfterValidator(names.experiment_name)] | None = None  # None: the model's
     # a name of torchvision's, also with _blurpool behind it, or package.module:Name
@@ -229,7 +229,7 @@ class Recipe:
     def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings that are not as in `stored`, another recipe's `as_dict()`: by dotted key, its value and ours.
 
-        A setting that an earlier program did not know counts as its default; name, description and bar do not count.
+        A setting that an earlier program did not know counts as its default; WORDS do not count.
         """
         defaults = Recipe(registered_model_name="unnamed").flat()
         both = self.flat(), defaults | dict(_flatten(stored))

@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TINY = [
+    "classes=null",
     "epochs=2",
     "global_batch=8",
     "schedule.warmup_epochs=1",

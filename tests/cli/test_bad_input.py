@@ -12,6 +12,9 @@ from tests.conftest import write_photo
 from trainer.cli import main
 
 
+SMALL = ("--set", "classes=2", "--set", "global_batch=8")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -55,11 +58,18 @@ def test_train_and_val_with_different_classes(folder: Path, capsys: pytest.Captu
     ("arguments", "says"),
     [
         (["digit"], "did you mean digits?"),
+        (["digits"], "recipe digits is for 10 classes and "),
+        (["digits"], " has 2; use another recipe, another data set, or --set classes=2"),
+        (["rn50-75"], "recipe rn50-75 is for 1,000 classes"),
+        (["digits", "--set", "classes=0"], "classes = 0: must be greater than or equal to 1"),
         (["digits", "--set", "optimiser.momentum=0.8"], "did you mean optimizer.momentum?"),
         (["digits", "--set", "epochs=soon"], "must be a valid integer"),
-        (["digits", "--set", "global_batch=1000"], "larger than the 20 training images"),
         (
-            ["digits", "--set", "global_batch=9", "--nproc-per-node", "2"],
+            ["digits", "--set", "classes=2", "--set", "global_batch=1000"],
+            "larger than the 20 training images",
+        ),
+        (
+            ["digits", "--set", "classes=2", "--set", "global_batch=9", "--nproc-per-node", "2"],
             "cannot be shared evenly by 2 processes",
         ),
     ],
@@ -98,7 +108,18 @@ def test_what_would_fail_later_is_refused_at_the_start(
     says: str,
     more: list[str],
 ) -> None:
-    fixed = ["--set", "global_batch=8", "--set", "model=resnet18", "--data", photos, "--device", "cpu"]
+    fixed = [
+        "--set",
+        "classes=2",
+        "--set",
+        "global_batch=8",
+        "--set",
+        "model=resnet18",
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+    ]
 
     assert says in refused(capsys, "train", "digits", *fixed, *arguments, *more)
     assert list(folder.iterdir()) == []
@@ -117,7 +138,7 @@ def test_an_address_that_is_none_is_refused_also_offline(
     more: list[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    arguments = ["train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cpu", *more]
+    arguments = ["train", "digits", *SMALL, "--data", photos, "--device", "cpu", *more]
 
     assert "MLFLOW_TRACKING_URI=" in refused(capsys, *arguments)
     assert not list(folder.glob("runs/*"))
@@ -125,7 +146,7 @@ def test_an_address_that_is_none_is_refused_also_offline(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cuda")
+    said = refused(capsys, "train", "digits", *SMALL, "--data", photos, "--device", "cuda")
 
     assert "--device cpu" in said
     assert "compose.cpu.yaml" in said
@@ -137,7 +158,7 @@ def test_an_mlflow_server_that_does_not_answer(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
 
-    said = refused(capsys, "train", "digits", "--set", "global_batch=8", "--data", photos, "--device", "cpu")
+    said = refused(capsys, "train", "digits", *SMALL, "--data", photos, "--device", "cpu")
     assert "http://127.0.0.1:9" in said
     assert not list(folder.glob("runs/*"))
 
@@ -194,8 +215,7 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     arguments = [
         "train",
         "rn50-baseline",
-        "--set",
-        "global_batch=8",
+        *SMALL,
         "--data",
         str(photos),
         "--device",

@@ -91,7 +91,13 @@ def test_the_stopped_training_says_how_to_go_on(
     """A file that goes bad afterwards: the run ends with its name, and goes on when it is mended."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    settings = ["epochs=2", "global_batch=8", "schedule.warmup_epochs=1", "preprocess.train_size=32"]
+    settings = [
+        "classes=null",
+        "epochs=2",
+        "global_batch=8",
+        "schedule.warmup_epochs=1",
+        "preprocess.train_size=32",
+    ]
     settings += ["preprocess.val_size=32", "preprocess.val_resize=32"]
     arguments = ["train", "digits", *[word for one in settings for word in ("--set", one)], "--data", root]
     arguments += ["--batch-per-gpu", 8, "--device", "cpu"]

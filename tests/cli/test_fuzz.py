@@ -21,7 +21,14 @@ from trainer.dataset import folder, prepare
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"model": "resnet18", "epochs": 1, "global_batch": 8, "schedule.warmup_epochs": 0, "log_every": 1}
+SMALL: dict[str, Any] = {
+    "classes": None,
+    "model": "resnet18",
+    "epochs": 1,
+    "global_batch": 8,
+    "schedule.warmup_epochs": 0,
+    "log_every": 1,
+}
 SMALL |= {"preprocess.train_size": 32, "preprocess.val_size": 32, "preprocess.val_resize": 36}
 SIDES = st.integers(1, 64)
 SHARES = st.floats(0, 1)

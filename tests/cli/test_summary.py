@@ -37,6 +37,8 @@ def test_a_dry_run_shows_what_the_network_is_made_of(
                 "global_batch=8",
                 "--set",
                 "preprocess.train_size=64",
+                "--set",
+                "classes=2",
                 "--data",
                 str(photos),
                 "--device",

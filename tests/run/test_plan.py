@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.run import Plan, TrainOptions, make_plan, read_result
 from trainer.tracking import read_run_ref
 
-SMALL = ("global_batch=8",)
+SMALL = ("global_batch=8", "classes=null")
 
 
 def plan(photos: Path, runs: Path, *settings: str, **options: Any) -> Plan:

@@ -20,9 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         type=_args.positive_int,
-        default=1000,
         metavar="N",
-        help="number of classes of the data set (default: 1,000)",
+        help="number of classes of the data set (default: the recipe's, else 1,000)",
     )
 
 
@@ -31,7 +30,7 @@ def run(options: Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     from trainer.model import summary_of
 
-    made = summary_of(recipe.model, options.classes, recipe.preprocess.train_size)
+    made = summary_of(recipe.model, options.classes or recipe.classes or 1000, recipe.preprocess.train_size)
     if options.json:
         print(json.dumps({"model": recipe.model, **made.as_dict()}))
     else:

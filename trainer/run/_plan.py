@@ -72,6 +72,11 @@ def make_plan(options: RunOptions) -> Plan:
     Raises: ConfigError, DataError.
     """
     recipe, dataset = load_recipe(options.recipe, options.set), open_dataset(options.data)
+    if recipe.classes not in (None, len(dataset.classes)):
+        raise ConfigError(
+            f"recipe {recipe.name} is for {recipe.classes:,} classes and {options.data} has {len(dataset.classes):,}; "
+            f"use another recipe, another data set, or --set classes={len(dataset.classes)}"
+        )
     recipe.steps_per_epoch(len(dataset.train))
     name = options.name if options.name is not None else recipe.name
     try:
