@@ -11,7 +11,6 @@ import torch
 from tests.conftest import write_photo
 from trainer.cli import main
 
-
 SMALL = ("--set", "classes=2", "--set", "global_batch=8")
 
 

@@ -119,7 +119,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         # In CI nothing may be skipped.
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("stack")
-    set_up(folder)
+    assert set_up(folder).returncode == 0
     port = free_port()
     with (folder / ".env").open("a") as env:
         # A tag of its own, so that the images of a stack in use stay.
@@ -133,15 +133,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.down()
 
 
-def set_up(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run scripts/setup in `folder` as if that were the checkout."""
+def set_up(folder: Path, docker: str = "") -> subprocess.CompletedProcess[str]:
+    """Run scripts/setup in `folder` as if that were the checkout; `docker`: see `run_setup`."""
+    prepare(folder)
+    return run_setup(folder, docker)
+
+
+def prepare(folder: Path) -> None:
+    """Put into `folder` what scripts/setup needs of a checkout."""
     (folder / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "setup", folder / "scripts")
     shutil.copy(ROOT / ".env.example", folder)
-    return run_setup(folder)
 
 
-def run_setup(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run scripts/setup in `folder`, which holds it."""
-    script = folder / "scripts" / "setup"
-    return subprocess.run([script], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+def run_setup(folder: Path, docker: str = "", *options: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/setup in `folder`, which holds it; with `docker`, that shell code answers as the command `docker`."""
+    environment = ENVIRONMENT
+    if docker:
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / "docker").write_text(f"#!/bin/sh\nset -eu\n{docker}\n")
+        (folder / "bin" / "docker").chmod(0o755)
+        environment = ENVIRONMENT | {"PATH": f"{folder / 'bin'}:{ENVIRONMENT['PATH']}"}
+    script = [folder / "scripts" / "setup", "--no-build", *options]
+    return subprocess.run(script, capture_output=True, text=True, env=environment)
