@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import trainer.model
 from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, network, rebuild
-from trainer.errors import ConfigError, TrackingError
+from trainer.errors import ConfigError, ExportError, TrackingError
+from trainer.model import build
 from trainer.run import EvaluateOptions, evaluate_model, export_model
-from trainer.tracking import register, save_model
+from trainer.tracking import Sample, register, save_model
 from trainer.tracking._server import connect
 
 
@@ -71,3 +74,60 @@ def test_what_a_registered_model_calls_its_network_is_no_order_to_import_it(
     with pytest.raises(ConfigError, match=why):
         evaluate_model(EvaluateOptions(model=model, data=photos, runs=runs, device="cpu", trust=True))
     assert not (tmp_path / "bundle").exists()
+
+
+def registered(photos: Path, runs: Path, run: str, seed: int, name: str) -> str:
+    """A registered model of a new run; its name and version as in `models:/NAME/VERSION`."""
+    folder = finished_run(runs / run)
+    torch.manual_seed(seed)
+    save_model(
+        folder,
+        build("resnet18", len(INFO.classes)).eval(),
+        replace(INFO, architecture="resnet18"),
+        [Sample("0.JPEG", next(photos.rglob("*.JPEG")).read_bytes(), 0)],
+        lambda _: (0.5, 1.0),
+        rebuild=lambda weights: trainer.model.rebuild("resnet18", len(INFO.classes), weights),
+        name=name,
+        num_images=VAL_IMAGES,
+    )
+    return register(folder).uri
+
+
+def test_a_recipe_means_the_candidate_of_its_registered_model(
+    photos: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After another recipe was trained it is that one's model, with nothing else said."""
+    monkeypatch.chdir(tmp_path)
+    registered(photos, runs, "one", 1, "resnet50-digits")
+    registered(photos, runs, "two", 2, "resnet50-imagenet")
+    (tmp_path / "own.yaml").write_text("registered_model_name: resnet50-digits\n")
+
+    exported = {recipe: export_model(recipe, runs=runs) for recipe in ("digits", "rn50-75", "own.yaml")}
+
+    assert {recipe: (bundle.source, str(bundle.folder)) for recipe, bundle in exported.items()} == {
+        "digits": ("models:/resnet50-digits/1", "export/resnet50-digits-1"),
+        "rn50-75": ("models:/resnet50-imagenet/1", "export/resnet50-imagenet-1"),
+        "own.yaml": ("models:/resnet50-digits/1", "export/resnet50-digits-1"),
+    }
+    with pytest.raises(TrackingError, match=r"no registered model resnet50-imagenette .*; registered are"):
+        export_model("imagenette", runs=runs)
+
+
+def test_a_version_is_exported_once_and_a_bundle_that_is_not_it_is_left_alone(
+    photos: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = registered(photos, runs, "one", 1, "tiny")
+    first, again = export_model(model, runs=runs), export_model(model, runs=runs)
+    assert first.max_difference is not None
+    assert (again.folder, again.max_difference, again.size) == (first.folder, None, first.size)
+
+    registered(photos, runs, "two", 2, "tiny")
+    first.folder.rename("export/tiny-2")
+    with pytest.raises(ExportError, match="export/tiny-2 is of another model than models:/tiny/2; remove it"):
+        export_model("models:/tiny/2", runs=runs)
+
+    Path("export/tiny-2").rename("export/tiny-1")
+    (first.folder / "labels.txt").write_text("other\n")
+    with pytest.raises(ExportError, match="damaged"):
+        export_model(model, runs=runs)

@@ -32,7 +32,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run folder, a checkpoint file or a bundle",
+        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
+        "runs:/RUN_ID, a run folder, a checkpoint file or a bundle",
     )
     parser.add_argument(
         "--batch-size",

@@ -10,7 +10,7 @@ from trainer.cli import _args
 
 NAME, GROUP, ORDER = "export", "ship", 1
 HELP = "write the verified ONNX bundle of a model for a Jetson"
-EXAMPLE = "trainer export models:/resnet50-imagenet@candidate --out bundle"
+EXAMPLE = "trainer export rn50-75"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,13 +20,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run folder or a checkpoint file",
+        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
+        "runs:/RUN_ID, a run folder or a checkpoint file",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new or empty folder (default: export/NAME-VERSION)"
+    )
 
 
 def run(options: Namespace) -> int:
     """Write the bundle and say how well it agrees with the model."""
+    from trainer.export import check_out
+
+    if options.out:
+        check_out(options.out)  # before torch is imported
     from trainer.cli._terminal import configure_logging
     from trainer.run import export_model
 
@@ -34,9 +41,11 @@ def run(options: Namespace) -> int:
     bundle = export_model(options.model, options.out, runs=options.runs, trust=options.trust)
     if options.json:
         print(json.dumps({"bundle": str(bundle.folder), "max_difference": bundle.max_difference}))
+    elif bundle.max_difference is None:
+        print(f"{bundle.folder} holds the bundle of {bundle.source} already, and its checksums hold")
     else:
         print(
-            f"bundle written to {bundle.folder}; ONNX Runtime and PyTorch agree within "
+            f"{bundle.source}: bundle written to {bundle.folder}; ONNX Runtime and PyTorch agree within "
             f"{bundle.max_difference:.1e} in probability"
         )
     return 0

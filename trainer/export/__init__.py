@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.export._bundle import LoadedBundle, is_bundle, load_bundle
+    from trainer.export._bundle import LoadedBundle, check_out, is_bundle, load_bundle
     from trainer.export._export import Bundle, export, to_onnx
     from trainer.export._preprocess import to_input
 
 _MODULES = {
     "Bundle": "_export",
     "LoadedBundle": "_bundle",
+    "check_out": "_bundle",
     "export": "_export",
     "is_bundle": "_bundle",
     "load_bundle": "_bundle",
@@ -23,7 +24,7 @@ _MODULES = {
     "to_onnx": "_export",
 }
 
-__all__ = ["Bundle", "LoadedBundle", "export", "is_bundle", "load_bundle", "to_input", "to_onnx"]
+__all__ = ["Bundle", "LoadedBundle", "check_out", "export", "is_bundle", "load_bundle", "to_input", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:

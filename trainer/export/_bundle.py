@@ -27,6 +27,7 @@ from trainer.sealed import SUMS, SealBroken, check_seal, valid_names, valid_prep
 
 MODEL, LABELS, PREPROCESS = "model.onnx", "labels.txt", "preprocess.json"
 INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy", "golden/expected.json"
+PARTIAL = ".partial"  # of names of folders that are being written
 # Of all texts, whatever the locale: names of files and classes may be no UTF-8, and stay as they are.
 TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -43,6 +44,18 @@ class LoadedBundle:
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(N, 3, H, W) normalised images to (N, classes) probabilities, none of them 0: their log is finite."""
         return np.maximum(run(self.session, images), np.finfo(np.float32).tiny)
+
+
+def check_out(out: Path) -> None:
+    """Check that a bundle can be written to the folder `out`. Raises: ExportError if something is there."""
+    try:
+        if out.is_dir():
+            if any(path.name != PARTIAL for path in out.iterdir()):
+                raise ExportError(f"{out} is not empty; give --out a new folder, or remove it first")
+        elif out.exists() or out.is_symlink():
+            raise ExportError(f"{out} is a file; give --out a new folder")
+    except OSError as error:
+        raise ExportError(f"{out} cannot be read: {error.strerror or error}; choose another --out") from None
 
 
 def is_bundle(path: Path) -> bool:

@@ -23,9 +23,11 @@ from trainer.export._bundle import (
     INPUTS,
     LABELS,
     MODEL,
+    PARTIAL,
     PREPROCESS,
     PROBABILITIES,
     TEXT,
+    check_out,
     open_session,
     run,
 )
@@ -37,7 +39,6 @@ from trainer.sealed import SUMS, safe_names, seal
 from trainer.tracking import LoadedModel, Sample
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
-PARTIAL = ".partial"
 ALLOWED = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 
 
@@ -48,7 +49,9 @@ class Bundle:
     folder: Path
     source: str  # the model: models:/NAME/VERSION, or a path
     samples: int  # number of golden photos
-    max_difference: float  # largest of a probability, ONNX Runtime against the model
+    max_difference: (
+        float | None
+    )  # largest of a probability, ONNX Runtime against the model; None: it was there before
     size: int  # bytes, all files
 
 
@@ -237,12 +240,9 @@ def _whole_or_nothing(out: Path) -> Iterator[Path]:
     It becomes `out`, or lies in it where that exists: a mount point or somebody's current folder cannot be replaced.
     """
     try:
+        check_out(out)
         there, beside = out.is_dir(), out.absolute().with_name(f".{out.absolute().name}{PARTIAL}")
         partial = out / PARTIAL if there else beside
-        if there and any(path.name != PARTIAL for path in out.iterdir()):
-            raise ExportError(f"{out} is not empty; give --out a new folder, or remove it first")
-        if not there and (out.exists() or out.is_symlink()):
-            raise ExportError(f"{out} is a file; give --out a new folder")
         for left in (partial, beside):  # of an export that was killed
             shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trainer.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint
-from trainer.config import Preprocess, stored_recipe
+from trainer.config import Preprocess, load_recipe, shipped_recipes, stored_recipe
 from trainer.dataloader import preprocessing
 from trainer.dataset import open_dataset
 from trainer.errors import CheckpointError, ConfigError, DataError, ExportError
@@ -20,11 +20,11 @@ from trainer.files import follow
 from trainer.model import rebuild
 from trainer.run._plan import DATASET, RECIPE
 from trainer.run._samples import samples_of
-from trainer.tracking import LoadedModel, ModelInfo, Sample, load_model
+from trainer.tracking import CANDIDATE, LoadedModel, ModelInfo, Sample, load_model
 
 FORMS = (
-    "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a run folder, a checkpoint file "
-    "(RUN/checkpoints/step-….pt), or a bundle made by `trainer export`"
+    "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a recipe (its candidate), a run folder, "
+    "a checkpoint file (RUN/checkpoints/step-….pt), or a bundle made by `trainer export`"
 )
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -43,8 +43,8 @@ def resolve_model(model: str, *, runs: Path, device: torch.device, trust: bool =
     """The model that `model` names, on `device`.
 
     Args:
-        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID`, a run folder (its newest checkpoint), a
-            checkpoint file, or the folder of a bundle.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID`, a recipe (the candidate of its registered
+            model), a run folder (its newest checkpoint), a checkpoint file, or the folder of a bundle.
         runs: folder of one's own runs, and of MLflow's SQLite store where MLFLOW_TRACKING_URI names no server.
         device: where the network shall be called.
         trust: take a registered version that `trainer train` has not sealed.
@@ -94,12 +94,19 @@ def _own_networks(runs: Path) -> set[str]:
     return found
 
 
+def _holds_run(path: Path) -> bool:
+    return (path / "checkpoints").is_dir()
+
+
 def _load(model: str, runs: Path, trust: bool) -> LoadedModel:
     if model.startswith(("models:/", "runs:/")):
         return load_model(model, runs=runs, trust=trust)
     path = Path(model)
     if is_bundle(path):
         raise ExportError(f"{model} is an exported bundle already; copy the folder to the device as it is")
+    if model.endswith((".yaml", ".yml")) or (model in shipped_recipes() and not _holds_run(path)):
+        name = load_recipe(model).registered_model_name
+        return load_model(f"models:/{name}@{CANDIDATE}", runs=runs, trust=trust)
     if path.is_dir():
         checkpoints = list_checkpoints(path / "checkpoints")
         if not checkpoints:

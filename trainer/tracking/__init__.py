@@ -14,12 +14,13 @@ from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
-from trainer.tracking._registry import Registered, register
+from trainer.tracking._registry import CANDIDATE, Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 
 __all__ = [
+    "CANDIDATE",
     "PRICE",
     "RUN_ARTIFACTS",
     "BackgroundSync",
