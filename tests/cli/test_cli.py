@@ -23,7 +23,7 @@ FLAGS = {
     "prepare": "",
     "recipes": "--json",
     "summary": "--classes --json --set",
-    "sync": "--follow",
+    "sync": "--follow --promote",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
     "--max-restarts --name --nproc-per-node --offline --price --runs --set --timeout",
 }

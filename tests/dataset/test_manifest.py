@@ -65,6 +65,17 @@ def test_the_digest_changes_with_the_images(tree: Path, dataset: Dataset) -> Non
     assert indexed(tree).digest != dataset.digest
 
 
+def test_the_digest_of_the_validation_images_changes_with_them_and_the_classes_alone(
+    tree: Path, dataset: Dataset
+) -> None:
+    before = dataset.val_digest
+    next((tree / "train").rglob("*.JPEG")).unlink()
+    assert indexed(tree).val_digest == before
+
+    next((tree / "val").rglob("*.JPEG")).write_bytes(next((tree / "train").rglob("*.JPEG")).read_bytes())
+    assert indexed(tree).val_digest != before
+
+
 def test_a_folder_without_a_manifest_is_refused_with_the_command_that_writes_one(tree: Path) -> None:
     with pytest.raises(DataError, match=rf"no manifest; write it with: trainer prepare folder {tree}$"):
         open_dataset(tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,10 +59,19 @@ def register_it(
     folder: Path,
     model: torch.nn.Module,
     *,
-    measured: tuple[float, float] = (0.5, 1.0),
+    measured: tuple[float, float] | None = None,
     samples: list[Sample] = SAMPLES,
+    top1: float = INFO.top1,
 ) -> Registered:
+    info = replace(INFO, top1=top1)
     save_model(
-        folder, model, INFO, samples, lambda _: measured, rebuild=rebuild, name="tiny", num_images=VAL_IMAGES
+        folder,
+        model,
+        info,
+        samples,
+        lambda _: measured or (top1, info.top5),
+        rebuild=rebuild,
+        name="tiny",
+        num_images=VAL_IMAGES,
     )
     return register(folder)

@@ -222,3 +222,42 @@ def test_a_registration_that_was_cut_off_is_completed(runs: Path, monkeypatch: p
 
 def power_cut(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_the_alias_stays_with_a_better_version_until_it_is_moved_by_hand(
+    runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trainer")
+    best = register_it(finished_run(runs / "best"), network(1), top1=0.9)
+    assert "tiny version 1 is registered, top-1 90.00%; it is candidate now" in caplog.text
+
+    worse = register_it(finished_run(runs / "worse"), network(2))
+    assert load_model("models:/tiny@candidate", runs=runs).registered == best
+    assert "candidate stays version 1, 90.00% of the same images: `trainer sync RUN --promote`" in caplog.text
+
+    assert register(runs / "worse", promote=True) == worse
+    assert load_model("models:/tiny@candidate", runs=runs).registered == worse
+    assert "tiny version 2 is registered, top-1 50.00%; candidate was version 1, 90.00%" in caplog.text
+
+    assert register(runs / "best") == best, "a repeat takes it from nobody"
+    equal = register_it(finished_run(runs / "equal"), network(3))
+    assert load_model("models:/tiny@candidate", runs=runs).registered == equal
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("val_digest", "other"), ("top1", None), ("top1", "nan"), ("top1", "best of all")]
+)
+def test_a_version_that_cannot_be_compared_loses_the_alias_to_a_newer_one(
+    runs: Path, tag: str, value: str | None
+) -> None:
+    """Of other validation images, or by a stranger: its accuracy says nothing about this one."""
+    register_it(finished_run(runs / "one"), network(1), top1=0.9)
+    client = connect(tracking_uri(runs))
+    if value is None:
+        client.delete_model_version_tag("tiny", "1", tag)
+    else:
+        client.set_model_version_tag("tiny", "1", tag, value)
+
+    second = register_it(finished_run(runs / "two"), network(2))
+
+    assert load_model("models:/tiny@candidate", runs=runs).registered == second

@@ -14,6 +14,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--follow", action="store_true", help="go on until the run ends")
+    parser.add_argument(
+        "--promote",
+        action="store_true",
+        help="give its model the alias candidate, also if a better one has it",
+    )
 
 
 def run(options: Namespace) -> int:
@@ -26,5 +31,5 @@ def run(options: Namespace) -> int:
     # The child of a trainer, which follows, leaves the model to it.
     finished = not options.follow and read_journal(options.folder).status == "finished"
     if finished and has_saved_model(options.folder):
-        print(f"the run is in MLflow, its model is {register(options.folder).uri}")
+        print(f"the run is in MLflow, its model is {register(options.folder, promote=options.promote).uri}")
     return 0

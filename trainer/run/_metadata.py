@@ -46,7 +46,7 @@ def execution_tags(execution: Execution) -> dict[str, str]:
 def dataset_info(dataset: Dataset) -> DatasetInfo:
     """The data set as it stands in MLflow."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
-    return DatasetInfo(dataset.name, dataset.digest, str(dataset.root.resolve()), counts)
+    return DatasetInfo(dataset.name, dataset.digest, str(dataset.root.resolve()), counts, dataset.val_digest)
 
 
 def device_name(device: torch.device) -> str:

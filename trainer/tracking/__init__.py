@@ -1,6 +1,7 @@
 """The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
 from trainer.tracking._background_sync import BackgroundSync
+from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._history import (
     DatasetInfo,
     Ending,
@@ -14,7 +15,7 @@ from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
-from trainer.tracking._registry import CANDIDATE, Registered, register
+from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync

@@ -66,7 +66,8 @@ def model_description(history: RunHistory, saved: SavedModel, info: Mapping[str,
     dataset = history.dataset.name if history.dataset else "a data set"
     return _signed(
         f"{info['architecture']} for the {len(info['classes']):,} classes of {dataset}, trained by `trainer train`.",
-        "Alias `candidate` is the newest version whose files came back from this server as they were sent. "
+        "Alias `candidate` is the best version whose files came back from this server as they were sent: a newer one "
+        "takes it unless it is worse on the same validation images. "
         "Accuracy, data set and preprocessing of a version are in its description.",
         _usage(f"models:/{saved.name}@candidate"),
     )

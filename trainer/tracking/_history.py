@@ -27,6 +27,7 @@ class DatasetInfo:
     digest: str  # SHA-256 of the manifest, hexadecimal
     source: str  # the folder, as the trainer saw it
     counts: Mapping[str, int] = field(default_factory=dict)  # e.g. train, val, classes
+    val_digest: str = ""  # SHA-256 of what the validation images are, hexadecimal
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import TrackingDown, TrackingError
 from trainer.files import write_json
 from trainer.sealed import SealBroken, check_seal, listed, seal
+from trainer.tracking._candidate import VAL_DIGEST, offer_candidate
 from trainer.tracking._description import (
     NOTE,
     may_replace,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CANDIDATE = "candidate"  # alias of the newest verified version
 FILES_SHA256 = "files_sha256"  # tag of a version: digest of the listing of all its files
 CARD = "MLmodel"  # the one file that differs from the run folder's: it has MLflow's ids
 REGISTERED = "registered.json"  # in the run folder: the versions of its model, for whom the server is not the last word
@@ -63,15 +63,16 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def register(folder: Path) -> Registered:
+def register(folder: Path, *, promote: bool = False) -> Registered:
     """Register the model that `save_model` wrote, download it, and see that every byte came through.
 
-    Only such a version gets the alias `candidate`. The accuracy becomes tags of run and version, and both get a
-    description. A run that has such a version of these weights keeps it and nothing is done; one cut off half-way is
-    completed.
+    Only such a version gets the alias `candidate`, and only if it is not worse than the one that has it. The accuracy
+    becomes tags of run and version, and both get a description. A run that has such a version of these weights keeps it
+    and nothing is done; one cut off half-way is completed.
 
     Args:
         folder: the run folder; the run is made in MLflow if it is not there yet.
+        promote: give it the alias also if it is worse.
 
     Raises: TrackingError if there is no saved model, MLflow does not take it, or gives back another;
         TrackingDown if MLflow does not answer.
@@ -82,6 +83,7 @@ def register(folder: Path) -> Registered:
     saved, stored = read_saved_model(folder)
     info = asdict(stored)
     history = read_journal(folder)
+    val_digest = (history.dataset and history.dataset.val_digest) or stored.dataset_digest
     check_reachable(uri)
     client = connect(uri)
     try:
@@ -92,7 +94,9 @@ def register(folder: Path) -> Registered:
             if version is None:
                 version = _upload(client, run, folder, saved, info, history)
             if version.tags.get("verified") != "true":
-                _verify(client, version, folder, saved)
+                _verify(client, version, folder, saved, val_digest, promote)
+            elif promote:
+                offer_candidate(client, version, saved.top1, val_digest, force=True)
             registered = Registered(saved.name, int(version.version), run.info.run_id)
             _describe(client, run, version, history, saved, info, registered)
             _note(folder, registered, version.tags[FILES_SHA256])
@@ -272,8 +276,15 @@ def _note(folder: Path, registered: Registered, files_sha256: str) -> None:
     write_json(folder / REGISTERED, {**asdict(registered), FILES_SHA256: files_sha256})
 
 
-def _verify(client: MlflowClient, version: ModelVersion, folder: Path, saved: SavedModel) -> None:
-    """See that every file came back as it was sent, and give such a version its alias."""
+def _verify(
+    client: MlflowClient,
+    version: ModelVersion,
+    folder: Path,
+    saved: SavedModel,
+    val_digest: str,
+    promote: bool,
+) -> None:
+    """See that every file came back as it was sent, and offer such a version the alias."""
     ours = {name: digest for name, digest in listed(folder / MODEL).items() if name != CARD}
     try:
         with downloaded(client, version) as path:
@@ -286,10 +297,10 @@ def _verify(client: MlflowClient, version: ModelVersion, folder: Path, saved: Sa
             f"models:/{version.name}/{version.version} came back from MLflow otherwise than it was sent ({error}); "
             "it gets no alias: look at the server's disk, delete the version, and `trainer sync` the run"
         ) from None
-    # In this order: a version that counts as verified has had its alias, so a repeat takes it from nobody.
-    for key, value in _accuracy_tags(saved).items():
+    # In this order: a version that counts as verified was offered the alias, so a repeat takes it from nobody.
+    for key, value in {**_accuracy_tags(saved), VAL_DIGEST: val_digest}.items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    client.set_registered_model_alias(version.name, CANDIDATE, version.version)
+    offer_candidate(client, version, saved.top1, val_digest, force=promote)
     client.set_model_version_tag(version.name, version.version, "verified", "true")
 
 
