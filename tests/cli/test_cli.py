@@ -143,3 +143,13 @@ def test_a_terminal_without_utf8_gets_no_traceback(arguments: list[str]) -> None
     )
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_line_is_shown_once_whatever_libraries_do_to_the_root_logger() -> None:
+    program = (
+        "import logging; from trainer.cli._terminal import configure_logging; configure_logging(); "
+        "logging.warning('of a library'); logging.getLogger('trainer.run').warning('of ours')"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+
+    assert (said.count("of a library"), said.count("of ours")) == (1, 1)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import __version__, ranks
+from trainer.cli._host import with_host_folders
 from trainer.errors import ProcessesFailed, TrainerError
 from trainer.hints import nearest
 from trainer.supervisor import supervise
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ProcessesFailed as error:  # they have said why
         code = error.exit_code
     except TrainerError as error:
-        print(f"trainer: {error}", file=sys.stderr)
+        print(f"trainer: {with_host_folders(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("trainer: interrupted", file=sys.stderr)
@@ -134,7 +135,9 @@ def command_names() -> list[str]:
     """Names of all commands, from the names of their modules."""
     modules = (info.name for info in pkgutil.iter_modules(__path__))
     return sorted(
-        name[1:].replace("_", "-") for name in modules if name not in ("_args", "_live_line", "_terminal")
+        name[1:].replace("_", "-")
+        for name in modules
+        if name not in ("_args", "_host", "_live_line", "_terminal")
     )
 
 

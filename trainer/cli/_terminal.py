@@ -37,9 +37,15 @@ def configure_logging() -> None:
         handler.setFormatter(
             logging.Formatter(f"%(asctime)s %(levelname)s {rank}%(message)s", "%Y-%m-%d %H:%M:%S")
         )
-    root = logging.getLogger("trainer")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    ours = logging.getLogger("trainer")
+    ours.handlers = [handler]
+    ours.setLevel(logging.INFO)
+    # A library that calls logging.warning() gives a root logger without handlers one, which would show ours again.
+    if not logging.root.handlers:
+        others = logging.StreamHandler()
+        others.setLevel(logging.WARNING)
+        others.addFilter(lambda record: not record.name.startswith("trainer"))
+        logging.root.addHandler(others)
 
 
 class _ConsoleHandler(logging.Handler):
