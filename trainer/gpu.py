@@ -32,7 +32,7 @@ def require_usable_gpus() -> None:
     if known is None:
         raise DeviceError(
             "no NVIDIA driver can be reached here; check `nvidia-smi` on the machine and the NVIDIA Container Toolkit, "
-            "or rehearse on the CPU with --device cpu (Compose: -f compose.yaml -f compose.cpu.yaml)"
+            "or rehearse on the CPU with --device cpu (Compose: COMPOSE_FILE=compose.yaml:compose.cpu.yaml in .env)"
         )
     major = int(built_for.split(".")[0])
     if known[0] < major:

@@ -110,3 +110,9 @@ def test_no_login_password_is_in_a_log(login: Stack) -> None:
     assert "mlflow" in logs
     for name in ("POSTGRES_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
         assert setting(login, name) not in logs
+
+
+def test_mlflow_neither_calls_other_hosts_for_a_client_nor_starts_jobs(stack: Stack) -> None:
+    answer = requests.get(f"{stack.uri}/api/3.0/mlflow/gateway/endpoints/list", timeout=30)
+
+    assert answer.status_code == 501, answer.text
