@@ -224,5 +224,6 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
 
     shown = capsys.readouterr().out
     assert "90 epochs of 2 steps of 8 images" in shown
+    assert "1 process(es) with 8 images of each step; as many at a time as the device takes" in shown
     assert "mlflow.db, which the run will make" in shown
     assert list(folder.iterdir()) == []

@@ -113,7 +113,11 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
 
         (processes, tracking), summary = preflight(plan, given, proof), network_summary(plan)
     steps = recipe.steps_per_epoch(len(dataset.train))
-    accumulation_steps = recipe.accumulation_steps(processes, given.batch_per_gpu)
+    share = recipe.global_batch // processes
+    at_a_time = "as many at a time as the device takes"  # known when it was tried
+    if given.batch_per_gpu:
+        accumulation_steps = recipe.accumulation_steps(processes, given.batch_per_gpu)
+        at_a_time = f"{share // accumulation_steps} at a time, {accumulation_steps} accumulation step(s)"
     cost = summary.line() if summary else "whose layers cannot be counted here, see `trainer summary`"
     show_table(
         "all is well; nothing was started",
@@ -122,8 +126,7 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
             "data": f"{dataset.name}, {len(dataset.classes):,} classes, "
             f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
             "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
-            "batch": f"{processes} process(es) x {accumulation_steps} accumulation step(s) of "
-            f"{recipe.micro_batch(processes, given.batch_per_gpu)} images",
+            "batch": f"{processes} process(es) with {share} images of each step; {at_a_time}",
             "peak lr": f"{recipe.peak_lr:g}",
             "run": str(plan.folder),
             "MLflow": tracking,
