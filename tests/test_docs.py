@@ -65,7 +65,7 @@ def settings(of: Any = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def quoted(page: Path) -> Iterator[str]:
     """Each piece of code of a page: lines of code blocks, and what stands between backticks."""
     prose = []
-    for line in page.read_text().splitlines():
+    for line in page.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("    "):
             yield line.strip()
         else:

@@ -16,7 +16,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.dataset import published
 from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, Stack
 from trainer import metrics
 from trainer.config import load_recipe
@@ -56,7 +55,7 @@ def test_the_trainer_ends_well_and_its_tracker_stays(stack: Stack) -> None:
     states = {service: one["State"]["Status"] for service, one in containers.items()}
 
     assert {states.pop(service) for service in ("postgres", "mlflow")} == {"running"}
-    assert states == {"migrate": "exited", "digits": "exited", "trainer": "exited"}
+    assert states == dict.fromkeys(("image", "migrate", "digits", "trainer"), "exited")
     assert containers["trainer"]["State"]["ExitCode"] == 0
 
 
@@ -128,9 +127,9 @@ def test_the_version_is_the_candidate_of_this_run(client: MlflowClient, run: Run
     ] == [version.version]
 
 
-def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stack: Stack) -> None:
+def test_export_writes_a_bundle_whose_checksums_hold_once(stack: Stack) -> None:
     stack.compose("run", "--rm", "export")
-    bundle = stack.folder / "export" / "resnet50-digits@candidate"
+    bundle = stack.folder / "export" / "resnet50-digits-1"
     lines = (line.split("  ", 1) for line in (bundle / "SHA256SUMS").read_text().splitlines())
     sums = {name: digest for digest, name in lines}
     files = {str(file.relative_to(bundle)): file for file in bundle.rglob("*") if file.is_file()}
@@ -141,9 +140,8 @@ def test_export_writes_a_bundle_whose_checksums_hold_and_never_over_another(stac
         assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest, name
     assert files["model.onnx"].stat().st_uid == (os.getuid() or 1000)
 
-    again = stack.compose("run", "--rm", "export", check=False)
-    assert again.returncode == 2
-    assert "Traceback" not in again.stdout
+    again = stack.compose("run", "--rm", "export", MODEL).stdout
+    assert "export/resnet50-digits-1 holds the bundle of models:/resnet50-digits/1 already" in again
 
 
 def test_the_same_command_finds_its_run_finished_and_trains_nothing(
@@ -171,26 +169,6 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack: Stack) -> None:
         assert done.returncode == 2, done.stdout
         assert len(said) == 1, done.stdout
         assert says in said[0]
-
-
-def test_kaggles_zip_becomes_a_checked_data_set(stack: Stack, tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("archives", "data")}
-    for folder in folders.values():
-        folder.mkdir()
-        folder.chmod(0o777)  # the containers' user is another
-    published.kaggle_zip(folders["archives"])
-    with (tmp_path / ".env").open("w") as env:
-        env.write((stack.folder / ".env").read_text())
-        env.write(f"DATA_DIR={folders['data']}\nARCHIVES_DIR={folders['archives']}\n")
-    own = replace(stack, folder=tmp_path)
-
-    archive = "/archives/imagenet-object-localization-challenge.zip"
-    own.compose("run", "--rm", "prepare", "kaggle", archive, "--out", "/data")
-    said = own.compose("run", "--rm", "check", "--decode").stdout
-
-    assert "12 to train, 6 to validate" in said
-    assert "0 bad" in said
-    assert len(open_dataset(folders["data"]).classes) == 3
 
 
 def test_a_missing_env_says_to_run_setup(stack: Stack, tmp_path: Path) -> None:
