@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainer.run import Eta, TrainOptions, read_result
 from trainer.tracking import NullLog, read_journal
 
 SHOWN = 5  # epochs at the end of the run
+MLFLOW = "http://127.0.0.1:5000/#/experiments/1"  # as the stack publishes it
 
 
 def main(run: Path, file: Path, columns: int = 100) -> None:
@@ -42,6 +44,7 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
     options: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
     console = Console(record=True, force_terminal=True, width=columns, file=io.StringIO(), **options)
     _terminal.console = _terminal._results = console
+    os.environ["TRAINER_RUNS_DIR"] = "runs"  # as compose.yaml does
     _terminal.configure_logging()
     console.print("$ docker compose up trainer", style="bold green")
     make = logging.getLogRecordFactory()
@@ -69,7 +72,7 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
             console.print(log.line)  # as it is then; it is gone when the run is over
     console.quiet = False
     _train._show(
-        replace(result, again=False),
+        replace(result, again=False, run=f"/runs/{run.name}", url=f"{MLFLOW}/runs/{result.run_id}"),
         TrainOptions(recipe=str(params["name"]), data=Path("/data"), runs=Path("/runs")),
     )
     file.write_text(console.export_svg(title=f"{columns} columns"), encoding="utf-8")
