@@ -66,7 +66,7 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
         console.quiet = step <= skipped
         log.step_done(step)
         log.log(step, values)
-        if step == last:
+        if step == last and metrics.VAL_TOP1 in values:
             break
         if step == middle and hasattr(log, "line"):
             console.print(log.line)  # as it is then; it is gone when the run is over
