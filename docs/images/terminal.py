@@ -75,7 +75,7 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
         replace(result, again=False, run=f"/runs/{run.name}", url=f"{MLFLOW}/runs/{result.run_id}"),
         TrainOptions(recipe=str(params["name"]), data=Path("/data"), runs=Path("/runs")),
     )
-    file.write_text(console.export_svg(title=f"{columns} columns"), encoding="utf-8")
+    file.write_text(console.export_svg(title=f"{params['name']} on {result.device}"), encoding="utf-8")
     print(json.dumps({"run": run.name, "svg": str(file)}))
 
 

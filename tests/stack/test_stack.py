@@ -159,7 +159,18 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(stack: Stack) -> None:
     mistakes = {
         ("train", "digitz", "--data", "/data", "--runs", "/runs"): "did you mean digits",
         ("train", "digits", "--data", "/nowhere", "--runs", "/runs"): "/nowhere",
-        ("train", "digits", "--data", "/data", "--runs", "/runs", "--name", "new", "--device", "cuda"): "GPU",
+        (
+            "train",
+            "digits",
+            "--data",
+            "/data",
+            "--runs",
+            "/runs",
+            "--name",
+            "new",
+            "--device",
+            "cuda",
+        ): "NVIDIA",
         ("export", "models:/nothing@candidate", "--out", "/tmp/bundle"): "nothing",
     }
     for arguments, says in mistakes.items():
