@@ -70,6 +70,7 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
             break
         if step == middle and hasattr(log, "line"):
             console.print(log.line)  # as it is then; it is gone when the run is over
+            console.print()  # it has no end of its own
     console.quiet = False
     _train._show(
         replace(result, again=False, run=f"/runs/{run.name}", url=f"{MLFLOW}/runs/{result.run_id}"),

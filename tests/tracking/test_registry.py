@@ -31,7 +31,7 @@ def test_the_version_tells_how_to_use_it_and_the_run_stays_finished(runs: Path) 
     client = connect(tracking_uri(runs))
     version = client.get_model_version_by_alias("tiny", "candidate")
     assert (int(version.version), version.run_id) == (registered.version, registered.run_id)
-    digests = {"files_sha256", "weights_sha256"}
+    digests = {"files_sha256", "weights_sha256", "val_digest"}
     assert {key: value for key, value in version.tags.items() if key not in digests} == {
         "recipe": "photos",
         "dataset": "photos",
