@@ -96,7 +96,7 @@ def test_a_network_of_ones_own_is_found_and_its_neighbours_replace_nothing(
     folder: Path, photos: Path
 ) -> None:
     (folder / "nets.py").write_text("from tests.nets import Small as Mine")
-    settings = ["--set", "global_batch=8", "--set", "model=nets:Mine"]
+    settings = ["--set", "classes=2", "--set", "global_batch=8", "--set", "model=nets:Mine"]
     done = run(
         *child_command("train", "digits", *settings, "--data", str(photos), "--device", "cpu", "--dry-run"),
         folder=folder,

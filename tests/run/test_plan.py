@@ -166,4 +166,4 @@ def test_the_folder_of_one_run_is_not_that_of_all_runs(photos: Path, tmp_path: P
     (tmp_path / "recipe.json").write_text("{}")
 
     with pytest.raises(ConfigError, match=f"give that of all runs, {tmp_path.parent}"):
-        make_plan(TrainOptions(recipe="digits", data=photos, runs=tmp_path, set=("global_batch=8",)))
+        make_plan(TrainOptions(recipe="digits", data=photos, runs=tmp_path, set=SMALL))
