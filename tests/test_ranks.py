@@ -59,7 +59,12 @@ HALVES = [
 
 @pytest.mark.parametrize("half", HALVES, ids=lambda half: ",".join(f"{k}={v}" for k, v in half.items()))
 @pytest.mark.parametrize(
-    "command", [["train", "digits", "--set", "global_batch=8"], ["find-lr", "digits"], ["evaluate", "runs/r"]]
+    "command",
+    [
+        ["train", "digits", "--set", "classes=2", "--set", "global_batch=8"],
+        ["find-lr", "digits", "--set", "classes=2"],
+        ["evaluate", "runs/r"],
+    ],
 )
 def test_half_an_environment_is_refused_with_what_to_unset(
     half: dict[str, str],

@@ -156,7 +156,18 @@ def test_a_folder_whose_name_no_store_can_have_is_refused_before_anything_is_beg
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    arguments = [*command, "--set", "global_batch=8", "--data", str(photos), "--device", "cpu", "--dry-run"]
+    arguments = [
+        *command,
+        "--set",
+        "classes=2",
+        "--set",
+        "global_batch=8",
+        "--data",
+        str(photos),
+        "--device",
+        "cpu",
+        "--dry-run",
+    ]
     if command[0] == "find-lr":
         arguments.remove("--dry-run")
     assert main([*arguments, "--runs", str(tmp_path / name)]) == 2
