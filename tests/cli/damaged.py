@@ -78,7 +78,8 @@ def arguments_of(case: Case, data: Path, runs: Path, model: Path) -> list[str]:
     """The command line."""
     common = ["--data", str(data), "--device", "cpu", "--nproc-per-node", str(case.processes)]
     if case.phase == "evaluate":
-        return ["evaluate", *common, str(model)]
+        # A network of one's own is imported for runs that were trained with it.
+        return ["evaluate", *common, "--runs", str(model.parent), str(model)]
     settings = [word for one in (*TINY, f"seed={case.seed}") for word in ("--set", one)]
     share = str(64 // case.processes)
     return ["train", "digits", *settings, *common, "--runs", str(runs), "--batch-per-gpu", share]
