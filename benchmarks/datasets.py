@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -163,9 +164,11 @@ def bench_open(scratch: Path, recipe: Recipe, *, images: tuple[int, int] = IMAGE
         images: number of training images, and of validation images.
     """
     photos = sample_photos(64)
+    checksums = [zlib.crc32(photo) for photo in photos]
+    names = [f"photos/{index:030d}.JPEG" for index in range(len(photos))]  # as long as ImageNet's
     (scratch / "photos").mkdir()
-    for index, photo in enumerate(photos):
-        (scratch / "photos" / f"{index:02d}.JPEG").write_bytes(photo)
+    for name, photo in zip(names, photos, strict=True):
+        (scratch / name).write_bytes(photo)
 
     def records() -> Iterator[ImageRecord]:
         for number in range(sum(images)):
@@ -173,16 +176,15 @@ def bench_open(scratch: Path, recipe: Recipe, *, images: tuple[int, int] = IMAGE
             yield ImageRecord(
                 "train" if number < images[0] else "val",
                 f"n{number % 1000:08d}",
-                f"photos/{'./' * 12}{index:02d}.JPEG",  # as long as ImageNet's
+                names[index],
                 len(photos[index]),
                 500,
                 375,
-                0,
+                checksums[index],
             )
 
-    written = _seconds(
-        lambda: write_manifest(scratch, records(), [], metadata={"name": "long"}, class_names={})
-    )
+    metadata = {"name": "long", "options": {}}
+    written = _seconds(lambda: write_manifest(scratch, records(), [], metadata=metadata, class_names={}))
     begun = time.perf_counter()
     dataset = open_dataset(scratch)
     opened = time.perf_counter() - begun

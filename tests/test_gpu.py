@@ -73,7 +73,7 @@ def test_waiting_asleep_and_cudnns_search_are_set_before_the_gpu_is_used(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = pretend(gpus=2)
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("trainer.ranks.local_rank", lambda: 1)
     with join_world("auto") as world:
         assert world.device == torch.device("cuda", 1)
 
@@ -99,13 +99,7 @@ def test_processes_with_gpus_share_host_memory_in_the_way_that_no_driver_crashes
     monkeypatch.delenv("NCCL_CUMEM_HOST_ENABLE", raising=False)
     monkeypatch.setattr("torch.distributed.init_process_group", fake)
     monkeypatch.setattr("torch.distributed.new_group", lambda **_: torch.distributed.group.WORLD)
-    for name, value in {
-        "RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("trainer.ranks.world_size", lambda: 2)
     monkeypatch.setattr(
         "trainer.distributed.rendezvous",
         lambda _: iter([(torch.distributed.FileStore(str(tmp_path / "store"), 1), 0, 2)]),

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from tests.dataset.encoded import DAMAGE, encoded
 
 TINY = [
+    "classes=2",
     "epochs=1",
     "global_batch=64",
     "schedule.warmup_epochs=0",
