@@ -187,6 +187,7 @@ def test_torch_may_use_what_is_free_but_for_the_reserve(monkeypatch: pytest.Monk
     gpu._available.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [75, 86, 90])
 def test_triton_makes_code_for_the_gpus_one_can_rent(capability: int, tmp_path: Path) -> None:
     """torch.compile's kernels on a T4, an A10G and an H100; the compiler needs no GPU."""

@@ -76,6 +76,7 @@ if "trainer" in sys.orig_argv or any("trainer/__main__" in word for word in sys.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("phase", ["train", "validation", "evaluate"])
 def test_a_process_that_dies_of_an_image_is_followed_by_the_image_s_name(
@@ -97,6 +98,7 @@ def test_a_process_that_dies_of_an_image_is_followed_by_the_image_s_name(
     assert "started again" not in err
 
 
+@pytest.mark.slow
 def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos")
     for path in sorted((tmp_path / "photos" / "val").rglob("*.jpg"))[:-1]:

@@ -263,6 +263,7 @@ def beside(runs: Path) -> str:
     return subprocess.check_output([sys.executable, "-c", BESIDE, runs], text=True)
 
 
+@pytest.mark.slow
 def test_it_is_proven_beside_a_process_that_imports_torch_meanwhile(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

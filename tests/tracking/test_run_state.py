@@ -34,6 +34,7 @@ def until(condition: object, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_description_follows_the_run_and_leaves_alone_what_somebody_writes_meanwhile(runs: Path) -> None:
     folder = runs / "r"
     journal = start(folder)
