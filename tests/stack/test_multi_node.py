@@ -17,7 +17,12 @@ from trainer.config import load_recipe
 
 pytestmark = MARKS
 
-SMALL = "--device cpu --name nodes --set model=resnet18 --set epochs=1 --set schedule.warmup_epochs=0"
+# An experiment and a model of its own: other tests look at those of the digits.
+NODES = "resnet18-nodes"
+SMALL = (
+    f"--device cpu --name nodes --set registered_model_name={NODES} --set model=resnet18 --set epochs=1 "
+    "--set schedule.warmup_epochs=0"
+)
 
 
 def documented() -> str:
@@ -70,10 +75,9 @@ def test_the_documented_command_trains_one_run_on_two_machines(stack: Stack, tmp
 
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
     client = MlflowClient(stack.uri)
-    experiment = client.get_experiment_by_name(load_recipe("digits").experiment)
-    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    (run,) = [run for name, run in found.items() if name.startswith("nodes-")]
-    (trained,) = [run for name, run in found.items() if name.startswith("digits-")]
+    names = NODES, load_recipe("digits").experiment
+    experiments = [client.get_experiment_by_name(name) for name in names]
+    (run,), (trained,) = (client.search_runs([experiment.experiment_id]) for experiment in experiments)
     assert (run.info.status, run.data.tags["world_size"]) == ("FINISHED", "2")
     assert len(client.get_metric_history(run.info.run_id, metrics.VAL_TOP1)) == 1
     for tag in ("image", "git_commit"):
