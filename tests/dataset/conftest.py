@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +40,14 @@ def many(out_of: int = COUNT, *, slow: float = 0.0, broken_at: int | None = None
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of the data set `many` when nothing goes wrong."""
     return str(prepare(many(), tmp_path_factory.mktemp("undisturbed") / "out").metadata["digest"])
+
+
+@contextmanager
+def small_tmpfs(disk: Path, *, megabytes: int) -> Iterator[Path]:
+    """A file system of that size, mounted on the new folder `disk`; its files take 4 KB at least."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

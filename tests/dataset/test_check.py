@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_photo
+from tests.dataset.conftest import small_tmpfs
 from trainer.dataset import Ignored, check_files, folder, open_dataset, prepare, quarantine
 from trainer.errors import DataError
 
@@ -103,18 +104,12 @@ def test_a_class_is_not_emptied(root: Path, splits: tuple[str, ...]) -> None:
 @pytest.fixture
 def read_only(photos: Path, tmp_path: Path) -> Iterator[Path]:
     """The photos on a file system that was mounted read-only."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
-    ).returncode:
-        pytest.skip("only root can mount a disk")
-    shutil.copytree(photos, disk / "photos")
-    (disk / "photos" / "train" / "dog" / "001.JPEG").write_bytes(b"x")
-    shutil.copytree(photos, disk / "own", ignore=shutil.ignore_patterns("*.json", "*.npy"))
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with small_tmpfs(tmp_path / "disk", megabytes=4) as disk:
+        shutil.copytree(photos, disk / "photos")
+        (disk / "photos" / "train" / "dog" / "001.JPEG").write_bytes(b"x")
+        shutil.copytree(photos, disk / "own", ignore=shutil.ignore_patterns("*.json", "*.npy"))
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        yield disk
 
 
 def test_data_that_cannot_be_written_are_checked_and_what_would_change_them_is_refused_in_a_sentence(

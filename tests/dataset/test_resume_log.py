@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataset.conftest import COUNT, many
+from tests.dataset.conftest import COUNT, many, small_tmpfs
 from trainer.dataset import ImageRecord, Resize, Skipped, prepare
 from trainer.dataset._resume_log import IDENTITY, LOG, ResumeLog
 from trainer.errors import DataError
@@ -60,14 +60,8 @@ def test_other_options_do_not_go_on_with_a_begun_preparation(tmp_path: Path) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB, in which a file takes 4 KB: too small for the images."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True
-    ).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with small_tmpfs(tmp_path / "disk", megabytes=1) as disk:
+        yield disk
 
 
 def test_a_disk_that_fills_up_loses_nothing(small_disk: Path, undisturbed: str) -> None:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ALONE, write_photo
-from trainer.config import Recipe
-from trainer.dataset import Dataset, folder, open_dataset, prepare
+from tests.conftest import write_photo
+from trainer.dataset import folder, open_dataset, prepare
 from trainer.errors import DataError
-from trainer.run import EvaluateOptions, Plan, evaluate_model, export_model
-from trainer.tracking import NullLog
-from trainer.training import train
-
-
-@pytest.fixture(scope="module")
-def run(tiny: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = replace(tiny, model="tests.nets:Small", epochs=2)
-    path = tmp_path_factory.mktemp("runs") / "small"
-    path.mkdir()
-    Plan(recipe, dataset, path).write()
-    train(recipe, dataset, path, ALONE, NullLog())
-    return path
+from trainer.run import EvaluateOptions, evaluate_model, export_model
 
 
 def measured(model: Path, data: Path, runs: Path) -> int:

@@ -9,29 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ALONE
 from trainer.checkpoint import list_checkpoints, load_checkpoint
 from trainer.checkpoint._files import write_content
-from trainer.config import Recipe
-from trainer.dataset import Dataset
 from trainer.errors import CheckpointError, ConfigError, ExportError
-from trainer.run import Plan, resolve_model
+from trainer.run import resolve_model
 from trainer.run._resolve import load_any
-from trainer.tracking import NullLog
-from trainer.training import train
-
-
-@pytest.fixture(scope="module")
-def run(tiny: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was trained but not finished: it has checkpoints and no model."""
-    from dataclasses import replace
-
-    recipe = replace(tiny, model="tests.nets:Small", epochs=2)
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    folder.mkdir()
-    Plan(recipe, dataset, folder).write()
-    train(recipe, dataset, folder, ALONE, NullLog())
-    return folder
 
 
 @pytest.fixture
