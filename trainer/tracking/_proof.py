@@ -22,6 +22,7 @@ from trainer.tracking._server import (
     check_address,
     check_reachable,
     connect,
+    database_of,
     is_outage,
     quiet,
     redact,
@@ -65,9 +66,8 @@ def prove(question: Question) -> str:
 
 def _store_to_come(question: Question) -> Path | None:
     """The local store that a dry run does not make; None if there is one, or a server."""
-    uri = tracking_uri(question.runs)
-    store = Path(uri.removeprefix("sqlite:///"))
-    return store if question.dry and uri.startswith("sqlite:///") and not store.exists() else None
+    store = database_of(tracking_uri(question.runs))
+    return store if question.dry and store and not store.exists() else None
 
 
 def _check_disk(folder: Path) -> None:
