@@ -104,3 +104,8 @@ class Stopped(TrainerError):
     """Training ended early because it was asked to; the state is saved."""
 
     exit_code = 75
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error, at most 200 characters: what a library says, for a sentence of ours."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]

@@ -24,7 +24,6 @@ from trainer.checkpoint._files import (
     BEST,
     checkpoint_name,
     checkpoint_step,
-    first_line,
     list_checkpoints,
     load_content,
     read_verified,
@@ -33,7 +32,7 @@ from trainer.checkpoint._files import (
 from trainer.checkpoint._staging import Memory, Stateful, arrival, copy_to_host, is_finite
 from trainer.config import Recipe
 from trainer.distributed import World
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, first_line
 from trainer.files import point, sync_folder
 
 KEEP = 3  # newest checkpoints, and the best

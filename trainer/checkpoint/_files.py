@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, first_line
 from trainer.files import follow
 
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
@@ -156,8 +156,3 @@ def _is_content(saved: object) -> bool:
     return all(isinstance(text, str) for text in texts) and all(
         isinstance(state, dict) for state in saved["states"].values()
     )
-
-
-def first_line(error: Exception) -> str:
-    """What the error says, at most 200 characters of its first line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -18,7 +18,7 @@ from trainer.config import CompileMode, Decoder, Execution, Recipe
 from trainer.dataloader import TrainLoader
 from trainer.dataset import Split
 from trainer.distributed import World
-from trainer.errors import DataError
+from trainer.errors import DataError, first_line
 from trainer.performance._memory import hopeless, leave_reserve
 from trainer.performance._trial import CLASSES, WARM_UP, Trial, fixed_batch
 from trainer.training import make_loader
@@ -214,8 +214,3 @@ def _clear(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def first_line(error: Exception) -> str:
-    """Type and first line of an error."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
