@@ -14,6 +14,7 @@ OUTSIDE = "lie outside of the class folders"
 REPEATED = "are links to a folder that is read already"
 QUARANTINED = "were moved out by `trainer check --quarantine`"
 OTHER_MEMBER = "are no images of this data set"
+TWICE = "are there twice, byte for byte"
 
 
 class Ignored(NamedTuple):
@@ -49,6 +50,13 @@ class IgnoredCounts:
         key = ending_of(one.path), one.reason
         self._counts[key] += 1
         self._examples.setdefault(key, one.path)
+
+    def add_counts(self, counts: Iterable[IgnoredCount]) -> None:
+        """Count files that were counted before."""
+        for one in counts:
+            key = one.ending, one.reason
+            self._counts[key] += one.files
+            self._examples.setdefault(key, one.example)
 
     def result(self) -> list[IgnoredCount]:
         """All counts, the most frequent first."""

@@ -12,34 +12,28 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from trainer.dataset._changes import find_changes
 from trainer.dataset._checksums import Checksums
-from trainer.dataset._ignored import Ignored, IgnoredCounts
 from trainer.dataset._images import Resize, image_size
 from trainer.dataset._manifest import (
-    SPLITS,
     UNFINISHED,
     ImageRecord,
     Skipped,
-    SplitName,
     describe_options,
     read_metadata,
     write_manifest,
 )
-from trainer.dataset._names import shown
+from trainer.dataset._missing import End, Missing
 from trainer.dataset._resume_log import ResumeLog
 from trainer.dataset._source import Source, SourceImage
 from trainer.errors import DataError
-
-CHUNK = 4 * 2**20  # bytes that a writer thread takes at once, …
-CHUNK_IMAGES = 64  # … and images
 
 Progress = Callable[[int], None]  # called with the bytes processed since the last call
 
@@ -92,10 +86,16 @@ def prepare(
         with ResumeLog(source, out, options, changes) as log:
             _check_space(source, out, log, resize)
             checksums = Checksums(source.archives)
-            seen = _Seen()
+            missing = Missing(
+                source,
+                log,
+                resize,
+                record=lambda image: _write_image(image, None, resize, os.O_EXCL),
+                progress=progress,
+            )
             try:
-                _write(source, out, log, resize, workers or os.cpu_count() or 1, progress, seen)
-                seen.check(source)
+                _write(missing, log, None if source.in_place else out, resize, workers, progress)
+                missing.check()
                 md5 = checksums.wait()
             finally:
                 checksums.stop()
@@ -107,12 +107,13 @@ def prepare(
                 metadata={
                     "name": source.name,
                     "options": options,
-                    "archives": {path.name: md5.get(path) for path in source.archives},
+                    "archives": {path.name: md5.get(path) for path in source.archives}
+                    | dict.fromkeys(source.shards),
                     "published": source.published and [source.published.train, source.published.val],
-                    "ignored": seen.ignored.result(),
+                    "ignored": missing.ignored.result(),
                 },
                 class_names=source.class_names(),
-                class_ids=seen.class_ids | set(source.class_ids),
+                class_ids=missing.class_ids | set(source.class_ids),
                 origin=_origin(source, out),
             )
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
@@ -176,27 +177,6 @@ def _origin(source: Source, out: Path) -> str:
     return source.origin or ", ".join(map(str, source.archives)) or str(out)
 
 
-@dataclass
-class _Seen:
-    """What a source named, whether it could be used or not."""
-
-    ignored: IgnoredCounts = field(default_factory=IgnoredCounts)
-    class_ids: set[str] = field(default_factory=set)  # classes that have a file which should be an image
-    splits: set[SplitName] = field(default_factory=set)  # splits that have one
-
-    def check(self, source: Source) -> None:
-        """Raises: DataError if an archive has no files of the names that its form has."""
-        for split in SPLITS:
-            if source.archives and split not in self.splits:
-                others = ", ".join(
-                    f"{one.files:,} files such as {shown(one.example)}" for one in self.ignored.result()
-                )
-                raise DataError(
-                    f"{', '.join(map(str, source.archives))}: no file has the name of an image for {split} of "
-                    f"{source.name}; it holds {others or 'nothing'}; give the published archive"
-                )
-
-
 def _all_options(options: Mapping[str, Any], resize: Resize | None) -> dict[str, Any]:
     """The options that dataset.json records."""
     return {**options, **(asdict(resize) if resize else {})}
@@ -216,89 +196,53 @@ def _check_space(source: Source, out: Path, log: ResumeLog, resize: Resize | Non
 
 
 def _write(
-    source: Source,
-    out: Path,
+    missing: Missing,
     log: ResumeLog,
+    out: Path | None,
     resize: Resize | None,
-    workers: int,
+    workers: int | None,
     progress: Progress,
-    seen: _Seen,
 ) -> None:
-    """Hand chunks of images to the writer threads, and log what they wrote, in order."""
-    pending: deque[tuple[int, Future[list[ImageRecord | Skipped]]]] = deque()
+    """Hand chunks of images to the writer threads, and log what they wrote, in order. `out`: None if in place."""
+    workers = workers or os.cpu_count() or 1
+    pending: deque[tuple[int, End | None, Future[list[ImageRecord | Skipped]]]] = deque()
     made: set[str] = set()
     # What an interrupted change has left may be written over; else nothing is.
     mode = os.O_EXCL if log.fresh else os.O_TRUNC
 
     def log_first() -> None:
-        size, written = pending.popleft()
+        size, end, written = pending.popleft()
         try:
             log.add(written.result())
         finally:
             del written  # an error in it would hold this frame, and with it the open archives
+        if end is not None:
+            missing.check_repeats()
+            log.end_part(end.name, end.ignored.result())
         progress(size)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="write-images") as pool:
         try:
-            for chunk in _chunks(_missing_images(source, log, resize, progress, seen)):
-                if not source.in_place:
-                    for folder in {os.path.dirname(image.path) for image in chunk} - made:
+            for chunk in missing.chunks():
+                if out is not None:
+                    for folder in {os.path.dirname(image.path) for image in chunk.images} - made:
                         (out / folder).mkdir(parents=True, exist_ok=True)
                         made.add(folder)
-                work = pool.submit(_write_chunk, chunk, None if source.in_place else out, resize, mode)
-                pending.append((sum(image.size for image in chunk), work))
-                while len(pending) > 2 * workers or (pending and pending[0][1].done()):
+                work = pool.submit(_write_chunk, chunk.images, out, resize, mode)
+                pending.append((sum(image.size for image in chunk.images), chunk.end, work))
+                while len(pending) > 2 * workers or (pending and pending[0][-1].done()):
                     log_first()
             while pending:
                 log_first()
         except BaseException:
-            for _, work in pending:
+            for *_, work in pending:
                 work.cancel()
             # What the threads have begun is finished and logged: the next call need not write it again.
-            for _, work in takewhile(
-                lambda one: not one[1].cancelled() and one[1].exception() is None, pending
+            for *_, work in takewhile(
+                lambda one: not one[-1].cancelled() and one[-1].exception() is None, pending
             ):
                 log.add(work.result())
             raise
-
-
-def _missing_images(
-    source: Source, log: ResumeLog, resize: Resize | None, progress: Progress, seen: _Seen
-) -> Iterator[SourceImage]:
-    """Images that have not been written yet. Logged images that a user's folder no longer has are forgotten."""
-    paths: set[str] = set()
-    skipped = {one.path for one in log.skipped}
-    for image in source.images():
-        if isinstance(image, Ignored):
-            seen.ignored.add(image)
-        elif isinstance(image, Skipped):
-            if image.path not in skipped:
-                log.add([image])
-                skipped.add(image.path)
-        else:
-            if image.path in paths:
-                raise DataError(f"the source has {image.path} twice; this is not the published archive")
-            paths.add(image.path)
-            seen.class_ids.add(image.class_id)
-            seen.splits.add(image.split)
-            if image.path in skipped or log.has(image, resize):
-                progress(image.size)
-            else:
-                yield image
-    log.forget(set(log.images) - paths)
-
-
-def _chunks(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
-    chunk: list[SourceImage] = []
-    size = 0
-    for image in images:
-        chunk.append(image)
-        size += image.size
-        if size >= CHUNK or len(chunk) >= CHUNK_IMAGES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _write_chunk(

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.dataset._changes import Changes
+from trainer.dataset._ignored import IgnoredCount
 from trainer.dataset._images import Resize
 from trainer.dataset._manifest import (
     SPLITS,
@@ -66,10 +67,12 @@ class ResumeLog:
         self._identity = {
             "name": source.name,
             "options": dict(options),
-            "archives": {path.name: path.stat().st_size for path in source.archives},
+            "archives": {path.name: path.stat().st_size for path in source.archives} | dict(source.shards),
         }
         self.images: dict[str, ImageRecord] = {}  # by path
         self.skipped: list[Skipped] = []
+        self.parts: dict[str, list[IgnoredCount]] = {}  # what each part ignored of which all is written
+        self.of_parts: set[str] = set()  # paths of the images and skipped files of these parts
         self.fresh = changes is None  # there is no complete data set
         if changes is not None:
             self.images = {image.path: image for image in changes.kept}
@@ -115,6 +118,10 @@ class ResumeLog:
             self._unsynced += record.bytes if isinstance(record, ImageRecord) else 0
         self._append("".join(lines))
         self._sync_when_due()
+
+    def end_part(self, name: str, ignored: Iterable[IgnoredCount]) -> None:
+        """All of a part is written. `ignored`: what it held beside images."""
+        self._append(f"#part\t{name}\t{json.dumps(list(ignored))}\n")
 
     def has(self, image: SourceImage, resize: Resize | None) -> bool:
         """Whether the image is written already. A user's own file may have changed since."""
@@ -190,6 +197,8 @@ class ResumeLog:
         os.ftruncate(self._file, len(content))
         durable = offset = 0
         logged: list[tuple[int, ImageRecord]] = []
+        parts: list[tuple[int, _EndOfPart, set[str]]] = []
+        paths: set[str] = set()  # since the end of a part
         for line in content.splitlines(keepends=True):
             try:
                 record = _record(line, in_place=self._in_place)
@@ -198,15 +207,23 @@ class ResumeLog:
                 break
             if isinstance(record, int):
                 durable = record
+            elif isinstance(record, _EndOfPart):
+                parts.append((offset, record, paths))
+                paths = set()
             else:
                 self._remember(record)
+                paths.add(record.path)
                 if isinstance(record, ImageRecord):
                     logged.append((offset, record))
             offset += len(line)
         if not self._in_place:
-            for offset, image in logged:
-                if offset >= durable and not _is_intact(self._out, image):
-                    del self.images[image.path]
+            lost = [image for at, image in logged if at >= durable and not _is_intact(self._out, image)]
+            for image in lost:
+                del self.images[image.path]
+            for at, part, paths in parts:
+                if at < durable or not lost:
+                    self.parts[part.name] = part.ignored
+                    self.of_parts |= paths
             self._remove_unlogged_files()
         self.resumed = len(self.images)
 
@@ -227,11 +244,21 @@ def _is_intact(out: Path, image: ImageRecord) -> bool:
     return len(data) == image.bytes and zlib.crc32(data) == image.crc32
 
 
-def _record(line: bytes, *, in_place: bool) -> ImageRecord | Skipped | int:
+class _EndOfPart(NamedTuple):
+    """A line of the log: all of a part is written."""
+
+    name: str
+    ignored: list[IgnoredCount]
+
+
+def _record(line: bytes, *, in_place: bool) -> ImageRecord | Skipped | _EndOfPart | int:
     """What a line of the log says; of a `#durable` line its offset. Raises: ValueError if it is none of the log's."""
     kind, *fields = line[:-1].decode("utf-8", "surrogatepass").split("\t")
     if kind == "#durable":
         return int("".join(fields))
+    if kind == "#part":
+        name, ignored = fields
+        return _EndOfPart(name, [IgnoredCount(*one) for one in json.loads(ignored)])
     if kind == "-":
         path, reason = fields
         return Skipped(path, reason)

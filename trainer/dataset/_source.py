@@ -24,6 +24,19 @@ class SourceImage(NamedTuple):
     read: Callable[[], Data]  # its content; any thread may call it
 
 
+class Part(NamedTuple):
+    """A shard of a source, or another part of it that is opened by itself.
+
+    Once all of it is on disk, a preparation that goes on does not open it again, so it may be gone by then.
+    """
+
+    name: str  # unlike those of the other parts
+    size: int  # bytes, about
+    images: Callable[
+        [], Iterator[SourceImage | Skipped | Ignored]
+    ]  # opens it; in the same order at each call
+
+
 @dataclass(frozen=True)
 class Published:
     """Counts of a published data set."""
@@ -48,10 +61,11 @@ class Source:
     """The images of one data set."""
 
     name: str  # of the data set
-    images: Callable[[], Iterator[SourceImage | Skipped | Ignored]]  # in the same order at each call
+    images: Callable[[], Iterator[SourceImage | Skipped | Ignored | Part]]  # in the same order at each call
     bytes: int  # approximate size of all images
     options: Mapping[str, Any] = field(default_factory=dict)  # other settings that decide the result
     archives: Mapping[Path, str | None] = field(default_factory=dict)  # MD5 by archive; None: not verified
+    shards: Mapping[str, int] = field(default_factory=dict)  # bytes of the files that are its parts, by name
     published: Published | None = None  # expected counts
     class_names: Callable[[], Mapping[str, str]] = dict  # words by class_id; called after the last image
     in_place: bool = False  # the images are in the data set's folder already
