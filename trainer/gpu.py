@@ -102,6 +102,18 @@ def _available(device: torch.device) -> tuple[int, int]:
     return free + torch.cuda.memory_reserved(device), total
 
 
+def gpu_utilization() -> float | None:
+    """Share of the newest moments in which this process's GPU was at work, by its driver; None where none is in use."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    try:
+        return torch.cuda.utilization() / 100
+    except (
+        Exception
+    ):  # NVML's errors are no class of their own, and no run ends because of a number on the terminal
+        return None
+
+
 def _has_code(capability: tuple[int, int], built: Sequence[str]) -> bool:
     """Whether binaries or PTX for `built`, such as sm_86 or compute_90, run on a GPU of this capability."""
     for name in built:

@@ -6,6 +6,7 @@ The pictures are in tests/cli/terminal; after a change that is meant, look at th
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from trainer import metrics
 from trainer.cli import _terminal
+from trainer.cli._curves import Curves
 from trainer.cli._live_line import LiveLine, epoch_line
 from trainer.run import Eta
 from trainer.tracking import NullLog
@@ -67,7 +69,7 @@ def pictures(width: int) -> Iterator[tuple[str, str]]:
         epochs=EPOCHS,
         clock=clock,
     )
-    line = LiveLine(eta)
+    line, curves = LiveLine(eta), Curves(lambda: 0.97)
     clock.now += 75
     yield "before the first step", drawn(line, width)
 
@@ -82,17 +84,20 @@ def pictures(width: int) -> Iterator[tuple[str, str]]:
             if step % 50 == 0 or step % STEPS_PER_EPOCH == 0:
                 line.measured(TRAINED)
                 eta.update(step, TRAINED)
+                curves.measured({**TRAINED, metrics.TRAIN_LOSS: 1.8 + 5 * math.exp(-step / 9000)})
 
     def evaluate() -> None:
         clock.now += 130
         values = {**EVALUATED, metrics.EVALUATION_SECONDS: 130.0}
         eta.update(step, values)
         line.measured(values)
+        curves.measured({metrics.VAL_TOP1: 0.6 - 0.6 * math.exp(-step / 30_000)})
 
     train(30)
     yield "before the first measurement", drawn(line, width)
     train(640)
     yield "in the first epoch", drawn(line, width)
+    yield "curves in the first epoch", drawn(curves, width)
     for epoch in range(1, 14):
         train(epoch * STEPS_PER_EPOCH)
         if epoch == 13:
@@ -102,10 +107,12 @@ def pictures(width: int) -> Iterator[tuple[str, str]]:
     yield "of an epoch", stamp + epoch_line(step, EVALUATED, "402/s", eta, width - len(stamp))
     train(step + 700)
     yield "in the middle", drawn(line, width)
+    yield "curves in the middle", drawn(curves, width)
     for epoch in range(14, EPOCHS + 1):
         train(epoch * STEPS_PER_EPOCH)
         evaluate()
     yield "at the end", drawn(line, width)
+    yield "curves at the end", drawn(curves, width)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from trainer import metrics, ranks
+from trainer.cli._curves import Curves
 from trainer.cli._live_line import LiveLine, epoch_line
 from trainer.run import Eta
-from trainer.tracking import Ending, RunInfo, RunLog
+from trainer.tracking import Ending, Point, RunInfo, RunLog
+
+ROOM = 10  # rows of a terminal from which on curves are shown too
 
 # Off a terminal, lines are never folded: a path must stay whole in a log.
 # Nothing is markup: names of files and classes may look like it.
@@ -59,14 +62,26 @@ class _ConsoleHandler(logging.Handler):
 
 
 class ConsoleLog:
-    """A run's log that also shows on the terminal what passes through it: one line that moves with each step."""
+    """A run's log that also shows on the terminal what passes through it: a line that moves with each step, and curves.
 
-    def __init__(self, log: RunLog, eta: Eta) -> None:
+    Args:
+        log: the run's.
+        eta: its time and money.
+        points: what an earlier start of the run has measured.
+    """
+
+    def __init__(self, log: RunLog, eta: Eta, points: Iterable[Point] = ()) -> None:
+        from trainer.gpu import gpu_utilization  # brings torch, which others who print do not need
+
         self._log, self._eta = log, eta
         self._throughput = 0.0  # images/s as measured last; 0: not known yet
         self.line = LiveLine(eta)
+        self.curves = Curves(gpu_utilization)
+        for point in points:
+            self.curves.measured({point.key: point.value})
+        shown = [self.line, self.curves] if console.height >= ROOM else [self.line]
         # Gone when the run is over: what stays are the lines of the epochs.
-        self._live = Live(self.line, console=console, refresh_per_second=4, transient=True)
+        self._live = Live(Group(*shown), console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> ConsoleLog:
         if console.is_terminal:
@@ -97,6 +112,7 @@ class ConsoleLog:
         self._log.log(step, values)
         self._eta.update(step, values)
         self.line.measured(values)
+        self.curves.measured(values)
         self._throughput = values.get(metrics.THROUGHPUT, self._throughput)
         speed = f"{self._throughput:,.0f}/s" if self._throughput else ""
         if metrics.VAL_TOP1 in values:

@@ -24,7 +24,8 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
 
     Args:
         options: what to train, on which images, and how.
-        display: shows the run's log while it is written; it gets the log and the run's estimated end.
+        display: shows the run's log while it is written; it gets the log, the run's estimated end, and what
+            earlier starts measured.
 
     Returns: the result; None in processes that leave the last word to another: all but the first, and those
         that `trainer` itself has started as one of several.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from trainer.tracking import (
     BackgroundSync,
     ModelInfo,
     NullLog,
+    Point,
     Registered,
     RunInfo,
     RunLog,
@@ -54,7 +55,7 @@ SYNC_SECONDS = 120  # that the end of a run waits for MLflow
 
 logger = logging.getLogger(__name__)
 
-Display = Callable[[RunLog, Eta], AbstractContextManager[RunLog]]
+Display = Callable[[RunLog, Eta, Sequence[Point]], AbstractContextManager[RunLog]]
 
 
 def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResult | None:
@@ -81,14 +82,15 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
             logger.info("%s: %s", recipe.model, summary.line() if summary else NOT_SUMMARIZED)
             parameters = {"parameters": str(summary.parameters)} if summary else {}
             if display:
+                earlier = read_journal(folder, empty=True)
                 eta = Eta(
-                    elapsed=read_journal(folder, empty=True).seconds,
+                    elapsed=earlier.seconds,
                     price=options.price,
                     total_steps=total,
                     images_per_step=recipe.global_batch,
                     epochs=recipe.epochs,
                 )
-                log = stack.enter_context(display(log, eta))
+                log = stack.enter_context(display(log, eta, earlier.points))
         with record_exit_status(log), join_world(options.device, timeout=options.timeout) as world:
             if done := _finished_before(folder, world):
                 return done if is_main else None
