@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -96,11 +97,15 @@ def forked(arguments: list[str], said: Path) -> int:
 
         sys.argv = ["trainer", *arguments]
         code = 1
-        with contextlib.suppress(SystemExit):
-            code = program()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            with contextlib.suppress(SystemExit):
+                code = program()
+        except BaseException:
+            traceback.print_exc()
+        finally:  # what this process was doing before the fork is not its own to end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -51,6 +51,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "(default: $TRAINER_PRICE_PER_HOUR)",
     )
     parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write TensorBoard's event file too, to the folder tensorboard in the run's",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
     )
 

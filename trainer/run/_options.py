@@ -34,6 +34,7 @@ class TrainOptions(RunOptions):
     max_restarts: int = 3  # of all processes after crashes without progress
     timeout: float = 600.0  # seconds after which a process that does not answer is called stuck
     price: float | None = None  # of this machine per hour, in US dollars
+    tensorboard: bool = False  # write its event file beside the journal
 
     def arguments(self) -> list[str]:
         """The arguments of `trainer train` that mean the same."""

@@ -38,6 +38,7 @@ from trainer.tracking import (
     Registered,
     RunInfo,
     RunLog,
+    TensorBoardLog,
     read_journal,
     read_run_ref,
     redact,
@@ -77,6 +78,8 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
         if is_main:
             log = stack.enter_context(exclusive_run_dir(folder))
             plan.write()
+            if options.tensorboard:
+                log = stack.enter_context(TensorBoardLog(log, folder))
             summary = network_summary(plan)
             write_text(folder / MODEL_TABLE, summary.table() if summary else f"{NOT_SUMMARIZED}\n")
             logger.info("%s: %s", recipe.model, summary.line() if summary else NOT_SUMMARIZED)

@@ -19,6 +19,7 @@ from trainer.tracking._registry import Registered, register
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
+from trainer.tracking._tensorboard import TensorBoardLog
 
 __all__ = [
     "CANDIDATE",
@@ -41,6 +42,7 @@ __all__ = [
     "RunLog",
     "RunRef",
     "Sample",
+    "TensorBoardLog",
     "check_address",
     "check_reachable",
     "has_saved_model",
