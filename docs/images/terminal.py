@@ -69,8 +69,10 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
         if step == last and metrics.VAL_TOP1 in values:
             break
         if step == middle and hasattr(log, "line"):
-            console.print(log.line)  # as it is then; it is gone when the run is over
-            console.print()  # it has no end of its own
+            console.print(log.line)  # as they are then; they are gone when the run is over
+            console.print()
+            console.print(log.curves)
+            console.print()  # they have no ends of their own
     console.quiet = False
     _train._show(
         replace(result, again=False, run=f"/runs/{run.name}", url=f"{MLFLOW}/runs/{result.run_id}"),
