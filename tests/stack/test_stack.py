@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, Stack
+from tests.stack.conftest import ENVIRONMENT, EPOCHS, MARKS, ROOT, Stack
 from trainer import metrics
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
@@ -24,7 +24,7 @@ from trainer.dataset import open_dataset
 pytestmark = MARKS
 
 MODEL = "models:/resnet50-digits@candidate"
-RECIPE = load_recipe("digits")
+RECIPE = load_recipe("digits", [f"epochs={EPOCHS}"])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_host_finds_one_finished_run_with_metrics_of_every_epoch(client: Mlf
     assert run.info.status == "FINISHED"
     for key in (metrics.VAL_TOP1, metrics.VAL_TOP5, metrics.VAL_LOSS):
         assert len(client.get_metric_history(run.info.run_id, key)) == RECIPE.epochs, key
-    assert float(run.data.tags["top1"]) >= 0.97
+    assert float(run.data.tags["top1"]) >= 0.9
 
 
 def test_the_run_says_what_made_it(run: Run) -> None:
