@@ -16,16 +16,16 @@ FLAGS = {
     "bench": "",
     "check": "--decode --json --quarantine",
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
-    "evaluate": "--batch-size --data --device --json --nproc-per-node --per-class --runs --trust --tta",
+    "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
     "export": "--json --out --runs --trust",
-    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --runs "
+    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --partial --runs "
     "--set --steps",
     "prepare": "",
     "recipes": "--json",
     "summary": "--classes --json --set",
     "sync": "--follow --promote",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
-    "--max-restarts --name --nproc-per-node --offline --price --runs --set --timeout",
+    "--max-restarts --name --nproc-per-node --offline --partial --price --runs --set --timeout",
 }
 
 

@@ -21,6 +21,7 @@ ALL = TrainOptions(
     compile="default",
     decoder="mixed",
     offline=True,
+    partial=True,
     nproc_per_node=2,
     checkpoint_interval=1.5,
     max_restarts=0,
@@ -47,7 +48,7 @@ def test_settings_may_be_a_list() -> None:
 
 def test_the_arguments_of_evaluate_give_its_options_back() -> None:
     options = EvaluateOptions(
-        model="models:/x@candidate", data=Path("d"), batch_size=3, tta=True, per_class=True
+        model="models:/x@candidate", data=Path("d"), batch_size=3, tta=True, per_class=True, partial=True
     )
     arguments = ["evaluate", *options.arguments()]
 

@@ -19,7 +19,16 @@ N = TypeVar("N", int, float)
 
 def add_run(parser: ArgumentParser) -> None:
     """The arguments that `RunOptions` holds, but --name, and --json."""
-    for add in (add_recipe, add_data, add_runs, add_device, add_execution, add_offline, add_json):
+    for add in (
+        add_recipe,
+        add_data,
+        add_runs,
+        add_device,
+        add_execution,
+        add_offline,
+        add_partial,
+        add_json,
+    ):
         add(parser)
 
 
@@ -100,6 +109,15 @@ def add_offline(parser: ArgumentParser) -> None:
         "--offline",
         action="store_true",
         help="start although MLflow does not answer; the journal is synced when it does",
+    )
+
+
+def add_partial(parser: ArgumentParser) -> None:
+    """--partial."""
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="use a data set although images of the published one are missing, or more or elsewhere than there",
     )
 
 

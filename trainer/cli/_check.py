@@ -19,6 +19,7 @@ HELP = "check a data set against its manifest"
 EXAMPLE = "trainer check /data/imagenet --decode --quarantine"
 
 SHOWN = 20  # findings of a kind that are listed; --json has all
+WHERE = ("within train", "within val", "of train in val")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def _findings(dataset: Dataset, ignored: IgnoredCounts, *, decode: bool) -> list
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from trainer.cli._terminal import console
-    from trainer.dataset import check_files
+    from trainer.dataset import Finding, check_files, completeness
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -70,6 +71,11 @@ def _findings(dataset: Dataset, ignored: IgnoredCounts, *, decode: bool) -> list
         findings = list(
             check_files(dataset, progress=lambda count: bars.update(bar, advance=count), ignored=ignored.add)
         )
+        if against := completeness(dataset):
+            findings += [
+                Finding(one.path, "misplaced", f"belongs to {one.belongs} by its name")
+                for one in against.misplaced
+            ]
         if decode:
             from trainer.dataloader import check_decoding
 
@@ -88,10 +94,10 @@ def _show(
     quarantined: bool,
 ) -> None:
     from trainer.cli._terminal import console, show_table
-    from trainer.dataset import counts_per_class, doubts, published_counts, several, shown
+    from trainer.dataset import completeness, counts_per_class, doubts, duplicates, several, shown
 
-    warnings = doubts(dataset)
-
+    warnings, against, same = doubts(dataset), completeness(dataset), duplicates(dataset)
+    per_class = counts_per_class(dataset, against)
     kinds = Counter(finding.kind for finding in findings)
     if options.json:
         result = {
@@ -99,6 +105,9 @@ def _show(
             "name": dataset.name,
             "digest": dataset.digest,
             "counts": {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)},
+            "published": against.as_dict() if against else None,
+            "per_class": per_class,
+            "duplicates": {name: copies.number for name, copies in same._asdict().items()},
             "decoded": options.decode,
             "quarantined": quarantined,
             "findings": [finding._asdict() for finding in findings],
@@ -107,7 +116,7 @@ def _show(
         }
         print(json.dumps(result))
         return
-    for kind in ("bad", "warned", "handled", "unlisted"):
+    for kind in ("bad", "misplaced", "warned", "handled", "unlisted"):
         some = [finding for finding in findings if finding.kind == kind]
         for finding in some[:SHOWN]:
             console.print(f"{kind}: {shown(finding.path)} {finding.reason}")
@@ -115,18 +124,20 @@ def _show(
             console.print(f"{kind}: {len(some) - SHOWN:,} more; --json lists all")
     for one in ignored[:SHOWN]:
         console.print(f"ignored: {one}")
-    per_class = counts_per_class(dataset)
-    few, many = (pick(per_class.items(), key=lambda item: item[1][0]) for pick in (min, max))
+    trained = {class_id: counts["train"]["found"] or 0 for class_id, counts in per_class.items()}
+    few, many = (pick(trained.items(), key=lambda item: item[1]) for pick in (min, max))
     images = f"{len(dataset.train):,} to train, {len(dataset.val):,} to validate"
-    if published_counts(dataset) == (len(dataset.train), len(dataset.val)):
+    if against and against.whole and against.complete():
         images += ", as published"
+    copies = [f"{found.number:,} {where}" for where, found in zip(WHERE, same, strict=True) if found.number]
     show_table(
         "bad files moved to quarantine/, manifest written again" if quarantined else "checked",
         {
             "data": f"{dataset.name} in {shown(str(dataset.root))}",
             "images": images,
-            "classes": f"{len(dataset.classes):,}, from {few[1][0]:,} ({shown(few[0])}) to {many[1][0]:,} "
+            "classes": f"{len(dataset.classes):,}, from {few[1]:,} ({shown(few[0])}) to {many[1]:,} "
             f"({shown(many[0])}) training images: {several(dataset.classes, SHOWN)}",
+            **({"duplicates": f"{', '.join(copies)}, byte for byte"} if against and copies else {}),
             **({"warning": "; ".join(warnings)} if warnings else {}),
             "files": f"{kinds['bad']:,} bad, {kinds['warned']:,} damaged but decodable, {kinds['handled']:,} unusual "
             f"but handled, {kinds['unlisted']:,} not in the manifest, {len(dataset.skipped):,} skipped, "

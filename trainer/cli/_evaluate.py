@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         _args.add_runs,
         _args.add_device,
         _args.add_nproc,
+        _args.add_partial,
         _args.add_trust,
         _args.add_json,
     ):
@@ -56,9 +57,10 @@ def run(options: Namespace) -> int:
     """Measure the model and print the result."""
     given = _args.options_of(EvaluateOptions, options)
     from trainer.cli._terminal import configure_logging
-    from trainer.dataset import open_dataset
+    from trainer.dataset import open_dataset, require_complete
 
-    open_dataset(given.data)  # what is wrong is said before torch is imported
+    # What is wrong is said before torch is imported.
+    require_complete(open_dataset(given.data), partial=given.partial, splits=("val",))
     from trainer.run import evaluate_model
 
     configure_logging()

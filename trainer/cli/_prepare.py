@@ -150,15 +150,27 @@ def _progress_bars() -> Progress:
 
 def _show(made: Prepared, out: Path, options: Namespace) -> None:
     from trainer.cli._terminal import console, show_table
-    from trainer.dataset import doubts, ignored_in, open_dataset, published_counts, several, shown
+    from trainer.dataset import (
+        completeness,
+        counts_per_class,
+        doubts,
+        ignored_in,
+        open_dataset,
+        several,
+        shown,
+    )
 
     metadata, counts, skipped = made.metadata, made.metadata["counts"], made.metadata["skipped"]
     dataset = open_dataset(out)
-    warnings, ignored = doubts(dataset), ignored_in(metadata)
+    warnings, ignored, against = doubts(dataset), ignored_in(metadata), completeness(dataset)
     if options.json:
         result = {key: metadata[key] for key in ("name", "counts", "digest", "classes", "skipped")}
         result |= {key: getattr(made, key) for key in ("made", "resumed", "added", "removed")}
         result |= {"data": str(out), "ignored": [one._asdict() for one in ignored], "warnings": warnings}
+        result |= {
+            "published": against.as_dict() if against else None,
+            "per_class": counts_per_class(dataset, against),
+        }
         print(json.dumps(result))
         return
     if not made.made:
@@ -166,7 +178,7 @@ def _show(made: Prepared, out: Path, options: Namespace) -> None:
             console.print(f"warning: {warning}")
         print(f"{metadata['name']}: already complete in {shown(str(out))}")
         return
-    as_published = published_counts(dataset) == (counts["train"], counts["val"])
+    as_published = against is not None and against.whole and against.complete()
     rows = {
         "data": f"{metadata['name']} in {shown(str(out))}",
         "images": f"{counts['train']:,} to train, {counts['val']:,} to validate, "

@@ -110,9 +110,11 @@ def _show(result: RunResult, given: TrainOptions) -> None:
 
 def _show_plan(plan: Plan, given: TrainOptions) -> None:
     from trainer.cli._terminal import show_table
+    from trainer.dataset import completeness
     from trainer.run import proof_of
 
     recipe, dataset = plan.recipe, plan.dataset
+    against = completeness(dataset)
     with proof_of(plan, given, dry=True) as proof:
         from trainer.run import network_summary, preflight
 
@@ -129,7 +131,8 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
         {
             "model": f"{recipe.model}, {cost}",
             "data": f"{dataset.name}, {len(dataset.classes):,} classes, "
-            f"{len(dataset.train):,} training and {len(dataset.val):,} validation images",
+            f"{len(dataset.train):,} training and {len(dataset.val):,} validation images"
+            + (f"; {against.describe()}" if against else ""),
             "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
             "batch": f"{processes} process(es) with {share} images of each step; {at_a_time}",
             "peak lr": f"{recipe.peak_lr:g}",

@@ -1,7 +1,14 @@
 """From the archive to a verified data set on disk."""
 
-from trainer.dataset._check import Finding, check_files, counts_per_class, in_threads, quarantine
-from trainer.dataset._doubts import doubts, published_counts
+from trainer.dataset._check import Finding, check_files, in_threads, quarantine
+from trainer.dataset._completeness import (
+    Completeness,
+    Misplaced,
+    completeness,
+    counts_per_class,
+    require_complete,
+)
+from trainer.dataset._doubts import Copies, Duplicates, doubts, duplicates
 from trainer.dataset._download import fetch
 from trainer.dataset._headers import Header, Refused, read_header, without_texts
 from trainer.dataset._ignored import Ignored, IgnoredCount, IgnoredCounts, ignored_in
@@ -31,7 +38,10 @@ from trainer.dataset.forms.tiny_imagenet import tiny_imagenet
 __all__ = [
     "FORMS",
     "SPLITS",
+    "Completeness",
+    "Copies",
     "Dataset",
+    "Duplicates",
     "Fetch",
     "Finding",
     "Form",
@@ -40,6 +50,7 @@ __all__ = [
     "IgnoredCount",
     "IgnoredCounts",
     "ImageRecord",
+    "Misplaced",
     "Prepared",
     "Progress",
     "Refused",
@@ -51,9 +62,11 @@ __all__ = [
     "SplitName",
     "check_files",
     "check_new",
+    "completeness",
     "counts_per_class",
     "digits",
     "doubts",
+    "duplicates",
     "fastai",
     "fetch",
     "find_complete",
@@ -66,9 +79,9 @@ __all__ = [
     "kaggle",
     "open_dataset",
     "prepare",
-    "published_counts",
     "quarantine",
     "read_header",
+    "require_complete",
     "several",
     "shown",
     "tiny_imagenet",

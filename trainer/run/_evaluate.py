@@ -12,7 +12,7 @@ import torch
 
 from trainer import ranks
 from trainer.dataloader import ValLoader
-from trainer.dataset import Dataset, open_dataset
+from trainer.dataset import Dataset, open_dataset, require_complete
 from trainer.distributed import TIMEOUT, choose_device, choose_nproc, join_world
 from trainer.errors import DataError, ProcessesFailed
 from trainer.files import write_json
@@ -55,6 +55,7 @@ def evaluate_model(options: EvaluateOptions) -> EvaluationResult | None:
     """
     ranks.require_nproc(options.nproc_per_node)
     dataset = open_dataset(options.data)
+    require_complete(dataset, partial=options.partial, splits=("val",))
     processes = choose_nproc(choose_device(options.device), options.nproc_per_node)
     if processes > 1 and not ranks.under_torchrun():
         # What is wrong with the model is said once, not by each process.

@@ -13,7 +13,7 @@ from trainer import __version__
 from trainer.config import Execution
 from trainer.dataset import Dataset
 from trainer.distributed import World
-from trainer.run._plan import Plan
+from trainer.run._plan import Plan, as_published
 from trainer.tracking import DatasetInfo
 from trainer.training import choose_precision
 
@@ -30,6 +30,7 @@ def run_tags(plan: Plan, world: World) -> dict[str, str]:
         "precision": choose_precision(plan.recipe.precision, world.device).name,
         "dataset": plan.dataset.name,
         "dataset_digest": plan.dataset.digest,
+        **({"dataset_completeness": told} if (told := as_published(plan.dataset)) else {}),
         "versions": f"trainer {__version__}, torch {torch.__version__}, python {platform.python_version()}",
     }
 
@@ -46,7 +47,14 @@ def execution_tags(execution: Execution) -> dict[str, str]:
 def dataset_info(dataset: Dataset) -> DatasetInfo:
     """The data set as it stands in MLflow."""
     counts = {"train": len(dataset.train), "val": len(dataset.val), "classes": len(dataset.classes)}
-    return DatasetInfo(dataset.name, dataset.digest, str(dataset.root.resolve()), counts, dataset.val_digest)
+    return DatasetInfo(
+        dataset.name,
+        dataset.digest,
+        str(dataset.root.resolve()),
+        counts,
+        dataset.val_digest,
+        as_published(dataset),
+    )
 
 
 def device_name(device: torch.device) -> str:

@@ -23,6 +23,7 @@ class RunOptions:
     compile: CompileMode | None = None  # None: measured on a GPU
     decoder: Decoder | None = None  # None: measured on a GPU
     offline: bool = False  # start although MLflow does not answer
+    partial: bool = False  # train although the data set is not all of a published one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class EvaluateOptions:
     nproc_per_node: int | None = None  # processes; None: one a GPU, one on the CPU
     batch_size: int = 64  # images at a time in each process
     per_class: bool = False  # count for each class as well
+    partial: bool = False  # measure although the validation images are not all of a published data set's
     trust: bool = False  # take a registered version that `trainer train` has not sealed
     tta: bool = False  # average the logits of each image and of its mirror image
 

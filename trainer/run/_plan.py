@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer import names, ranks
 from trainer.config import Recipe, load_recipe
-from trainer.dataset import Dataset, open_dataset
+from trainer.dataset import Dataset, completeness, open_dataset, require_complete
 from trainer.errors import ConfigError
 from trainer.files import write_json
 from trainer.run._options import RunOptions
@@ -46,6 +46,7 @@ class Plan:
                     "val": len(dataset.val),
                     "classes": len(dataset.classes),
                 },
+                "completeness": as_published(dataset),
                 "class_names": list(dataset.class_names),
             },
         }
@@ -53,6 +54,12 @@ class Plan:
         if any(_stored(self.folder / name) is None for name in files):
             for name, content in files.items():
                 write_json(self.folder / name, content)
+
+
+def as_published(dataset: Dataset) -> str:
+    """Whether a data set is as it was published, in words; empty where nobody published its classes."""
+    against = completeness(dataset)
+    return against.describe() if against else ""
 
 
 def require_single_process(command: str) -> None:
@@ -78,6 +85,7 @@ def make_plan(options: RunOptions) -> Plan:
             f"use another recipe, another data set, or --set classes={len(dataset.classes)}"
         )
     recipe.steps_per_epoch(len(dataset.train))
+    require_complete(dataset, partial=options.partial)
     name = options.name if options.name is not None else recipe.name
     try:
         names.folder_name(name)

@@ -91,6 +91,8 @@ def _items(history: RunHistory) -> dict[str, str]:
     if dataset:
         counts = ", ".join(f"{number:,} {name}" for name, number in dataset.counts.items())
         items["Data set"] = f"{dataset.name} (`{dataset.digest[:10]}`)" + (f": {counts}" if counts else "")
+        if dataset.completeness:
+            items["Data set"] += f"; {dataset.completeness}"
     if gpu := tags.get("gpu"):
         items["Hardware"] = ", ".join(
             filter(None, (f"{tags.get('world_size', '1')} x {gpu}", tags.get("precision")))

@@ -28,6 +28,7 @@ class DatasetInfo:
     source: str  # the folder, as the trainer saw it
     counts: Mapping[str, int] = field(default_factory=dict)  # e.g. train, val, classes
     val_digest: str = ""  # SHA-256 of what the validation images are, hexadecimal
+    completeness: str = ""  # whether it is as published, in words; empty where nothing was published
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,9 @@ class _RunSync:
             digest=info.digest[:36],  # MLflow takes no more; the tags have it all
             source_type="local",
             source=json.dumps({"uri": info.source}),
-            profile=json.dumps(dict(info.counts)),
+            profile=json.dumps(
+                {**info.counts, **({"completeness": info.completeness} if info.completeness else {})}
+            ),
         )
         context = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, context)])

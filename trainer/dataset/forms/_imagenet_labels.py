@@ -1,9 +1,16 @@
-"""ImageNet's classes, and the labels of its validation images, which no archive but the devkit has.
+"""ImageNet's classes, its counts and its subsets', and the labels of its validation images, which only the devkit has.
 
 Sources. imagenet_classes.tsv: the 1,000 wnids in their standard order, which is their sorted order, with WordNet's
 lemmas as in timm's imagenet_synset_to_lemma.txt; the first lemmas agree with torchvision's category list.
 imagenet_val_labels.txt: positions in it of ILSVRC2012_val_00000001 … 00050000, the same in TensorFlow Datasets and
 soumith's valprep.sh.
+published_counts.tsv: name of the set, wnid, training and validation images. Imagenette's and Imagewoof's are counted in
+fastai/imagenette's noisy_imagenette.csv and noisy_imagewoof.csv, Tiny ImageNet's 200 wnids are those of Stanford's
+wnids.txt, with 500 and 50 images each. ImageNet's training images: `cls_count` by label in main_transfer.py of
+Brain-Cog-Lab/Transfer-for-DVS. The same 1,000 numbers are `IMG1000_INDEX` in lib/swap_manager.py of omnia-unist/Miro,
+in the order of classes of iCaRL (NumPy's permutation of seed 1993). They sum to 1,281,167, lie in the 732 to 1,300 of
+Russakovsky et al. 2015 (arXiv:1409.0575, table 2), and with 50 validation images each they are what fast.ai has of its
+20 classes.
 """
 
 from __future__ import annotations
@@ -21,6 +28,16 @@ def imagenet_classes() -> dict[str, str]:
     """The 1,000 wnids of ImageNet in their standard order, with their names."""
     text = (files("trainer.dataset") / "imagenet_classes.tsv").read_text("utf-8")
     return dict(line.split("\t") for line in text.splitlines())
+
+
+@cache
+def published_sets() -> dict[str, dict[str, tuple[int, int]]]:
+    """Training and validation images of each class, by name of the published data set and wnid."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    text = (files("trainer.dataset") / "published_counts.tsv").read_text("ascii")
+    for name, wnid, train, val in (line.split("\t") for line in text.splitlines()):
+        found.setdefault(name, {})[wnid] = int(train), int(val)
+    return found
 
 
 @cache
