@@ -18,8 +18,8 @@ FLAGS = {
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
     "export": "--json --out --runs --trust",
-    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline --partial --runs "
-    "--set --steps",
+    "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
+    "--partial --runs --set --steps",
     "prepare": "",
     "recipes": "--json",
     "summary": "--classes --json --set",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from tests.tracking.conftest import run_info
+from tests.tracking.conftest import DATASET, run_info
 from tests.tracking.models import INFO, finished_run, network, register_it
 from trainer.tracking import Journal, read_journal, register, sync, tracking_uri
 from trainer.tracking._description import (
@@ -52,6 +52,16 @@ def test_a_run_says_what_it_is_made_of_and_at_its_end_what_came_out(tmp_path: Pa
     assert ended.startswith("top-1 76.13%, top-5 92.88% of 50,000 validation images, in fp32\n")
     assert 'mlflow.pytorch.load_model("models:/tiny/3")' in ended
     assert "trainer export models:/tiny/3 --out bundle" in ended
+
+
+def test_a_part_of_a_published_data_set_is_told_as_one(tmp_path: Path) -> None:
+    part = replace(
+        DATASET, completeness="not ImageNet as published: 3 of 50,000 validation images are missing"
+    )
+
+    text = run_description(history(tmp_path, dataset=part))
+
+    assert "20 train, 9 val; not ImageNet as published: 3 of 50,000 validation images are missing\n" in text
 
 
 def test_a_version_says_what_its_input_is_and_a_model_what_candidate_means(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import random
@@ -37,6 +38,7 @@ def test_everything_in_the_journal_is_in_mlflow(runs: Path) -> None:
     assert (run.info.start_time, run.info.end_time) == (history.started, history.ended)
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("photos", "d" * 36)
+    assert json.loads(dataset.dataset.profile) == {"train": 20, "val": 9}
     assert run.info.artifact_uri.startswith((runs / "artifacts").as_uri())
     (journals,) = (runs / "artifacts").rglob("journal.jsonl")
     assert journals.read_bytes() == (runs / "r" / "journal.jsonl").read_bytes()
