@@ -235,7 +235,9 @@ def test_a_validation_image_in_the_wrong_class_is_found_by_its_number(tmp_path: 
     wrong = compared(written(tmp_path / "wrong", train + val))
 
     assert right.misplaced == ()
-    assert [tuple(one) for one in wrong.misplaced] == [(f"val/{classes[2]}/{name}", classes[2], classes[0])]
+    assert [tuple(one) for one in wrong.misplaced] == [
+        ("val", f"val/{classes[2]}/{name}", classes[2], classes[0])
+    ]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _CLAIM = re.compile(r"(?:(n\d{8})_|ILSVRC2012_val_(\d{8})\b)")
 class Misplaced(NamedTuple):
     """An image whose file name says another class than it has in the data set."""
 
+    split: SplitName
     path: str  # below the data set's folder
     class_id: str  # it has
     belongs: str  # wnid by its name
@@ -137,7 +138,7 @@ class Completeness:
         return ", ".join(named) + (f", and {more:,} more classes" if more else "")
 
     def _misplaced_in(self, splits: tuple[SplitName, ...]) -> list[Misplaced]:
-        return [one for one in self.misplaced if set(splits) == set(SPLITS) or _split_of(one.path) in splits]
+        return [one for one in self.misplaced if one.split in splits]
 
 
 def completeness(dataset: Dataset) -> Completeness | None:
@@ -167,7 +168,7 @@ def completeness(dataset: Dataset) -> Completeness | None:
         expected=expected,
         found=found,
         skipped=_count_skipped(dataset),
-        misplaced=tuple(one for split in (dataset.train, dataset.val) for one in _misplaced(split, classes)),
+        misplaced=(*_misplaced("train", dataset.train, classes), *_misplaced("val", dataset.val, classes)),
     )
 
 
@@ -261,13 +262,13 @@ def _claimed(path: str) -> str | None:
     return tuple(imagenet_classes())[labels[number - 1]] if 1 <= number <= len(labels) else None
 
 
-def _misplaced(split: Split, classes: Sequence[str]) -> Iterator[Misplaced]:
+def _misplaced(name: SplitName, split: Split, classes: Sequence[str]) -> Iterator[Misplaced]:
     """Images whose names say another class; those that are named as ImageNet names them are passed in one go."""
     for at in _unclear(split, classes).tolist():
         path, class_id = split.name(at), classes[split.labels[at]]
         belongs = _claimed(path)
         if belongs not in (None, class_id):
-            yield Misplaced(path, class_id, str(belongs))
+            yield Misplaced(name, path, class_id, str(belongs))
 
 
 def _unclear(split: Split, classes: Sequence[str]) -> npt.NDArray[np.int64]:
