@@ -25,7 +25,8 @@ FLAGS = {
     "summary": "--classes --json --set",
     "sync": "--follow --promote",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
-    "--max-restarts --name --nproc-per-node --offline --partial --price --runs --set --timeout",
+    "--max-restarts --name --nproc-per-node --offline --partial --price --runs --set --tensorboard "
+    "--timeout",
 }
 
 
