@@ -240,6 +240,22 @@ def test_a_validation_image_in_the_wrong_class_is_found_by_its_number(tmp_path: 
     ]
 
 
+def test_two_images_that_changed_places_are_found_although_all_counts_are_right(
+    tmp_path: Path, imagenette: list[ImageRecord]
+) -> None:
+    one, other = imagenette[0], next(image for image in imagenette if image.class_id == "n03888257")
+    changed = [image._replace(class_id=there.class_id) for image, there in ((one, other), (other, one))]
+    dataset = written(
+        tmp_path / "data", [*changed, *(image for image in imagenette if image not in (one, other))]
+    )
+
+    assert compared(dataset).missing.sum() == compared(dataset).extra.sum() == 0
+    assert not compared(dataset).complete()
+    with pytest.raises(DataError, match=r"2 image\(s\) are in another class than their names say"):
+        require_complete(dataset, partial=False)
+    require_complete(dataset, partial=False, splits=("val",))
+
+
 @pytest.mark.parametrize(
     "layout",
     [
