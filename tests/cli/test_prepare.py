@@ -156,3 +156,13 @@ def test_skipped_files_are_named(tmp_path: Path, capsys: Captured) -> None:
     assert f"1 files, all listed in {tmp_path / 'dataset.json'}" in out
     result = json.loads(output_of(capsys, "prepare", "folder", tmp_path, "--json")[0])
     assert result["skipped"] == [["train/a/1.jpg", "is empty"]]
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", "1.5"])
+def test_a_seed_that_numpy_does_not_take_is_refused_in_words(
+    tmp_path: Path, capsys: Captured, seed: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "folder", str(tmp_path), "--val-fraction", "0.1", f"--seed={seed}"])
+
+    assert f"argument --seed: {seed!r} is not a whole number of at least 0" in capsys.readouterr().err

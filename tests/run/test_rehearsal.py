@@ -89,15 +89,16 @@ def test_what_can_be_trained_passes_and_leaves_the_random_state_as_it_was(
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_a_sample_that_the_bundle_could_not_be_made_with_is_named(tmp_path: Path) -> None:
+def test_a_validation_image_that_has_changed_is_named_and_one_that_only_pillow_refuses_is_passed_over(
+    tmp_path: Path,
+) -> None:
     for part in ("train", "val"):
         for index in range(8):
             write_photo(tmp_path / "data" / part / "cat" / f"{index}.JPEG", seed=index)
     image = tmp_path / "data" / "val" / "cat" / "0.JPEG"
     image.write_bytes(image.read_bytes()[:-200])  # `prepare` looks at headers only
     prepare(folder(tmp_path / "data", out=tmp_path / "data"), tmp_path / "data")
-    with pytest.raises(DataError, match=r"cannot be read by Pillow .*remove or restore it"):
-        rehearse(plan(tmp_path / "data", tmp_path), 8)
+    rehearse(plan(tmp_path / "data", tmp_path), 8)  # the others are there to try the bundle on
 
     image.write_bytes(b"\0" * image.stat().st_size)
     with pytest.raises(DataError, match=r"0.JPEG has changed since it was prepared"):

@@ -13,8 +13,7 @@ import torch
 from trainer.config import Recipe
 from trainer.dataloader import Batch, preprocessing
 from trainer.distributed import World
-from trainer.errors import ConfigError, DataError, TrainerError
-from trainer.export import to_input
+from trainer.errors import ConfigError, TrainerError
 from trainer.model import find
 from trainer.run._plan import Plan
 from trainer.run._samples import samples_of
@@ -37,14 +36,7 @@ def rehearse(plan: Plan, micro_batch: int) -> None:
     with torch.random.fork_rng([]):
         _rehearse_schedule(recipe, recipe.steps_per_epoch(len(dataset.train)))
         _rehearse_network(recipe, len(dataset.classes), min(2, micro_batch))
-    for sample in samples_of(dataset.val):
-        try:
-            to_input(sample.jpeg, preprocessing(recipe.preprocess))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"the validation image {sample.name} cannot be read by Pillow ({error}), which a bundle is made with; "
-                "remove or restore it"
-            ) from None
+    samples_of(dataset.val, preprocessing(recipe.preprocess))
 
 
 def _rehearse_schedule(recipe: Recipe, steps_per_epoch: int) -> None:

@@ -143,15 +143,15 @@ def _of_checkpoint(path: Path) -> LoadedModel:
         top5=top5 if isinstance(top5, float) else float("nan"),
         dataset_digest=content["dataset_digest"],
     )
-    samples = tuple(_samples(path.parent.parent / DATASET, info.dataset_digest))
+    samples = tuple(_samples(path.parent.parent / DATASET, info))
     return LoadedModel(info, samples, source=str(path), registered=None, state_dict=weights)
 
 
-def _samples(trained_on: Path, digest: str) -> list[Sample]:
+def _samples(trained_on: Path, info: ModelInfo) -> list[Sample]:
     """Validation images of the data set that the run folder names, if it is still there and the same."""
     try:
         dataset = open_dataset(Path(str(json.loads(trained_on.read_bytes())["source"])))
-        return samples_of(dataset.val) if dataset.digest == digest else []
+        return samples_of(dataset.val, info.preprocess) if dataset.digest == info.dataset_digest else []
     except (DataError, OSError, ValueError, LookupError, TypeError):
         return []
 

@@ -224,7 +224,7 @@ def _save_model(
             top5=accuracy.top5,
             dataset_digest=dataset.digest,
         ),
-        samples_of(dataset.val),
+        samples_of(dataset.val, preprocessing(recipe.preprocess)),
         measure,
         rebuild=lambda weights: rebuild(recipe.model, len(dataset.classes), weights),
         name=recipe.registered_model_name,

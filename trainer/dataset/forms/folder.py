@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -292,8 +292,15 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--name", default="", help="name of the data set (default: that of the folder)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the choice of validation images (default: 0)"
+        "--seed", type=_seed, default=0, help="seed of the choice of validation images (default: 0)"
     )
+
+
+def _seed(text: str) -> int:
+    """A whole number of at least 0, which is all that NumPy takes."""
+    if not (text.isascii() and text.isdigit()):
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 def _identity(options: Namespace) -> Identity:
