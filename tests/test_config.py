@@ -197,6 +197,8 @@ def test_equal_settings_have_equal_digests_whatever_the_recipe_is_called(tmp_pat
     ("text", "says"),
     [
         ("epochs: 3\nseed: 1\nepochs: 90\n", "epochs stands twice"),
+        ("epochs: 1:30\n", "1:30 would be read as 90, a number to base 60"),
+        ("optimizer: {base_lr: 0:01.5}\n", "0:01.5 would be read as 1.5, a number to base 60"),
         ("schedule: {gamma: 0.1, gamma: 0.2}\n", "gamma stands twice"),
         ("name: other\n", "called as its file"),
         ("epochs: &x [*x]\n", "must be a valid integer"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.calls import Captured, error_of
 from trainer.cli import main
 
 
@@ -50,3 +51,18 @@ def test_a_dry_run_shows_what_the_network_is_made_of(
     )
 
     assert "resnet50, 23,512,130 parameters, 333.65 MMAC an image at 64 px" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("os:system", "model os:system cannot be made (TypeError: system() missing required argument"),
+        (
+            "tests.run.test_rehearsal:Needy",
+            "missing 1 required positional argument: 'depth'); it is called with",
+        ),
+        ("builtins:dict", "model builtins:dict: it answers dict, not a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_network_is_refused_in_a_sentence(capsys: Captured, model: str, says: str) -> None:
+    assert says in error_of(capsys, "summary", "digits", "--set", f"model={model}")

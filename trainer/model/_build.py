@@ -42,13 +42,29 @@ def build(architecture: str, classes: int, *, zero_init_residual: bool = False) 
     Source: torchvision; He et al. 2015, arXiv:1512.03385, initialised as in arXiv:1502.01852.
     """
     options = {"zero_init_residual": zero_init_residual} if architecture.startswith(RESIDUAL) else {}
-    made = find(architecture)(num_classes=classes, **({} if ":" in architecture else options))
+    maker = find(architecture)
+    made = (
+        _make_own(architecture, maker, classes)
+        if ":" in architecture
+        else maker(num_classes=classes, **options)
+    )
     if not isinstance(made, torch.nn.Module):
         raise ConfigError(f"model {architecture}: it answers {type(made).__name__}, not a torch.nn.Module")
     if architecture.endswith(BLURPOOL) and ":" not in architecture:
         blur_before_strides(made)
     module: torch.nn.Module = made.to(memory_format=torch.channels_last)
     return module
+
+
+def _make_own(architecture: str, maker: Maker, classes: int) -> object:
+    try:
+        return maker(num_classes=classes)
+    except Exception as error:  # whatever a network of one's own raises
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"model {architecture} cannot be made ({type(error).__name__}: {said}); it is called with "
+            f"num_classes={classes} and must answer a torch.nn.Module"
+        ) from None
 
 
 def rebuild(architecture: str, classes: int, weights: Mapping[str, torch.Tensor]) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from trainer.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that stand twice, of which the last would count without a word."""
+    """YAML without what would count as something else without a word: keys that stand twice, numbers to base 60."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -18,6 +18,19 @@ class _Loader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number; YAML 1.1 reads 1:30 as 90, which YAML 1.2 and nobody else does."""
+        is_float = node.tag.endswith("float")
+        number: int | float = self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+        if ":" in node.value:
+            problem = f"{node.value} would be read as {number:g}, a number to base 60; write that if it is meant"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def parse_yaml(text: str, wrong: str) -> Any:
