@@ -24,7 +24,9 @@ class _Loader(yaml.SafeLoader):
         is_float = node.tag.endswith("float")
         number: int | float = self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
         if ":" in node.value:
-            problem = f"{node.value} would be read as {number:g}, a number to base 60; write that if it is meant"
+            problem = (
+                f"{node.value} would be read as {number:g}, a number to base 60; write that if it is meant"
+            )
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return number
 
