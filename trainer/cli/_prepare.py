@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.cli import _args
 from trainer.errors import ConfigError
@@ -17,17 +18,32 @@ if TYPE_CHECKING:
     from trainer.dataset import Fetch, Form, Prepared, Resize
 
 NAME, GROUP, ORDER = "prepare", "data", 1
-HELP = "make a data set from a published form; the same command resumes an interrupted one"
-EXAMPLE = "trainer prepare kaggle imagenet-object-localization-challenge.zip --out /data/imagenet"
+HELP = "make a data set from what is there; the same command resumes an interrupted one"
+EXAMPLE = """trainer prepare /data/imagenet
+          trainer prepare imagenet-object-localization-challenge.zip --out /data/imagenet
+          trainer prepare imagenette --size 320 --out /data/imagenette"""
+USAGE = """trainer prepare [-h] PATH [option …]
+       trainer prepare [-h] FORM [option …]"""
+ABOUT = """
+PATH, a folder of images, an archive, a folder of archives or a URL, is looked at: what is found is said and done.
+Images on disk stay where they are; from an archive they go to --out DIR. The options are those of the form that is
+found. ./NAME is a path that is called like a form."""
 
 SHOWN = 10  # classes, and skipped files, that are listed; dataset.json has all
+PATH = "PATH"  # the parser of what is no form
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """A parser for each form: its own arguments, and those that all forms have."""
+    """A parser for each form: its own arguments, and those that all forms have; and one for a path."""
     from trainer.dataset import FORMS
 
-    forms = parser.add_subparsers(metavar="FORM", required=True, dest="form")
+    parser.usage = USAGE
+    parser.description = f"{parser.description}{ABOUT}"
+    forms = parser.add_subparsers(metavar="FORM", required=True, dest="form", prog="trainer prepare")
+    _take_paths(parser, {form.name for form in FORMS})
+    by_path = forms.add_parser(PATH, allow_abbrev=False, description="Prepare what is at a path or URL.")
+    by_path.add_argument("path", metavar="PATH", help="folder of images, archive, folder of archives, or URL")
+    by_path.add_argument("rest", nargs=REMAINDER, metavar="…", help="options of the form that is found")
     for form in FORMS:
         one = forms.add_parser(
             form.name,
@@ -52,6 +68,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         _args.add_json(one)
 
 
+def _take_paths(parser: ArgumentParser, forms: set[str]) -> None:
+    """Let the parser read `prepare /data/x` as `prepare PATH /data/x`."""
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        words = list(args or ())
+        if words and not words[0].startswith("-") and words[0] not in forms:
+            words = [PATH, *words]
+        return parse(words, namespace)
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
+
+
 def _add_resize(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--shorter-side",
@@ -71,6 +100,8 @@ def run(options: Namespace) -> int:
     """Prepare the data set that `options` name and show the result."""
     from trainer.dataset import FORMS, Prepared, find_complete, prepare
 
+    if options.form == PATH:
+        return run(_options_of(options.path, options.rest))
     (form,) = (form for form in FORMS if form.name == options.form)
     resize = _resize(form, options)
     out: Path = options.folder if form.in_place and options.out is None else options.out
@@ -92,6 +123,24 @@ def run(options: Namespace) -> int:
         )
     _show(made, out, options)
     return 0
+
+
+def _options_of(path: str, rest: Sequence[str]) -> Namespace:
+    """The options of `trainer prepare FORM …` for what is at `path`, after a line that says what it is."""
+    from trainer.cli import make_parser
+    from trainer.cli._terminal import console
+    from trainer.dataset import recognise, shown
+
+    form, found = recognise(path)
+    given = {word.partition("=")[0] for word in rest}
+    asks_for_help = not given.isdisjoint(("-h", "--help"))
+    if not asks_for_help and not form.in_place and "--out" not in given:
+        raise ConfigError(f"{shown(path)} is {found.what}; say with --out DIR where the images shall go")
+    arguments = [NAME, form.name, *found.arguments, *rest]
+    options: Namespace = make_parser(arguments).parse_args(arguments)
+    where = "the images stay where they are" if options.out is None else f"the images go to {options.out}"
+    console.print(f"found: {found.what}; {where} (trainer prepare {form.name})")
+    return options
 
 
 def _resize(form: Form, options: Namespace) -> Resize | None:

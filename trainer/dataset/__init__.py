@@ -26,7 +26,7 @@ from trainer.dataset._manifest import (
 from trainer.dataset._names import several, shown
 from trainer.dataset._preparation import Prepared, Progress, check_new, find_complete, prepare
 from trainer.dataset._source import Source, SourceImage
-from trainer.dataset.forms import FORMS, Fetch, Form
+from trainer.dataset.forms import FORMS, Fetch, Form, Found, Look, recognise
 from trainer.dataset.forms._imagenet_labels import imagenet_classes, imagenet_val_labels
 from trainer.dataset.forms.digits import digits
 from trainer.dataset.forms.fastai import fastai
@@ -45,11 +45,13 @@ __all__ = [
     "Fetch",
     "Finding",
     "Form",
+    "Found",
     "Header",
     "Ignored",
     "IgnoredCount",
     "IgnoredCounts",
     "ImageRecord",
+    "Look",
     "Misplaced",
     "Prepared",
     "Progress",
@@ -81,6 +83,7 @@ __all__ = [
     "prepare",
     "quarantine",
     "read_header",
+    "recognise",
     "require_complete",
     "several",
     "shown",

@@ -6,8 +6,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from trainer.dataset._look import Look
 from trainer.dataset._source import Source
 
 Identity = tuple[str, Mapping[str, Any]]  # name of the data set, and the options that decide its content
@@ -23,6 +24,13 @@ class Fetch(Protocol):
             archive: a path, URL, magnet link or torrent file.
             endings: ends of the file names of archives that a torrent may bring.
         """
+
+
+class Found(NamedTuple):
+    """What a form recognises at a path or URL."""
+
+    what: str  # for a sentence: "ImageNet in Kaggle's archive"
+    arguments: list[str]  # of `trainer prepare FORM`, the path among them
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Form:
     in_place: bool = (
         False  # whether images may stay in the folder `options.folder`, which --out then is by default
     )
+    # Whether it is of this form what lies at a path; DataError if it nearly is, with what to mend. It costs a few
+    # listed folders and an archive's first members at most.
+    recognise: Callable[[Look], Found | None] = lambda look: None
+    layout: str = ""  # what `recognise` looks for, for a list of what is known
 
 
 def no_arguments(_: ArgumentParser) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from trainer.dataset._archives import TOP, Member
+from trainer.dataset._look import Look
 from trainer.dataset._manifest import SplitName
 from trainer.dataset._source import Archive, ImageKey, Published, Source, archive_images, expected_md5
-from trainer.dataset.forms._form import Fetch, Form, Identity, add_archive, add_no_md5
+from trainer.dataset.forms._form import Fetch, Form, Found, Identity, add_archive, add_no_md5
 from trainer.dataset.forms._imagenet_labels import imagenet_classes
 
 PUBLISHED: Mapping[str, Published] = {
@@ -86,6 +88,16 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     return fastai(name, archive, size=size, verify=not options.no_md5)
 
 
+def _recognise(name: str, look: Look) -> Found | None:
+    """By the archive's name, or the folder that its members are in."""
+    pattern = re.compile(rf"{TOP}{name}2(?:-(320|160))?(?:/.*|\.tgz)")
+    found = next(filter(None, map(pattern.fullmatch, [look.name, *look.members])), None)
+    if found is None or look.is_folder:
+        return None
+    size = found[1] or "full"
+    return Found(f"{name.capitalize()}, 10 classes, in its archive", [look.address, "--size", size])
+
+
 FORMS = tuple(
     Form(
         name=name,
@@ -94,6 +106,8 @@ FORMS = tuple(
         add_arguments=_add_arguments,
         identity=_identity,
         source=_source,
+        recognise=partial(_recognise, name),
+        layout=f"{name}2.tgz, {name}2-320.tgz or {name}2-160.tgz",
     )
     for name, help in (
         ("imagenette", "Imagenette: ten easy classes of ImageNet"),

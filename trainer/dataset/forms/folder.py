@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.dataset._ignored import Ignored, IgnoredCounts
 from trainer.dataset._listing import ClassFolders, list_class_folders, list_folder
+from trainer.dataset._look import Look
 from trainer.dataset._manifest import (
     SPLITS,
     Skipped,
@@ -25,7 +26,7 @@ from trainer.dataset._manifest import (
 )
 from trainer.dataset._names import OTHER_IMAGES, has_control, same_to_the_eye, several, shown, utf8, words
 from trainer.dataset._source import Source, SourceImage
-from trainer.dataset.forms._form import Fetch, Form, Identity
+from trainer.dataset.forms._form import Fetch, Form, Found, Identity
 from trainer.errors import DataError
 from trainer.files import read_regular
 
@@ -313,6 +314,13 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     )
 
 
+def _recognise(look: Look) -> Found | None:
+    if not set(SPLITS) <= set(look.folders()):
+        return None
+    classes = len(look.folders("train"))
+    return Found(f"{classes:,} class folders in train/ and val/", [look.address])
+
+
 FORM = Form(
     name="folder",
     help="your own folders, one for each class",
@@ -321,4 +329,6 @@ FORM = Form(
     identity=_identity,
     source=_source,
     in_place=True,
+    recognise=_recognise,
+    layout="a folder with train/CLASS/… and val/CLASS/…",
 )

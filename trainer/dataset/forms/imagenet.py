@@ -15,9 +15,10 @@ from pathlib import Path
 
 from trainer.dataset._archives import TOP, Member, members
 from trainer.dataset._ignored import SYSTEM, Ignored
+from trainer.dataset._look import Look
 from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Archive, Source, SourceImage, expected_md5, member_image
-from trainer.dataset.forms._form import Fetch, Form, add_downloads, add_no_md5
+from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads, add_no_md5
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_name, val_wnids
 from trainer.errors import DataError
 
@@ -146,6 +147,47 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     return imagenet(archives, devkit=devkit, verify=not options.no_md5)
 
 
+def _recognise(look: Look) -> Found | None:
+    """The two tars in a folder, or one of them with the other beside it; the devkit as torchvision has it there."""
+    if look.is_folder:
+        if {"train", "val"} <= set(look.folders()):
+            return None  # unpacked already
+        archives = look.archives
+    elif look.is_file and _split_of(look):
+        archives = Look(os.path.dirname(look.address) or ".").archives
+    else:
+        return None
+    tars = {split: one.address for one in archives if (split := _split_of(one))}
+    if not tars:
+        return None
+    if len(tars) < 2:
+        (lacking,) = {"train": TRAIN, "val": VAL}.keys() - tars.keys()
+        raise DataError(
+            f"{look.address}: there is {min(tars.values())} and not the other of the two tars, "
+            f"{TRAIN.name if lacking == 'train' else VAL.name}; put it beside, or give both: "
+            "trainer prepare imagenet TRAIN_TAR VAL_TAR"
+        )
+    devkit = [one.address for one in archives if one.name == DEVKIT.name]
+    what = "ImageNet, 1,000 classes, in the two tars of image-net.org" + (
+        " with their devkit" if devkit else ""
+    )
+    return Found(what, [tars["train"], tars["val"], *(["--devkit", *devkit] if devkit else [])])
+
+
+def _split_of(archive: Look) -> str:
+    """Which of the two tars an archive is, by its name or else by its first members; "" for neither."""
+    for split, known in (("train", TRAIN), ("val", VAL)):
+        if archive.name == known.name:
+            return split
+    if any(_CLASS_TAR.fullmatch(name) for name in archive.members):
+        return "train"
+    return (
+        "val"
+        if any(re.fullmatch(rf"{TOP}ILSVRC2012_val_\d{{8}}\.JPEG", name) for name in archive.members)
+        else ""
+    )
+
+
 FORM = Form(
     name="imagenet",
     help="ImageNet from the two tars of image-net.org",
@@ -153,4 +195,6 @@ FORM = Form(
     add_arguments=_add_arguments,
     identity=lambda options: ("imagenet", {}),
     source=_source,
+    recognise=_recognise,
+    layout=f"a folder with {TRAIN.name} and {VAL.name}; with {DEVKIT.name} if that is there",
 )

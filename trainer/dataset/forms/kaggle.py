@@ -10,15 +10,17 @@ from pathlib import Path
 
 from trainer.dataset._archives import TOP, Member, members, text_of
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
+from trainer.dataset._look import Look
 from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Source, SourceImage, member_image
-from trainer.dataset.forms._form import Fetch, Form, add_archive
+from trainer.dataset.forms._form import Fetch, Form, Found, add_archive
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_wnids
 from trainer.errors import DataError
 
 _TRAIN = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/train/(n\d{{8}})/(\1_\d+\.JPEG)")
 _VAL = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/val/(ILSVRC2012_val_\d{{8}}\.JPEG)")
 _SOLUTION = "LOC_val_solution.csv"
+_NAMES = ("imagenet-object-localization-challenge.zip", "ILSVRC2017_CLS-LOC.tar.gz")
 
 
 def kaggle(archive: Path) -> Source:
@@ -76,6 +78,13 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     return kaggle(fetch(options.archive, ".zip", ".tar.gz"))
 
 
+def _recognise(look: Look) -> Found | None:
+    known = look.name in _NAMES or any(re.match(rf"{TOP}ILSVRC/\w+/CLS-LOC/", name) for name in look.members)
+    return (
+        Found("ImageNet, 1,000 classes, in an archive of its Kaggle form", [look.address]) if known else None
+    )
+
+
 FORM = Form(
     name="kaggle",
     help="ImageNet from Kaggle's zip or from ILSVRC2017_CLS-LOC.tar.gz",
@@ -83,4 +92,6 @@ FORM = Form(
     add_arguments=add_archive,
     identity=lambda options: ("imagenet", {}),
     source=_source,
+    recognise=_recognise,
+    layout=" or ".join(_NAMES),
 )

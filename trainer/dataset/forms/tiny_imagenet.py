@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainer.dataset._archives import TOP, Member, members, text_of
 from trainer.dataset._ignored import Ignored
+from trainer.dataset._look import Look
 from trainer.dataset._source import (
     Archive,
     ImageKey,
@@ -21,7 +22,7 @@ from trainer.dataset._source import (
     archive_images,
     expected_md5,
 )
-from trainer.dataset.forms._form import Fetch, Form, add_archive, add_no_md5
+from trainer.dataset.forms._form import Fetch, Form, Found, add_archive, add_no_md5
 from trainer.errors import DataError
 
 TINY_IMAGENET = Published(train=100_000, val=10_000, classes=200)
@@ -89,6 +90,11 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     return tiny_imagenet(fetch(options.archive or str(ARCHIVE.url)), verify=not options.no_md5)
 
 
+def _recognise(look: Look) -> Found | None:
+    known = look.name == ARCHIVE.name or any(re.match(rf"{TOP}{_ROOT}/", name) for name in look.members)
+    return Found("Tiny ImageNet, 200 classes, in its archive", [look.address]) if known else None
+
+
 FORM = Form(
     name="tiny-imagenet",
     help="Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels",
@@ -97,4 +103,6 @@ FORM = Form(
     identity=lambda options: ("tiny-imagenet", {}),
     source=_source,
     resizable=False,
+    recognise=_recognise,
+    layout=ARCHIVE.name,
 )
