@@ -25,7 +25,7 @@ FLAGS = {
     "imagewoof": f"{COMMON} {RESIZE} --downloads --no-md5 --size",
     "tiny-imagenet": f"{COMMON} --downloads --no-md5",
     "digits": COMMON,
-    "folder": f"{COMMON} {RESIZE} --name --seed --val-fraction",
+    "folder": f"{COMMON} {RESIZE} --manifest --name --seed --val-fraction",
 }
 
 

@@ -175,6 +175,41 @@ def tiny_imagenet(folder: Path) -> Path:
     return zip_of(folder / "tiny-imagenet-200.zip", files)
 
 
+def unpacked(archive: Path, folder: Path) -> Path:
+    """What unzip or tar -x makes of an archive."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    else:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    return folder
+
+
+def imagenet_folders(folder: Path, *, flat: bool = False) -> Path:
+    """train/ and val/ with class folders; `flat`: val/ as tar -x of ILSVRC2012_img_val.tar leaves it."""
+    train, val = images()
+    for name, data in train.items():
+        write(folder / "train" / name.split("_")[0] / name, data)
+    for name, data in val.items():
+        write(folder / "val" / ("" if flat else val_names()[name]) / name, data)
+    return folder
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def torchvision(folder: Path) -> Path:
+    """The root of torchvision.datasets.ImageNet after its first use."""
+    imagenet_folders(folder)
+    imagenet(folder)
+    devkit(folder)
+    write(folder / "meta.bin", b"x")
+    return folder
+
+
 def written(root: Path) -> dict[str, dict[str, bytes]]:
     """Every image below `root`, by split, class and name."""
     return {

@@ -104,7 +104,7 @@ def run(options: Namespace) -> int:
         return run(_options_of(options.path, options.rest))
     (form,) = (form for form in FORMS if form.name == options.form)
     resize = _resize(form, options)
-    out: Path = options.folder if form.in_place and options.out is None else options.out
+    out = _out(form, options)
     # Before its archives are asked for: those of a complete data set may be gone. A user's own folder is looked at.
     if not (form.in_place and os.path.isdir(options.folder)):
         metadata = find_complete(out, *form.identity(options), resize)
@@ -125,6 +125,16 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def _out(form: Form, options: Namespace) -> Path:
+    """Folder of the data set, or of its manifest alone."""
+    if form.in_place and options.manifest and options.out:
+        raise ConfigError(
+            "--out copies the images, --manifest leaves them where they are; give one of the two"
+        )
+    folders = (options.manifest, options.out, options.folder) if form.in_place else (options.out,)
+    return Path(next(folder for folder in folders if folder))
+
+
 def _options_of(path: str, rest: Sequence[str]) -> Namespace:
     """The options of `trainer prepare FORM …` for what is at `path`, after a line that says what it is."""
     from trainer.cli import make_parser
@@ -138,7 +148,12 @@ def _options_of(path: str, rest: Sequence[str]) -> Namespace:
         raise ConfigError(f"{shown(path)} is {found.what}; say with --out DIR where the images shall go")
     arguments = [NAME, form.name, *found.arguments, *rest]
     options: Namespace = make_parser(arguments).parse_args(arguments)
-    where = "the images stay where they are" if options.out is None else f"the images go to {options.out}"
+    out = _out(form, options)
+    where = (
+        f"the images go to {out}"
+        if options.out
+        else f"the images stay where they are, the manifest is in {out}"
+    )
     console.print(f"found: {found.what}; {where} (trainer prepare {form.name})")
     return options
 

@@ -69,7 +69,6 @@ class Reader:
         """
         self.in_hand = InHand(decoder, kept=kept)
         self._split = split
-        self._root = os.fsencode(split.root)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
         self._plan: Iterator[PlannedBatch] = iter(())
         self._ahead: deque[_Reading] = deque()
@@ -105,8 +104,7 @@ class Reader:
 
     def _read(self, planned: PlannedBatch) -> _Reading:
         """Have the files of a batch read, one behind the other into the same memory."""
-        rows = self._split.rows[planned.indices]
-        paths = [os.path.join(self._root, path) for path in rows["path"].tolist()]
+        rows, paths = self._split.rows[planned.indices], self._split.files(planned.indices)
         ends = np.cumsum(rows["bytes"], dtype=np.int64)
         files = np.split(np.empty(ends[-1], np.uint8), ends[:-1])
         checksums = rows["crc32"].tolist()

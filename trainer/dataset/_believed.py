@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.dataset._places import are_places
+
 OUTSIDE = "its index has paths that are not below its folder"
 FIELDS = [
     ("label", "<u2"),
@@ -41,13 +43,14 @@ def check_entries(metadata: Any) -> None:
             raise ValueError(f"its entry {name!r} is not what it should be")
 
 
-def check_rows(rows: npt.NDArray[np.void], classes: int, train: int) -> None:
+def check_rows(rows: npt.NDArray[np.void], classes: int, train: int, *, by_class: bool = False) -> None:
     """Check that the index lists images below the data set's folder, by split and class.
 
     Args:
         rows: the index, (N,).
         classes: number of classes.
         train: number of training images, which come first.
+        by_class: whether paths must be SPLIT/CLASS/NAME, because images lie elsewhere.
 
     Raises: ValueError with what it lists instead.
     """
@@ -65,6 +68,8 @@ def check_rows(rows: npt.NDArray[np.void], classes: int, train: int) -> None:
     letters, lengths = paths.view(np.uint8).reshape(-1, width), np.char.str_len(paths)
     if not lengths.all() or np.count_nonzero(letters) != lengths.sum() or (letters[:, 0] == ord("/")).any():
         raise ValueError(OUTSIDE)
+    if by_class and (np.char.count(paths, b"/") < 2).any():
+        raise ValueError("its index has paths without a class folder")
     text = b"\0" + paths.tobytes()
     if b".." in text and re.search(rb"[\0/]\.\.[\0/]", text):  # the first is quick
         raise ValueError(OUTSIDE)
@@ -104,5 +109,6 @@ ENTRIES: Mapping[str, Callable[[Any], bool]] = {
     "options": lambda value: isinstance(value, Mapping),
     "published": lambda value: value is None or _is_list([value], int, int),
     "ignored": lambda value: _is_list(value, str, str, int, str),
+    "images": are_places,
 }
-LATER = ("class_names", "published", "ignored")  # an early version did not write them
+LATER = ("class_names", "published", "ignored", "images")  # an early version did not write them

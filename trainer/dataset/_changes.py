@@ -9,6 +9,7 @@ from trainer.dataset._ignored import Ignored, IgnoredCounts, ignored_in
 from trainer.dataset._images import Resize, image_size
 from trainer.dataset._manifest import ImageRecord, Skipped, image_records, open_dataset, read_metadata
 from trainer.dataset._names import shown
+from trainer.dataset._places import places_in
 from trainer.dataset._source import Source, SourceImage
 from trainer.errors import DataError
 
@@ -22,21 +23,26 @@ class Changes:
     added: int  # images that are new, or have another length
     removed: list[str]  # paths of images that are no more
     only_ignored: bool  # whether other files are ignored than before
+    moved: bool = False  # whether the same images lie elsewhere than before
 
     def __bool__(self) -> bool:
         """Whether there is a difference."""
-        return bool(self.added or self.removed or self.only_ignored)
+        return bool(self.added or self.removed or self.only_ignored or self.moved)
 
 
 def find_changes(source: Source, out: Path, resize: Resize | None) -> Changes | None:
     """What is different in `source` from the data set in `out`; None if it is no user's own, or none is complete.
 
-    Raises: DataError if images are gone of which `out` has copies.
+    Raises: DataError if images are gone of which `out` has copies, or it shall be another data set's manifest.
     """
     metadata = read_metadata(out) if source.own else None
     if metadata is None:
         return None
-    dataset = open_dataset(out)
+    before = places_in(metadata)
+    if bool(before.root) != bool(source.places.root):
+        holds = f"the manifest of images in {before.root}" if before.root else "a data set with its images"
+        raise DataError(f"{out} already holds {holds}; give another folder")
+    dataset = open_dataset(out, with_images=False)
     known = {image.path: image for image in image_records(dataset)}
     skipped = {one.path for one in dataset.skipped}
     kept: list[ImageRecord] = []
@@ -69,6 +75,7 @@ def find_changes(source: Source, out: Path, resize: Resize | None) -> Changes | 
         added=added + len(mended),
         removed=removed,
         only_ignored="ignored" in metadata and counts != list(map(list, ignored_in(metadata))),
+        moved=before != source.places,
     )
 
 

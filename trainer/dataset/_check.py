@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from trainer.dataset._headers import is_image
 from trainer.dataset._ignored import Ignored
-from trainer.dataset._listing import ClassFolders, list_class_folders
+from trainer.dataset._listing import ClassFolders, list_class_folders, list_flat_folder
 from trainer.dataset._manifest import (
     QUARANTINE,
     SPLITS,
@@ -25,10 +25,18 @@ from trainer.dataset._manifest import (
     write_manifest,
 )
 from trainer.dataset._names import has_control, shown, utf8
+from trainer.dataset._places import places_in
 from trainer.errors import DataError
 
 BATCH = 1000  # images that a thread looks at in one go
-CARRIED = ("name", "options", "archives", "published", "ignored")  # entries of dataset.json that stay
+CARRIED = (
+    "name",
+    "options",
+    "archives",
+    "published",
+    "ignored",
+    "images",
+)  # entries of dataset.json that stay
 OF_OLD_CLASS = " that is not in the manifest"
 
 
@@ -102,10 +110,10 @@ def _first(
 
 
 def _check_batch(split: Split, indices: range) -> Iterator[Finding]:
-    rows, root = split.rows[indices.start : indices.stop], os.fsencode(split.root)
-    for index, size, path in zip(indices, rows["bytes"].tolist(), rows["path"].tolist(), strict=True):
+    some = slice(indices.start, indices.stop)
+    for index, size, path in zip(indices, split.rows["bytes"][some].tolist(), split.files(some), strict=True):
         try:
-            found = os.stat(root + b"/" + path)  # one call a file and no Path, for there are a million
+            found = os.stat(path)  # one call a file and no Path, for there are a million
         except OSError as error:
             yield Finding(split.name(index), "bad", f"cannot be read: {error.strerror}")
             continue
@@ -116,31 +124,40 @@ def _check_batch(split: Split, indices: range) -> Iterator[Finding]:
 
 
 def _unlisted(dataset: Dataset, ignored: Callable[[Ignored], None]) -> Iterator[Finding]:
-    known = {path for split in (dataset.train, dataset.val) for path in split.rows["path"].tolist()}
-    known |= {os.fsencode(entry.path) for entry in dataset.skipped}  # with control characters as escapes
+    places, root = places_in(dataset.metadata), dataset.train.root
+    known = {path for split in (dataset.train, dataset.val) for path in split.files()}
+    # With control characters as escapes.
+    known |= {os.fsencode(f"{root}/{places.file_of(entry.path)}") for entry in dataset.skipped}
     classes = set(dataset.classes)
-    for below, found in _class_folders(dataset, known):
+    for below, found in _folders(dataset):
         for one in found.ignored:
             ignored(Ignored(below + one.path, one.reason))
         for name, files in found.files.items():
-            new = (
-                "" if utf8(name) in classes else f" of {shown(name)}, a class that the manifest does not have"
-            )
+            new = f" of {shown(name)}, a class that the manifest does not have"
+            if not name or utf8(name) in classes:
+                new = OF_OLD_CLASS
             for file in files:
-                path = f"{below}{name}/{file}"
+                path = f"{below}{name}/{file}" if name else f"{below}{file}"
                 listed = shown(path) if has_control(path) else path
-                if os.fsencode(listed) not in known and _is_image(dataset.root / path):
-                    yield Finding(path, "unlisted", f"is an image{new or OF_OLD_CLASS}; it is not used")
+                if os.fsencode(f"{root}/{listed}") not in known and _is_image(root / path):
+                    yield Finding(path, "unlisted", f"is an image{new}; it is not used")
 
 
-def _class_folders(dataset: Dataset, known: Set[bytes]) -> Iterator[tuple[str, ClassFolders]]:
-    """Class folders of the data set as they are now, and what stands before their paths."""
-    in_splits = all(path.startswith((b"train/", b"val/")) and path.count(b"/") > 1 for path in known)
-    for below in [f"{split}/" for split in SPLITS] if in_splits else [""]:
+def _folders(dataset: Dataset) -> Iterator[tuple[str, ClassFolders]]:
+    """Folders of the data set as they are now, and what stands before their paths; of a flat one the class is ""."""
+    rows = [path for split in (dataset.train, dataset.val) for path in split.rows["path"].tolist()]
+    in_splits = all(path.startswith((b"train/", b"val/")) and path.count(b"/") > 1 for path in rows)
+    for split, images in zip(SPLITS, (dataset.train, dataset.val), strict=True):
+        pattern = images.pattern or (f"{split}/{{class}}/{{name}}" if in_splits else "{class}/{name}")
+        below, by_class, _ = pattern.partition("{class}")
+        below = below.removesuffix("{name}")
+        if not in_splits and split == "val":
+            return  # the same folders
         with suppress(
             DataError
         ):  # of a folder that cannot be listed; its files have been reported as missing
-            yield below, list_class_folders(dataset.root / below, flat=not below)
+            folder = images.root / below
+            yield below, list_class_folders(folder, flat=not below) if by_class else list_flat_folder(folder)
 
 
 def _is_image(path: Path) -> bool:
@@ -161,9 +178,16 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
         findings: findings about its files; those of kind "bad" are moved.
 
     Returns: the data set as it is then.
-    Raises: DataError if a class would be left without images, or the folder cannot be written.
+    Raises: DataError if a class would be left without images, the folder cannot be written, or the images are in
+        another folder than the manifest.
     """
     bad = {finding.path: finding.reason for finding in findings if finding.kind == "bad"}
+    places = places_in(dataset.metadata)
+    if places.root:
+        raise DataError(
+            f"the images of {dataset.root} lie in {places.root}, where nothing is moved; restore the bad files, "
+            f"or remove them there and repeat: trainer prepare {places.root} --manifest {dataset.root}"
+        )
     try:
         write_manifest(
             dataset.root,
@@ -174,10 +198,10 @@ def quarantine(dataset: Dataset, findings: Iterable[Finding]) -> Dataset:
             class_ids=dataset.classes,
         )
         for path in bad:
-            if (dataset.root / path).exists():
+            if (file := dataset.root / places.file_of(path)).exists():
                 target = dataset.root / QUARANTINE / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(dataset.root / path, target)
+                os.replace(file, target)
     except OSError as error:
         raise DataError(
             f"{dataset.root} cannot be changed ({error.strerror or error}); bad files are moved, and the manifest is "

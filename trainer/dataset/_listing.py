@@ -61,6 +61,21 @@ def list_class_folders(root: Path, *, flat: bool = False) -> ClassFolders:
     return found
 
 
+def list_flat_folder(folder: Path) -> ClassFolders:
+    """List the images in a folder that holds those of all classes, as if "" was their class folder.
+
+    Raises: DataError if it cannot be listed.
+    """
+    found = ClassFolders(folder, {"": []})
+    for name, is_folder in list_folder(folder):
+        if is_folder or is_system_file(name) or not has_image_ending(name):
+            reason = OUTSIDE if is_folder else SYSTEM if is_system_file(name) else ENDING
+            found.ignored.append(Ignored(name, reason))
+        else:
+            found.files[""].append(name)
+    return found
+
+
 def _walk(top: Path) -> Iterator[tuple[str, str]]:
     """Paths below a class folder, each with the reason why it is ignored, "" for an image."""
     seen: set[tuple[int, int]] = set()

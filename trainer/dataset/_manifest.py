@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from trainer.dataset._believed import check_entries, check_rows, row_type
 from trainer.dataset._names import several, shown, words
+from trainer.dataset._places import place, places_in
 from trainer.errors import DataError
 from trainer.files import atomic_path, read_regular, write_json
 
@@ -33,7 +34,7 @@ FORMAT = 1
 SPLITS: tuple[SplitName, SplitName] = ("train", "val")
 
 SplitName = Literal["train", "val"]
-Rows = npt.NDArray[np.void]  # fields: label, width, height (pixels), bytes, crc32, path (below the root)
+Rows = npt.NDArray[np.void]  # fields: label, width, height (pixels), bytes, crc32, path
 
 
 class ImageRecord(NamedTuple):
@@ -41,7 +42,7 @@ class ImageRecord(NamedTuple):
 
     split: SplitName
     class_id: str  # name of its class folder; for ImageNet its wnid
-    path: str  # below the data set's folder
+    path: str  # below the data set's folder; see `_places` for images that lie elsewhere
     bytes: int
     width: int  # pixels
     height: int
@@ -59,20 +60,31 @@ class Skipped(NamedTuple):
 class Split:
     """The training or the validation images of a data set, ordered by class and path."""
 
-    root: Path
+    root: Path  # the folder that its images are below
     rows: Rows
+    pattern: str = ""  # where below it, if not at their paths
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.rows)
 
     def name(self, index: int) -> str:
-        """Path of an image below the data set's folder."""
+        """Path of an image in the manifest, `SPLIT/CLASS/NAME` wherever it lies."""
         return os.fsdecode(self.rows["path"][index])
 
     def path(self, index: int) -> Path:
-        """Path of an image."""
-        return self.root / self.name(index)
+        """Path of an image's file."""
+        return Path(os.fsdecode(self.files([index])[0]))
+
+    def files(self, indices: Sequence[int] | npt.NDArray[np.int64] | slice = slice(None)) -> list[bytes]:
+        """Paths of the files of some images, or of all."""
+        root, pattern = os.fsencode(self.root) + b"/", os.fsencode(self.pattern)
+        paths = self.rows["path"][indices].tolist()
+        return [root + (place(path, pattern) if pattern else path) for path in paths]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Split:
+        """The split of these images alone."""
+        return replace(self, rows=self.rows[indices])
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -90,7 +102,7 @@ class Dataset:
     """An opened data set. Labels are positions in `classes`."""
 
     name: str
-    root: Path
+    root: Path  # folder of the manifest, and of the images unless its splits say otherwise
     classes: tuple[str, ...]  # class_ids: folder names, for ImageNet wnids; sorted
     class_names: tuple[str, ...]  # the same classes in words, where known
     train: Split
@@ -113,8 +125,12 @@ class Dataset:
         return [Skipped(*entry) for entry in self.metadata.get("skipped", [])]
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_dataset(root: Path, *, with_images: bool = True) -> Dataset:
     """Open a prepared data set.
+
+    Args:
+        root: the folder of its manifest.
+        with_images: whether the folder of its images, which may be another, must be there.
 
     Raises: DataError if there is none, its preparation has not ended, or its manifest is damaged.
     """
@@ -128,7 +144,7 @@ def open_dataset(root: Path) -> Dataset:
         digest = _digest(classes, rows)
         sound = digest == metadata["digest"] and len(rows) == sum(counts[split] for split in SPLITS)
         if sound:
-            check_rows(rows, len(classes), counts["train"])
+            check_rows(rows, len(classes), counts["train"], by_class=bool(places_in(metadata).patterns))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"the manifest of {root} cannot be read ({error}); remove its {DATASET} and prepare it again"
@@ -136,15 +152,27 @@ def open_dataset(root: Path) -> Dataset:
     if not sound:
         raise DataError(f"{index} is damaged; remove {root / DATASET} and prepare the data set again")
     names: Mapping[str, str] = metadata.get("class_names", {})
+    places = places_in(metadata)
+    images = places.folder(root)
+    if with_images and not images.is_dir():
+        raise DataError(_gone(root, images))
+    train, val = (places.patterns.get(split, "") for split in SPLITS)
     return Dataset(
         name=metadata["name"],
         root=root,
         classes=classes,
         class_names=tuple(names.get(one, words(one)) for one in classes),
-        train=Split(root, rows[: counts["train"]]),
-        val=Split(root, rows[counts["train"] :]),
+        train=Split(images, rows[: counts["train"]], train),
+        val=Split(images, rows[counts["train"] :], val),
         digest=digest,
         metadata=metadata,
+    )
+
+
+def _gone(root: Path, images: Path) -> str:
+    return (
+        f"the images of the data set in {root} were in {images}, and there is no such folder; mount their disk there, "
+        f"or name their folder now: trainer prepare IMAGES --manifest {root}"
     )
 
 

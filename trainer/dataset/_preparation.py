@@ -81,7 +81,7 @@ def prepare(
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)
             return Prepared(metadata, made=False)
         out.mkdir(parents=True, exist_ok=True)
-        if not source.in_place:
+        if not source.in_place or source.places.root:
             check_new(out)
         with ResumeLog(source, out, options, changes) as log:
             _check_space(source, out, log, resize)
@@ -111,6 +111,7 @@ def prepare(
                     | dict.fromkeys(source.shards),
                     "published": source.published and [source.published.train, source.published.val],
                     "ignored": missing.ignored.result(),
+                    **({"images": entry} if (entry := source.places.entry()) else {}),
                 },
                 class_names=source.class_names(),
                 class_ids=missing.class_ids | set(source.class_ids),
@@ -127,7 +128,7 @@ def prepare(
             ) from None
         cure = ""
         if source.in_place and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            cure = "; name a folder that can be written with --out, to which the images are copied"
+            cure = "; name a folder that can be written, for the manifest with --manifest or for a copy with --out"
         raise DataError(f"{error.filename or out} cannot be used: {error.strerror or error}{cure}") from None
 
 
@@ -139,7 +140,7 @@ def check_new(out: Path) -> None:
     if not out.exists() or (out / UNFINISHED).exists() or read_metadata(out) is not None:
         return
     if any(path.name != "lost+found" for path in out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no data set; give a new or empty folder with --out")
+        raise DataError(f"{out} is not empty and holds no data set; give a new or empty folder")
 
 
 def find_complete(

@@ -11,6 +11,7 @@ from trainer.dataset._archives import Data, Member, members
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._manifest import Skipped, SplitName
 from trainer.dataset._names import is_system_member
+from trainer.dataset._places import Places
 from trainer.errors import DataError
 
 
@@ -68,7 +69,10 @@ class Source:
     shards: Mapping[str, int] = field(default_factory=dict)  # bytes of the files that are its parts, by name
     published: Published | None = None  # expected counts
     class_names: Callable[[], Mapping[str, str]] = dict  # words by class_id; called after the last image
-    in_place: bool = False  # the images are in the data set's folder already
+    in_place: bool = False  # the images stay where they are
+    places: Places = field(
+        default_factory=Places
+    )  # where that is, if not at their paths below the data set's folder
     own: bool = False  # a user's own images, which may have changed when it is prepared again
     name_given: bool = True  # not just taken from a folder that may be renamed
     origin: str = ""  # where the images come from, for messages

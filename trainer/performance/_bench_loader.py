@@ -130,7 +130,7 @@ def bench_loader(
     Raises: ConfigError if `only` names an unknown loader, or if the batch is larger than the split.
     """
     if len(split) > images:
-        split = Split(split.root, split.rows[np.linspace(0, len(split) - 1, images).astype(np.int64)])
+        split = split.take(np.linspace(0, len(split) - 1, images).astype(np.int64))
     steps = -(-images // recipe.global_batch)
     loaders: dict[str, Baseline] = {
         OURS: _ours,

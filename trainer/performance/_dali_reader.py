@@ -64,9 +64,8 @@ def file_reader_batches(
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
 def _pipeline(split: Split, preprocess: Preprocess, world: World, decoder: Decoder) -> tuple[DataNode, ...]:
-    root = os.fspath(split.root)
     encoded, labels = fn.readers.file(
-        files=[f"{root}/{os.fsdecode(path)}" for path in split.rows["path"].tolist()],
+        files=[os.fsdecode(path) for path in split.files()],
         labels=split.labels.tolist(),
         random_shuffle=True,
         shard_id=world.rank,

@@ -64,7 +64,7 @@ def make_sample(root: Path, *, images: int) -> Dataset:
 
 def repeat_images(split: Split, count: int) -> Split:
     """A split of exactly `count` images: those of `split`, repeated as often as needed."""
-    return Split(split.root, np.tile(split.rows, -(-count // len(split)))[:count])
+    return split.take(np.arange(count) % len(split))
 
 
 def _sources() -> list[Image]:

@@ -112,7 +112,7 @@ def train(
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
-        input_stall = InputStall(dataset.root, on_gpu=execution.decoder != "cpu")
+        input_stall = InputStall(dataset.train.root, on_gpu=execution.decoder != "cpu")
         loss_scale = LossScaleMonitor()
         states: dict[str, Stateful] = {
             "model": model,

@@ -271,9 +271,35 @@ def _dogs_vs_cats(root: Path) -> None:
         write_photo(root / f"{name}.jpg")
 
 
-def _imagenet_after_tar_x(root: Path) -> None:
+def _flat_val_of_whatever(root: Path) -> None:
+    tree(root, "ant", splits=("train",))
+    write_photo(root / "val" / "1.jpg")
+
+
+def _flat_val_with_a_stranger(root: Path) -> None:
     tree(root, "n01440764", splits=("train",))
     write_photo(root / "val" / "ILSVRC2012_val_00000293.JPEG")
+    write_photo(root / "val" / "holiday.jpg")
+
+
+def _flat_val_sorted_in_part(root: Path) -> None:
+    tree(root, "n01440764")
+    write_photo(root / "val" / "ILSVRC2012_val_00000293.JPEG")
+
+
+def _flat_val_with_other_labels(root: Path) -> None:
+    tree(root, "n01440764", splits=("train",))
+    write_photo(root / "val" / "ILSVRC2012_val_00000293.JPEG")
+    (root / "LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\nILSVRC2012_val_00000293,n02102040 1 2 3 4 \n"
+    )
+
+
+def _class_tars(root: Path) -> None:
+    tree(root, "n01440764", splits=("val",))
+    for wnid in ("n01440764", "n02102040"):
+        (root / "train").mkdir(exist_ok=True)
+        (root / "train" / f"{wnid}.tar").write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +311,25 @@ def _imagenet_after_tar_x(root: Path) -> None:
             None,
             r"no train/ and val/ but only test, train.* prepare folder .*train --val-fraction",
         ),
-        (_imagenet_after_tar_x, None, "own/val holds 1 files and no class folders"),
+        (_flat_val_of_whatever, None, "own/val holds 1 files and no class folders"),
+        (_flat_val_with_a_stranger, None, "holiday.jpg has no label in the list of the 50,000"),
+        (
+            _flat_val_sorted_in_part,
+            None,
+            "own/val holds 1 class folders and 1 images beside .* sorted in part",
+        ),
+        (
+            _flat_val_with_other_labels,
+            None,
+            "LOC_val_solution.csv: the class of ILSVRC2012_val_00000293.JPEG",
+        ),
+        (_class_tars, None, "own/train holds 2 files .* tars of one class each: unpack each"),
+        (lambda root: tree(root, "ant", splits=("train",)), None, "but only train; .* --val-fraction 0.1"),
+        (
+            lambda root: tree(root, "ant", splits=("a/train", "a/val", "b/train", "b/val")),
+            None,
+            "no train/ and val/; a, b in it have; give one of them, e.g. .*own/a",
+        ),
         (lambda root: tree(root, "ant", splits=("train", "validation")), None, "but only train, validation"),
         (lambda root: tree(root, "ant", splits=("Train", "Val")), None, "but Train, Val; rename the two"),
         (lambda root: tree(root, "ant", splits=("train", "valid", "test")), 0.1, "which are no classes"),

@@ -15,10 +15,13 @@ Russakovsky et al. 2015 (arXiv:1409.0575, table 2), and with 50 validation image
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
 from trainer.dataset._source import Published
+from trainer.errors import DataError
 
 IMAGENET = Published(train=1_281_167, val=50_000, classes=1000)
 
@@ -56,3 +59,21 @@ def val_wnids() -> dict[str, str]:
 def val_name(number: int) -> str:
     """File name of a validation image; they are numbered from 1."""
     return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def check_solution(name: str, text: str, wnids: Mapping[str, str]) -> None:
+    """Compare Kaggle's LOC_val_solution.csv with the published labels: ImageId, then `WNID x y x y` for each box.
+
+    Args:
+        name: of the file, for messages.
+        text: its content.
+        wnids: of the validation images by file name.
+
+    Raises: DataError if they differ.
+    """
+    for row in csv.DictReader(text.splitlines()):
+        image, boxes = f"{row.get('ImageId')}.JPEG", (row.get("PredictionString") or "").split()
+        if not boxes or wnids.get(image) != boxes[0]:
+            raise DataError(
+                f"{name}: the class of {image} is not that of the published labels; this is not what was published"
+            )

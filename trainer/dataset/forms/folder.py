@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.dataset._ignored import Ignored, IgnoredCounts
-from trainer.dataset._listing import ClassFolders, list_class_folders, list_folder
+from trainer.dataset._ignored import Ignored
+from trainer.dataset._listing import ClassFolders, list_class_folders
 from trainer.dataset._look import Look
 from trainer.dataset._manifest import (
     SPLITS,
@@ -24,20 +24,32 @@ from trainer.dataset._manifest import (
     open_dataset,
     read_metadata,
 )
-from trainer.dataset._names import OTHER_IMAGES, has_control, same_to_the_eye, several, shown, utf8, words
+from trainer.dataset._names import has_control, has_image_ending, same_to_the_eye, several, shown, utf8, words
+from trainer.dataset._places import Places
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms._form import Fetch, Form, Found, Identity
+from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes
+from trainer.dataset.forms._mistakes import SPLIT_NAMES, check_class_folders, data_sets_below, no_splits
+from trainer.dataset.forms._trees import Tree, class_folders, find_tree, flat_val, table
+from trainer.dataset.forms.tiny_imagenet import TINY_IMAGENET
 from trainer.errors import DataError
 from trainer.files import read_regular
 
 MAX_BYTES = 2**28  # of an image
-SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
+PUBLISHED = {"imagenet": IMAGENET, "tiny-imagenet": TINY_IMAGENET}
+WORDS = "words.txt"  # of Tiny ImageNet
 
 
 def folder(
-    root: Path, *, out: Path, val_fraction: float | None = None, seed: int = 0, name: str = ""
+    root: Path,
+    *,
+    out: Path,
+    in_place: bool | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    name: str = "",
 ) -> Source:
-    """Class folders, with train/ and val/ or to be split.
+    """Class folders, with train/ and val/ or to be split; ImageNet and Tiny ImageNet also as they are published.
 
     All images below a class folder are of its class; links are followed. Files whose names say that they are no images
     are counted; a file that cannot be used is skipped and named.
@@ -45,10 +57,12 @@ def folder(
     Args:
         root: path of the folder.
         out: path of the data set; if it is `root` itself, the images stay where they are.
+        in_place: whether they stay there although `out`, the folder of the manifest, is another.
         val_fraction: fraction of each class that validates, at least one image of it; None if the folder
             has train/ and val/.
         seed: seed of the choice of these images.
-        name: name of the data set; by default that of the folder when it was prepared first.
+        name: name of the data set; by default that it had when it was prepared first, else that of what is
+            published, else that of the folder.
 
     Raises: DataError if there is no such folder, it has no train/ and val/ and shall not be split, a class folder has
         no images, train/ and val/ have different classes, or `out` is inside the folder.
@@ -59,17 +73,23 @@ def folder(
         raise DataError(
             f"--val-fraction is the fraction of each class that validates, between 0 and 1, not {val_fraction}"
         )
-    in_place = root.resolve() == out.resolve()
-    if not in_place and out.resolve().is_relative_to(root.resolve()):
+    is_same = root.resolve() == out.resolve()
+    in_place = is_same if in_place is None else in_place
+    if not is_same and out.resolve().is_relative_to(root.resolve()):
         raise DataError(
             f"{out} is inside {root}; give a folder outside, or none to leave the images in place"
         )
+    tree = None
     if val_fraction is None:
-        groups, ignored = _split_by_folder(root)
+        look = Look(str(root))
+        if (tree := find_tree(look)) is None:
+            raise DataError(no_splits(look))
+        groups, ignored = _split_by_folder(root, tree)
     else:
         known = _known_splits(out, _options(val_fraction, seed), in_place=in_place)
         groups, ignored = _split_by_chance(root, val_fraction, seed, known)
-    check_classes(root, {split: {one.class_id for one in groups if one.split == split} for split in SPLITS})
+    class_ids = {split: {one.class_id for one in groups if one.split == split} for split in SPLITS}
+    check_classes(root, class_ids)
 
     def images() -> Iterator[SourceImage | Skipped | Ignored]:
         for group in groups:
@@ -78,22 +98,39 @@ def folder(
         yield from ignored
 
     return Source(
-        name=name or _default_name(root, in_place=in_place),
+        name=name or _default_name(root, out if in_place else None, tree, class_ids["train"]),
         images=images,
         bytes=0 if in_place else sum(_size(root / one.folder / file) for one in groups for file in one.files),
         options=_options(val_fraction, seed),
+        published=PUBLISHED.get(tree.kind) if tree else None,
+        class_names=lambda: _class_names(root, tree),
         in_place=in_place,
+        places=Places("" if is_same else str(root.resolve()), tree.patterns() if tree else {})
+        if in_place
+        else Places(),
         own=True,
         name_given=bool(name),
         origin=str(root),
-        class_ids=frozenset(one.class_id for one in groups),
+        class_ids=class_ids["train"],
     )
 
 
-def _default_name(root: Path, *, in_place: bool) -> str:
-    """That of the folder; a data set that stays in its folder keeps its name when that is moved."""
-    metadata = read_metadata(root) if in_place else None
-    return str(metadata["name"]) if metadata else words(root.resolve().name)
+def _default_name(root: Path, manifest: Path | None, tree: Tree | None, class_ids: Set[str]) -> str:
+    """A data set that stays in its folder keeps its name when that is moved."""
+    if manifest and (metadata := read_metadata(manifest)):
+        return str(metadata["name"])
+    if tree and tree.kind:
+        return tree.kind
+    if class_ids == imagenet_classes().keys():
+        return "imagenet"
+    return words((root.resolve() / (tree.top if tree else "")).name)
+
+
+def _class_names(root: Path, tree: Tree | None) -> Mapping[str, str]:
+    """ImageNet's names of WordNet ids, and what Tiny ImageNet's words.txt says beside."""
+    if tree and tree.kind == "tiny-imagenet" and (root / tree.top / WORDS).is_file():
+        return table(root / tree.top / WORDS)
+    return imagenet_classes()
 
 
 def _options(val_fraction: float | None, seed: int) -> dict[str, Any]:
@@ -106,27 +143,39 @@ class _Group(NamedTuple):
     split: SplitName
     class_id: str
     folder: str  # theirs, below the user's folder
+    here: str  # the same in the manifest if they stay there
     target: str  # folder to which they are copied, below the data set's
     files: list[str]  # below their folder
 
 
-def _split_by_folder(root: Path) -> tuple[list[_Group], list[Ignored]]:
+def _split_by_folder(root: Path, tree: Tree) -> tuple[list[_Group], list[Ignored]]:
     """Images of train/ and val/."""
-    if not all(os.path.isdir(root / split) for split in SPLITS):
-        raise DataError(_no_splits(root))
-    listed = {split: list_class_folders(root / split) for split in SPLITS}
-    for found in listed.values():
-        _check_class_folders(found)
-    train = _ids(listed["train"])
-    class_ids = set(train.values())
-    alike = {same_to_the_eye(class_id): name for name, class_id in train.items()}
-    groups, ignored = [], []
-    for split, found in listed.items():
-        for name, class_id in _ids(found).items():
-            same = name if class_id in class_ids else alike.get(same_to_the_eye(class_id), name)
-            groups.append(_Group(split, utf8(same), f"{split}/{name}", f"{split}/{same}", found.files[name]))
-        ignored += [Ignored(f"{split}/{path}", reason) for path, reason in found.ignored]
+    groups: list[_Group] = []
+    ignored: list[Ignored] = []
+    train: dict[str, str] = {}  # class by its name, as it looks
+    for split in SPLITS:
+        if split == "val" and tree.flat_val:
+            by_class, others = flat_val(root, tree)
+            for class_id, files in by_class.items():
+                path = f"{split}/{class_id}"
+                groups.append(_Group(split, class_id, tree.folder(split), path, path, files))
+            ignored += others
+            continue
+        found, others = class_folders(root, tree, split)
+        check_class_folders(found)
+        ignored += others
+        ids = _ids(found)
+        for name in ids:
+            same = train.setdefault(same_to_the_eye(name), name) if split == "train" else _alike(name, train)
+            folder = "/".join(filter(None, (tree.folder(split), name, tree.below_class[split])))
+            paths = f"{split}/{name}", f"{split}/{same}"
+            groups.append(_Group(split, utf8(same), folder, *paths, found.files[name]))
     return groups, ignored
+
+
+def _alike(name: str, train: Mapping[str, str]) -> str:
+    """The class folder in train/ whose name looks the same; else `name`."""
+    return train.get(same_to_the_eye(name), name)
 
 
 def _split_by_chance(
@@ -140,7 +189,7 @@ def _split_by_chance(
             f"{root} holds {several(splits)}, which are no classes; give the folder that holds the class folders, "
             f"e.g. {root / splits[-1]}, or leave --val-fraction away where train/ and val/ hold the same classes"
         )
-    _check_class_folders(found)
+    check_class_folders(found)
     if lonely := [name for name, files in found.files.items() if len(files) == 1]:
         others = f", and so have {len(lonely) - 1:,} other classes" if len(lonely) > 1 else ""
         raise DataError(
@@ -154,7 +203,7 @@ def _split_by_chance(
         val = _val_names(files, fraction, seed=seed, class_id=class_id, known=before)
         for split in SPLITS:
             some = [file for file in files if (file in val) == (split == "val")]
-            groups.append(_Group(split, class_id, name, f"{split}/{name}", some))
+            groups.append(_Group(split, class_id, name, name, f"{split}/{name}", some))
     return groups, found.ignored
 
 
@@ -171,61 +220,12 @@ def _ids(found: ClassFolders) -> dict[str, str]:
     return {name: utf8(name) for name in found.files}
 
 
-def _check_class_folders(found: ClassFolders) -> None:
-    """Every class folder must yield an image; a name that no list can hold is refused before the images are."""
-    if not found.files and found.ignored:
-        raise DataError(
-            f"{found.root} holds {len(found.ignored):,} files and no class folders (e.g. "
-            f"{shown(found.ignored[0].path)}); sort them into one folder a class"
-        )
-    for name, files in found.files.items():
-        below = {file.partition("/")[0] if "/" in file else "" for file in files}
-        if below and "" not in below and (len(found.files) == 1 or {*map(str.lower, below)} <= SPLIT_NAMES):
-            raise DataError(
-                f"{found.root} holds {several(found.files)}; {shown(name)} would be a class of all images below "
-                f"{several(below)}; give the folder that holds the class folders, e.g. {found.root / name}"
-            )
-    if unprintable := [name for name in found.files if has_control(name)]:
-        raise DataError(
-            f"{found.root} has class folders with control characters in their names ({several(unprintable)}); "
-            "rename them"
-        )
-    if empty := [name for name, files in found.files.items() if not files]:
-        counts = IgnoredCounts(found.ignored_in(empty[0])).result()
-        pictures = " or convert its pictures to PNG or JPEG" if _has_pictures(counts) else ""
-        raise DataError(
-            f"{found.root} has {len(empty):,} class folder(s) without a JPEG, PNG or WebP ({several(empty)}); in "
-            f"{shown(empty[0])}: {'; '.join(map(str, counts)) or 'no files'}; remove such folders{pictures}"
-        )
-
-
-def _has_pictures(counts: Sequence[Any]) -> bool:
-    return any(one.ending in OTHER_IMAGES for one in counts)
-
-
-def _no_splits(root: Path) -> str:
-    """What a folder has instead of train/ and val/, and what to do about it."""
-    has = [name for name, is_folder in list_folder(root) if is_folder and name.lower() in SPLIT_NAMES]
-    said = f"{root} has no train/ and val/"
-    if "train" in has:
-        return (
-            f"{said} but only {several(has)}; rename the folder that validates to val, or let a part of train "
-            f"validate: trainer prepare folder {root / 'train'} --val-fraction 0.1"
-        )
-    if has:
-        return f"{said} but {several(has)}; rename the two to train and val"
-    return (
-        f"{said}; if it holds one folder a class, give the fraction of each class that validates, "
-        "e.g. --val-fraction 0.1"
-    )
-
-
 def _image(root: Path, group: _Group, file: str, in_place: bool) -> SourceImage | Skipped:
     """One of the user's files. A FIFO or a device would hang whoever reads it."""
     path = f"{group.folder}/{file}"
-    target = path if in_place else f"{group.target}/{file}"
+    target = f"{group.here if in_place else group.target}/{file}"
     if has_control(path):
-        return Skipped(shown(path), "has control characters in its name")
+        return Skipped(shown(target), "has control characters in its name")
     try:
         status = (root / path).stat()
     except OSError as error:
@@ -267,7 +267,7 @@ def _known_splits(out: Path, options: Mapping[str, Any], *, in_place: bool) -> d
     metadata = read_metadata(out)
     if metadata is None or not options.items() <= metadata.get("options", {}).items():
         return {}
-    dataset = open_dataset(out)
+    dataset = open_dataset(out, with_images=False)
     known = {image.path: image.split for image in image_records(dataset)}
     if in_place:
         return known
@@ -291,6 +291,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
         metavar="FRACTION",
         help="fraction of each class that validates, between 0 and 1, where there is no val/",
     )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="DIR",
+        help="folder for the manifest alone; the images stay where they are, and nothing is written there",
+    )
     parser.add_argument("--name", default="", help="name of the data set (default: that of the folder)")
     parser.add_argument(
         "--seed", type=_seed, default=0, help="seed of the choice of validation images (default: 0)"
@@ -310,15 +316,24 @@ def _identity(options: Namespace) -> Identity:
 
 def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     return folder(
-        options.folder, out=out, val_fraction=options.val_fraction, seed=options.seed, name=options.name
+        options.folder,
+        out=out,
+        in_place=True if options.manifest else None,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        name=options.name,
     )
 
 
 def _recognise(look: Look) -> Found | None:
-    if not set(SPLITS) <= set(look.folders()):
-        return None
-    classes = len(look.folders("train"))
-    return Found(f"{classes:,} class folders in train/ and val/", [look.address])
+    if tree := find_tree(look):
+        return Found(str(tree), [look.address])
+    folders = look.folders()
+    if any(name.lower() in SPLIT_NAMES for name in folders) or look.name in SPLITS or data_sets_below(look):
+        raise DataError(no_splits(look))
+    if folders and any(map(has_image_ending, look.files(folders[0]))):
+        return Found(f"{len(folders):,} class folders and no val/", [look.address])
+    return None
 
 
 FORM = Form(
@@ -330,5 +345,5 @@ FORM = Form(
     source=_source,
     in_place=True,
     recognise=_recognise,
-    layout="a folder with train/CLASS/… and val/CLASS/…",
+    layout="a folder with train/CLASS/… and val/CLASS/…; ImageNet's val/ may be flat, and Kaggle's folders are known",
 )

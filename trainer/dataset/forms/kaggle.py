@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.dataset._archives import TOP, Member, members, text_of
+from trainer.dataset._archives import TOP, members, text_of
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._look import Look
 from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Source, SourceImage, member_image
 from trainer.dataset.forms._form import Fetch, Form, Found, add_archive
-from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_wnids
+from trainer.dataset.forms._imagenet_labels import IMAGENET, check_solution, imagenet_classes, val_wnids
 from trainer.errors import DataError
 
 _TRAIN = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/train/(n\d{{8}})/(\1_\d+\.JPEG)")
@@ -50,7 +49,7 @@ def kaggle(archive: Path) -> Source:
                 yield member_image(member, "val", wnids[found[1]], found[1])
             else:
                 if member.name.rpartition("/")[2] == _SOLUTION:
-                    _check_solution(archive, member, wnids)
+                    check_solution(f"{archive}: {member.name}", text_of(archive, member), wnids)
                 yield Ignored(member.name, OTHER_MEMBER)
 
     return Source(
@@ -61,17 +60,6 @@ def kaggle(archive: Path) -> Source:
         published=IMAGENET,
         class_names=imagenet_classes,
     )
-
-
-def _check_solution(archive: Path, solution: Member, wnids: Mapping[str, str]) -> None:
-    """LOC_val_solution.csv: ImageId, then `WNID x y x y` for each box."""
-    for row in csv.DictReader(text_of(archive, solution).splitlines()):
-        image, boxes = f"{row.get('ImageId')}.JPEG", (row.get("PredictionString") or "").split()
-        if not boxes or wnids.get(image) != boxes[0]:
-            raise DataError(
-                f"{archive}: the class of {image} in {solution.name} is not that of the published labels; "
-                "this is not the published archive"
-            )
 
 
 def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
