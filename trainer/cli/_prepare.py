@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,9 +77,19 @@ def _take_paths(parser: ArgumentParser, forms: set[str]) -> None:
         words = list(args or ())
         if words and not words[0].startswith("-") and words[0] not in forms:
             words = [PATH, *words]
-        return parse(words, namespace)
+        try:
+            return parse(words, namespace)
+        except SystemExit as end:
+            if end.code and words:
+                _say_named_like_a_form(words[0])
+            raise
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
+
+
+def _say_named_like_a_form(form: str) -> None:
+    if os.path.exists(form):
+        print(f"note: {form} is a form here; ./{form} is the file or folder of that name", file=sys.stderr)
 
 
 def _add_resize(parser: ArgumentParser) -> None:
@@ -101,7 +112,9 @@ def run(options: Namespace) -> int:
     from trainer.dataset import FORMS, Prepared, find_complete, prepare
 
     if options.form == PATH:
-        return run(_options_of(options.path, options.rest))
+        options = _options_of(options.path, options.rest)
+    else:
+        _say_named_like_a_form(options.form)
     (form,) = (form for form in FORMS if form.name == options.form)
     resize = _resize(form, options)
     out = _out(form, options)

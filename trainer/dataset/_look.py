@@ -12,6 +12,7 @@ from trainer.dataset._listing import list_folder
 from trainer.dataset._names import is_system_file, is_system_folder, is_system_member
 
 MEMBERS = 20  # of an archive that are looked at
+MOST_ARCHIVES = 20  # of a folder that are opened
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 
-from trainer.dataset._look import Look
+from trainer.dataset._look import MOST_ARCHIVES, Look
 from trainer.dataset._names import several, shown
 from trainer.dataset.forms import digits, fastai, folder, imagenet, kaggle, tiny_imagenet
 from trainer.dataset.forms._form import Fetch, Form, Found
 from trainer.errors import DataError
+from trainer.hints import nearest
 
 FORMS: tuple[Form, ...] = (
     imagenet.FORM,
@@ -33,10 +34,14 @@ def recognise(address: str) -> tuple[Form, Found]:
     """
     look = Look(address)
     if look.is_local and not os.path.exists(look.path):
-        raise DataError(f"there is no {shown(address)}; give a folder of images, an archive or its URL")
+        hint = (
+            nearest(address, [form.name for form in FORMS])
+            or "; give a folder of images, an archive or its URL"
+        )
+        raise DataError(f"there is no {shown(address)}{hint}")
     found, nearly = _asked([look])
     if not found and look.archives:
-        found, others = _asked(look.archives)
+        found, others = _asked(look.archives[:MOST_ARCHIVES])
         nearly = nearly or others
     if len(found) == 1:
         return found[0]

@@ -50,7 +50,9 @@ class Form:
         [Namespace, Path, Fetch], Source
     ]  # from the arguments, the folder --out and a downloader
     resizable: bool = True  # whether --shorter-side makes sense
-    in_place: bool = False  # whether images may stay in `options.folder`, which --out then is by default, or `options.manifest`
+    # Whether images may stay in the folder `options.folder`: --out is that by default, `options.manifest` an other
+    # folder for the manifest.
+    in_place: bool = False
     # Whether it is of this form what lies at a path; DataError if it nearly is, with what to mend. It costs a few
     # listed folders and an archive's first members at most.
     recognise: Callable[[Look], Found | None] = lambda look: None

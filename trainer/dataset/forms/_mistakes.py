@@ -31,7 +31,7 @@ def no_splits(look: Look) -> str:
             f"validate: trainer prepare folder {root / 'train'} --val-fraction 0.1"
         )
     if has:
-        return f"{said} but {several(has)}; rename the two to train and val"
+        return f"{said} but {several(has)}; rename the two to train and val, or make a folder with links of these names"
     parent = Path(look.address).absolute().parent
     if look.name in SPLITS and set(SPLITS) <= set(Look(str(parent)).folders()):
         return f"{said}: it is one of the two; give the folder that holds both, {parent}"

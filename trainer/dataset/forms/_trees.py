@@ -56,9 +56,9 @@ class Tree(NamedTuple):
     def __str__(self) -> str:
         """What it is, for a sentence."""
         name = {"imagenet": "ImageNet", "tiny-imagenet": "Tiny ImageNet", "": "class folders"}[self.kind]
-        where = f" in {shown(self.top)}/" if self.top else ""
-        val = "a flat val/ whose labels are known" if self.flat_val else "val/"
-        return f"{name}, {self.classes:,} classes, as train/ and {val}{where}"
+        train, val = (shown(f"{self.top}/{split}".lstrip("/")) for split in SPLITS)
+        flat = ", which is flat and has known labels" if self.flat_val else ""
+        return f"{name}, {self.classes:,} classes, in {train}/ and {val}/{flat}"
 
 
 def find_tree(look: Look) -> Tree | None:

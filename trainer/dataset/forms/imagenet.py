@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer.dataset._archives import TOP, Member, members
 from trainer.dataset._ignored import SYSTEM, Ignored
-from trainer.dataset._look import Look
+from trainer.dataset._look import MOST_ARCHIVES, Look
 from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Archive, Source, SourceImage, expected_md5, member_image
 from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads, add_no_md5
@@ -157,7 +157,8 @@ def _recognise(look: Look) -> Found | None:
         archives = Look(os.path.dirname(look.address) or ".").archives
     else:
         return None
-    tars = {split: one.address for one in archives if (split := _split_of(one))}
+    few = len(archives) <= MOST_ARCHIVES
+    tars = {split: one.address for one in archives if (split := _split_of(one, opened=few))}
     if not tars:
         return None
     if len(tars) < 2:
@@ -174,11 +175,13 @@ def _recognise(look: Look) -> Found | None:
     return Found(what, [tars["train"], tars["val"], *(["--devkit", *devkit] if devkit else [])])
 
 
-def _split_of(archive: Look) -> str:
-    """Which of the two tars an archive is, by its name or else by its first members; "" for neither."""
+def _split_of(archive: Look, *, opened: bool = True) -> str:
+    """Which of the two tars an archive is, by its name, and else if it is `opened` by its members; "" for neither."""
     for split, known in (("train", TRAIN), ("val", VAL)):
         if archive.name == known.name:
             return split
+    if not opened:
+        return ""
     if any(_CLASS_TAR.fullmatch(name) for name in archive.members):
         return "train"
     return (
