@@ -138,6 +138,69 @@ def test_images_added_later_are_taken_in_by_the_same_command(tmp_path: Path, cap
     assert "already complete" in output_of(capsys, "prepare", "folder", tmp_path)[0]
 
 
+def test_what_is_at_a_path_is_said_and_done(tmp_path: Path, capsys: Captured) -> None:
+    root = published.imagenet_folders(tmp_path / "imagenet", flat=True)
+    out, err = output_of(capsys, "prepare", root)
+    assert err.splitlines()[0] == (
+        "found: ImageNet, 3 classes, in train/ and val/, which is flat and has known labels; the images stay where "
+        f"they are, the manifest is in {root} (trainer prepare folder)"
+    )
+    assert f"imagenet in {root}" in out
+
+    archive = published.fastai(tmp_path)
+    archive.rename(tmp_path / "data.tgz")
+    arguments = ["prepare", tmp_path / "data.tgz", "--no-md5", f"--out={tmp_path / 'out'}", "--json"]
+    out, err = output_of(capsys, *arguments)
+    assert "found: Imagenette, 10 classes, in its archive; the images go to" in err
+    there, here = json.loads(out), json.loads(output_of(capsys, "prepare", root, "--json")[0])
+    assert (there["made"], here["made"]) == (True, False)
+    assert there["digest"] == here["digest"]
+
+
+def test_an_archive_needs_a_place_for_its_images(tmp_path: Path, capsys: Captured) -> None:
+    archive = published.kaggle_zip(tmp_path)
+
+    assert "say with --out DIR where the images shall go" in error_of(capsys, "prepare", archive)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_manifest_alone_leaves_the_images_where_they_are(tmp_path: Path, capsys: Captured) -> None:
+    root = published.imagenet_folders(tmp_path / "imagenet", flat=True)
+    before = sorted(root.rglob("*"))
+    out, err = output_of(capsys, "prepare", root, "--manifest", tmp_path / "m")
+
+    assert f"the manifest is in {tmp_path / 'm'}" in err
+    assert f"imagenet in {tmp_path / 'm'}, its images in {root}" in out
+    assert sorted(root.rglob("*")) == before
+    assert {path.suffix for path in (tmp_path / "m").iterdir()} == {".json", ".npy"}
+    assert "give one of the two" in error_of(capsys, "prepare", root, "--manifest", "m", "--out", "o")
+    said = error_of(capsys, "prepare", root, "--manifest", tmp_path / "m", "--shorter-side", "9")
+    assert "name a folder for the smaller ones with --out" in said
+
+
+def test_a_folder_named_like_a_form_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    published.imagenet_folders(tmp_path / "kaggle")
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "kaggle"])
+    assert (
+        "note: kaggle is a form here; ./kaggle is the file or folder of that name" in capsys.readouterr().err
+    )
+    assert "3 classes" in output_of(capsys, "prepare", "./kaggle")[0]
+    assert "did you mean kaggle?" in error_of(capsys, "prepare", "kagle", "x.zip")
+
+
+def test_the_help_of_a_path_is_that_of_its_form(tmp_path: Path, capsys: Captured) -> None:
+    published.imagenet_folders(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["prepare", str(tmp_path), "--help"])
+
+    assert "usage: trainer prepare folder" in capsys.readouterr().out
+
+
 def test_a_folder_given_as_an_archive_is_called_a_folder(tmp_path: Path, capsys: Captured) -> None:
     said = error_of(capsys, "prepare", "kaggle", tmp_path, "--out", tmp_path / "out")
     assert f"{tmp_path} is a folder, not an archive" in said

@@ -179,6 +179,25 @@ def entry(name: str, value: object) -> Callable[[dict[str, object]], None]:
         entry("class_names", ["cat"]),
         entry("options", "none"),
         entry("published", [1]),
+        entry("images", None),
+        entry("images", ["val/{name}"]),
+        entry("images", {"test": "test/{name}"}),
+        entry("images", {"val": 5}),
+        entry("images", {"root": "elsewhere"}),
+        entry("images", {"root": "/data/../etc"}),
+        entry("images", {"root": "/data\0"}),
+        entry("images", {"val": "../{name}"}),
+        entry("images", {"val": "a/../../{class}/{name}"}),
+        entry("images", {"val": "/etc/{name}"}),
+        entry("images", {"val": "./{name}"}),
+        entry("images", {"val": "a//{name}"}),
+        entry("images", {"val": "{class}/{name}/.."}),
+        entry("images", {"val": "{class}{name}"}),
+        entry("images", {"val": "{class}/{class}/{name}"}),
+        entry("images", {"val": "{name}\n"}),
+        entry("images", {"val": "val/images"}),
+        entry("images", {"val": "{class.__init__}/{name}"}),
+        entry("images", {"val": ""}),
         lambda metadata: metadata.pop("skipped"),
     ],
 )
@@ -242,3 +261,25 @@ def test_an_index_with_a_header_that_is_not_python_is_refused(tree: Path) -> Non
 
     with pytest.raises(DataError, match="cannot be read"):
         open_dataset(tree)
+
+
+def test_images_that_lie_elsewhere_are_at_class_and_name_and_nowhere_else(tree: Path) -> None:
+    """`root / "/etc/x"` would be outside."""
+    made = indexed(tree)
+    (index,) = tree.glob("index-*.npy")
+
+    def with_path(path: bytes) -> None:
+        rows = np.load(index)
+        rows["path"][0] = path
+        digest = _digest(made.classes, rows)
+        np.save(tree / f"index-{digest[:16]}.npy", rows)
+        images = {"root": str(tree), "train": "{class}/{name}"}
+        (tree / "dataset.json").write_text(json.dumps({**made.metadata, "digest": digest, "images": images}))
+
+    for path in (b"train/1.JPEG", b"1.JPEG", b"train///etc/x", b"train/cat//etc/x"):
+        with_path(path)
+        with pytest.raises(DataError, match="its index has paths without a class folder"):
+            open_dataset(tree)
+
+    with_path(b"train/cat/a/b")
+    assert open_dataset(tree).train.files([0]) == [f"{tree}/cat/a/b".encode()]

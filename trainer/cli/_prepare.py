@@ -257,7 +257,8 @@ def _show(made: Prepared, out: Path, options: Namespace) -> None:
         return
     as_published = against is not None and against.whole and against.complete()
     rows = {
-        "data": f"{metadata['name']} in {shown(str(out))}",
+        "data": f"{metadata['name']} in {shown(str(out))}"
+        + (f", its images in {shown(str(dataset.train.root))}" if dataset.train.root != out else ""),
         "images": f"{counts['train']:,} to train, {counts['val']:,} to validate, "
         f"{len(dataset.classes):,} classes" + (", as published" if as_published else ""),
         "classes": several(dataset.classes, SHOWN),

@@ -68,11 +68,11 @@ def check_rows(rows: npt.NDArray[np.void], classes: int, train: int, *, by_class
     letters, lengths = paths.view(np.uint8).reshape(-1, width), np.char.str_len(paths)
     if not lengths.all() or np.count_nonzero(letters) != lengths.sum() or (letters[:, 0] == ord("/")).any():
         raise ValueError(OUTSIDE)
-    if by_class and (np.char.count(paths, b"/") < 2).any():
-        raise ValueError("its index has paths without a class folder")
     text = b"\0" + paths.tobytes()
     if b".." in text and re.search(rb"[\0/]\.\.[\0/]", text):  # the first is quick
         raise ValueError(OUTSIDE)
+    if by_class and (b"//" in text or (np.char.count(paths, b"/") < 2).any()):
+        raise ValueError("its index has paths without a class folder")
 
 
 def _is_count(value: object, least: int = 0) -> bool:
