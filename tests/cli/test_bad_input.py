@@ -48,7 +48,7 @@ def test_train_and_val_with_different_classes(folder: Path, capsys: pytest.Captu
     write_photo(folder / "data" / "train" / "cat" / "0.JPEG")
     write_photo(folder / "data" / "val" / "fox" / "0.JPEG")
 
-    assert "trainer prepare folder data" in refused(capsys, "train", "digits", "--data", "data")
+    assert "trainer prepare data" in refused(capsys, "train", "digits", "--data", "data")
     assert "labels would mean different things" in refused(capsys, "prepare", "folder", "data")
     assert sorted(path.name for path in (folder / "data").iterdir()) == ["train", "val"]
 

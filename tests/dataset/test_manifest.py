@@ -77,7 +77,7 @@ def test_the_digest_of_the_validation_images_changes_with_them_and_the_classes_a
 
 
 def test_a_folder_without_a_manifest_is_refused_with_the_command_that_writes_one(tree: Path) -> None:
-    with pytest.raises(DataError, match=rf"no manifest; write it with: trainer prepare folder {tree}$"):
+    with pytest.raises(DataError, match=rf"no manifest; write it with: trainer prepare {tree}$"):
         open_dataset(tree)
 
 

@@ -194,6 +194,7 @@ def _text(folder: Path) -> Path:
             lambda folder: _splits("train", "val")(folder) / "train",
             "one of the two; give the folder that holds both",
         ),
+        (_splits("a{class}b/train", "a{class}b/val"), "has braces in its name; give that folder itself"),
         (_text, "is a Git LFS pointer"),
     ],
 )

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from trainer.dataset._believed import check_entries, check_rows, row_type
 from trainer.dataset._names import several, shown, words
-from trainer.dataset._places import place, places_in
+from trainer.dataset._places import placed, places_in
 from trainer.errors import DataError
 from trainer.files import atomic_path, read_regular, write_json
 
@@ -78,9 +78,8 @@ class Split:
 
     def files(self, indices: Sequence[int] | npt.NDArray[np.int64] | slice = slice(None)) -> list[bytes]:
         """Paths of the files of some images, or of all."""
-        root, pattern = os.fsencode(self.root) + b"/", os.fsencode(self.pattern)
-        paths = self.rows["path"][indices].tolist()
-        return [root + (place(path, pattern) if pattern else path) for path in paths]
+        root, place = os.fsencode(self.root) + b"/", placed(self.pattern)
+        return [root + place(path) for path in self.rows["path"][indices].tolist()]
 
     def take(self, indices: npt.NDArray[np.int64]) -> Split:
         """The split of these images alone."""
@@ -293,8 +292,8 @@ def _missing(root: Path) -> str:
         )
     if (root / UNFINISHED).exists():
         return f"the data set in {root} is not complete; start the same `trainer prepare` again, it goes on"
-    if (root / "train").is_dir() or (root / "val").is_dir():
-        return f"{root} has images but no manifest; write it with: trainer prepare folder {root}"
+    if any((root / name).is_dir() for name in (*SPLITS, "ILSVRC")):
+        return f"{root} has images but no manifest; write it with: trainer prepare {root}"
     return (
         f"{root} holds no data set; make one with `trainer prepare`, "
         "or give the folder that holds dataset.json with --data"

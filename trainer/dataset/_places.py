@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Places:
     def file_of(self, path: str) -> str:
         """Path below the images' folder of the image that has this path in the manifest."""
         pattern = self.patterns.get(path.partition("/")[0])
-        return os.fsdecode(place(os.fsencode(path), os.fsencode(pattern))) if pattern else path
+        return os.fsdecode(placed(pattern)(os.fsencode(path))) if pattern else path
 
 
 def places_in(metadata: Mapping[str, Any]) -> Places:
@@ -62,9 +62,14 @@ def are_places(value: object) -> bool:
     )
 
 
-def place(path: bytes, pattern: bytes) -> bytes:
-    """Where the image is that has the path SPLIT/CLASS/NAME in the manifest."""
-    _, class_folder, name = path.split(b"/", 2)
-    folder, _, _ = pattern.rpartition(b"/")
-    folder = folder.replace(b"{class}", class_folder)
-    return folder + b"/" + name if folder else name
+def placed(pattern: str) -> Callable[[bytes], bytes]:
+    """A function from the paths SPLIT/CLASS/NAME of a manifest to those below the images' folder."""
+    if not pattern:
+        return bytes
+    before, by_class, after = os.fsencode(pattern.removesuffix(NAME)).partition(os.fsencode(CLASS))
+
+    def place(path: bytes) -> bytes:
+        _, class_folder, name = path.split(b"/", 2)
+        return before + class_folder + after + name if by_class else before + name
+
+    return place

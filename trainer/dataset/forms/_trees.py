@@ -69,6 +69,8 @@ def find_tree(look: Look) -> Tree | None:
     top = _top(look)
     if top is None:
         return None
+    if set("{}") & set(top):  # they have a meaning in a pattern
+        raise DataError(f"{look.path / top} has braces in its name; give that folder itself, or rename it")
     train, val = (f"{top}/{split}".lstrip("/") for split in SPLITS)
     classes, val_folders, val_files = look.folders(train), look.folders(val), look.files(val)
     first = classes[0] if classes else ""
