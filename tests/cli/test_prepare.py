@@ -164,6 +164,14 @@ def test_an_archive_needs_a_place_for_its_images(tmp_path: Path, capsys: Capture
     assert list(tmp_path.iterdir()) == [archive]
 
 
+def test_a_second_path_is_the_other_of_the_two_tars_or_refused(tmp_path: Path, capsys: Captured) -> None:
+    train, val = published.imagenet(tmp_path)
+
+    assert "12 to train" in output_of(capsys, "prepare", val, train, "--no-md5", "--out", tmp_path / "out")[0]
+    said = error_of(capsys, "prepare", val, "more.tar", "--out", tmp_path / "out")
+    assert "more.tar is a second path; give one, or name the form: trainer prepare imagenet" in said
+
+
 def test_a_manifest_alone_leaves_the_images_where_they_are(tmp_path: Path, capsys: Captured) -> None:
     root = published.imagenet_folders(tmp_path / "imagenet", flat=True)
     before = sorted(root.rglob("*"))

@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from trainer.dataset import Fetch, Form, Prepared, Resize
+    from trainer.dataset import Fetch, Form, Found, Prepared, Resize
 
 NAME, GROUP, ORDER = "prepare", "data", 1
 HELP = "make a data set from what is there; the same command resumes an interrupted one"
@@ -159,7 +159,7 @@ def _options_of(path: str, rest: Sequence[str]) -> Namespace:
     asks_for_help = not given.isdisjoint(("-h", "--help"))
     if not asks_for_help and not form.in_place and "--out" not in given:
         raise ConfigError(f"{shown(path)} is {found.what}; say with --out DIR where the images shall go")
-    arguments = [NAME, form.name, *found.arguments, *rest]
+    arguments = [NAME, form.name, *found.arguments, *_without_paths(rest, form, found)]
     options: Namespace = make_parser(arguments).parse_args(arguments)
     out = _out(form, options)
     where = (
@@ -169,6 +169,17 @@ def _options_of(path: str, rest: Sequence[str]) -> Namespace:
     )
     console.print(f"found: {found.what}; {where} (trainer prepare {form.name})")
     return options
+
+
+def _without_paths(rest: Sequence[str], form: Form, found: Found) -> list[str]:
+    """The options behind a path. Other paths there must be of what was found with the first, as the second tar is."""
+    behind = next((at for at, word in enumerate(rest) if word.startswith("-")), len(rest))
+    known = {os.path.abspath(word) for word in found.arguments}
+    if others := [word for word in rest[:behind] if os.path.abspath(word) not in known]:
+        raise ConfigError(
+            f"{others[0]} is a second path; give one, or name the form: trainer prepare {form.name} --help says how"
+        )
+    return list(rest[behind:])
 
 
 def _resize(form: Form, options: Namespace) -> Resize | None:

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from tests.conftest import write_photo
 from tests.dataset.published import jpeg
-from trainer.dataset import Dataset, folder, open_dataset, prepare
+from trainer.dataset import Dataset, check_files, folder, open_dataset, prepare
 from trainer.errors import DataError
 
 
@@ -41,6 +41,20 @@ def test_a_folder_is_split_in_place_stratified_and_seeded(own: Path) -> None:
     assert [(made.train.labels == label).sum() for label in range(3)] == [8, 16, 4]
     assert made.val.path(0).is_file()
     assert not set(map(made.val.name, range(7))) & set(map(made.train.name, range(28)))
+
+
+def test_a_folder_that_is_split_may_have_its_manifest_elsewhere(own: Path, tmp_path: Path) -> None:
+    before = sorted(own.rglob("*"))
+    out = tmp_path / "manifest"
+    first = prepare(folder(own, out=out, in_place=True, val_fraction=0.2), out).metadata
+    write_photo(own / "ant" / "more.jpg")
+
+    assert [(one.path, one.kind) for one in check_files(open_dataset(out))] == [("ant/more.jpg", "unlisted")]
+    again = prepare(folder(own, out=out, in_place=True, val_fraction=0.2), out)
+
+    assert (again.added, again.metadata["counts"]["val"]) == (1, first["counts"]["val"])
+    assert sorted(own.rglob("*")) == sorted([*before, own / "ant" / "more.jpg"])
+    assert open_dataset(out).val.path(0).is_file()
 
 
 def test_the_split_follows_from_the_seed_and_from_nothing_else(own: Path, tmp_path: Path) -> None:

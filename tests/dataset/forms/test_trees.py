@@ -32,6 +32,13 @@ def _kaggle(root: Path) -> Path:
     return published.unpacked(published.kaggle_zip(root.parent), root)
 
 
+def _side_by_side(root: Path) -> Path:
+    published.imagenet_folders(root, flat=True)
+    for split in ("train", "val"):
+        (root / split).rename(root / f"ILSVRC2012_img_{split}")
+    return root
+
+
 def _tiny(root: Path) -> Path:
     return published.unpacked(published.tiny_imagenet(root.parent), root)
 
@@ -66,6 +73,10 @@ IMAGENET: dict[str, tuple[Callable[[Path], Path], dict[str, str]]] = {
     ),
     "tar -x": (lambda root: published.imagenet_folders(root, flat=True), {"val": "val/{name}"}),
     "class folders": (published.imagenet_folders, {}),
+    "the tars' names": (
+        _side_by_side,
+        {"train": "ILSVRC2012_img_train/{class}/{name}", "val": "ILSVRC2012_img_val/{name}"},
+    ),
     "nested twice": (
         lambda root: published.imagenet_folders(root / "imagenet" / "imagenet").parents[1],
         {split: f"imagenet/imagenet/{split}/{{class}}/{{name}}" for split in ("train", "val")},

@@ -25,6 +25,12 @@ KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")  # where train/ and 
 SOLUTION = "LOC_val_solution.csv"
 ANNOTATIONS = "val_annotations.txt"
 
+# Names of the two folders: the usual ones, and those of the tars that somebody unpacked side by side.
+SPLIT_FOLDERS: tuple[Mapping[SplitName, str], ...] = (
+    {"train": "train", "val": "val"},
+    {"train": "ILSVRC2012_img_train", "val": "ILSVRC2012_img_val"},
+)
+
 _VAL_NAME = re.compile(r"(ILSVRC2012_val_\d{8})\.\w+")
 
 
@@ -32,7 +38,8 @@ class Tree(NamedTuple):
     """A data set unpacked in a folder."""
 
     kind: Literal["imagenet", "tiny-imagenet", ""]  # "": class folders, whosever
-    top: str  # the folder below that holds train/ and val/; "" for the folder itself
+    top: str  # the folder below that holds those of the splits; "" for the folder itself
+    names: Mapping[SplitName, str]  # of those, one of SPLIT_FOLDERS
     classes: int  # class folders in train/
     flat_val: bool  # whether val/ holds the images of all classes in one folder
     below_class: Mapping[
@@ -42,7 +49,7 @@ class Tree(NamedTuple):
     def folder(self, split: SplitName) -> str:
         """Folder of a split: of its class folders, or of the images of a flat val/."""
         images = "images" if split == "val" and self.flat_val and self.kind == "tiny-imagenet" else ""
-        return "/".join(filter(None, (self.top, split, images)))
+        return "/".join(filter(None, (self.top, self.names[split], images)))
 
     def patterns(self) -> dict[str, str]:
         """Where the images of the splits are, for `Places`; nothing if at their paths in the manifest."""
@@ -56,7 +63,7 @@ class Tree(NamedTuple):
     def __str__(self) -> str:
         """What it is, for a sentence."""
         name = {"imagenet": "ImageNet", "tiny-imagenet": "Tiny ImageNet", "": "class folders"}[self.kind]
-        train, val = (shown(f"{self.top}/{split}".lstrip("/")) for split in SPLITS)
+        train, val = (shown(f"{self.top}/{self.names[split]}".lstrip("/")) for split in SPLITS)
         flat = ", which is flat and has known labels" if self.flat_val else ""
         return f"{name}, {self.classes:,} classes, in {train}/ and {val}/{flat}"
 
@@ -66,12 +73,12 @@ def find_tree(look: Look) -> Tree | None:
 
     Raises: DataError if a folder cannot be listed, or val/ is sorted into class folders in part.
     """
-    top = _top(look)
-    if top is None:
+    if (found := _top(look)) is None:
         return None
+    top, names = found
     if set("{}") & set(top):  # they have a meaning in a pattern
         raise DataError(f"{look.path / top} has braces in its name; give that folder itself, or rename it")
-    train, val = (f"{top}/{split}".lstrip("/") for split in SPLITS)
+    train, val = (f"{top}/{names[split]}".lstrip("/") for split in SPLITS)
     classes, val_folders, val_files = look.folders(train), look.folders(val), look.files(val)
     first = classes[0] if classes else ""
     is_tiny = bool(first) and f"{first}_boxes.txt" in look.files(f"{train}/{first}")
@@ -91,17 +98,18 @@ def find_tree(look: Look) -> Tree | None:
         flat = True
     if (flat and not is_tiny) or top.endswith(KAGGLE[-1]):
         kind = "imagenet"
-    return Tree(kind, top, len(classes), flat, images)
+    return Tree(kind, top, names, len(classes), flat, images)
 
 
-def _top(look: Look) -> str | None:
-    """The folder that holds train/ and val/, with / and no more than one way to it."""
+def _top(look: Look) -> tuple[str, Mapping[SplitName, str]] | None:
+    """The folder that holds those of the splits, to which there is one way, and their names."""
     below = ""
     for _ in range(DEPTH):
         for inner in ("", *KAGGLE):
             top = "/".join(filter(None, (below, inner)))
-            if set(SPLITS) <= set(look.folders(top)):
-                return top
+            for names in SPLIT_FOLDERS:
+                if set(names.values()) <= set(look.folders(top)):
+                    return top, names
         folders = [name for name in look.folders(below) if name != QUARANTINE]
         if len(folders) != 1:
             return None
@@ -133,7 +141,10 @@ def flat_val(root: Path, tree: Tree) -> tuple[dict[str, list[str]], list[Ignored
     Raises: DataError if an image has no label, or LOC_val_solution.csv says otherwise than the published labels.
     """
     folder = tree.folder("val")
-    wnid_of = _tiny_wnids(root / tree.top) if tree.kind == "tiny-imagenet" else _imagenet_wnids(root, tree)
+    if tree.kind == "tiny-imagenet":
+        wnid_of = table(root / tree.top / tree.names["val"] / ANNOTATIONS)
+    else:
+        wnid_of = _imagenet_wnids(root, tree)
     found = list_flat_folder(root / folder)
     files: dict[str, list[str]] = {}
     for name in found.files[""]:
@@ -162,10 +173,6 @@ def _above(root: Path, top: str) -> Iterator[Path]:
     for part in top.split("/") if top else ():
         root = root / part
         yield root
-
-
-def _tiny_wnids(top: Path) -> dict[str, str]:
-    return table(top / "val" / ANNOTATIONS)
 
 
 def table(path: Path) -> dict[str, str]:

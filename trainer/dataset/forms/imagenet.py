@@ -20,6 +20,7 @@ from trainer.dataset._names import is_system_member
 from trainer.dataset._source import Archive, Source, SourceImage, expected_md5, member_image
 from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads, add_no_md5
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_name, val_wnids
+from trainer.dataset.forms._trees import SPLIT_FOLDERS
 from trainer.errors import DataError
 
 TRAIN = Archive("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e", 147_897_477_120)
@@ -150,7 +151,7 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
 def _recognise(look: Look) -> Found | None:
     """The two tars in a folder, or one of them with the other beside it; the devkit as torchvision has it there."""
     if look.is_folder:
-        if {"train", "val"} <= set(look.folders()):
+        if any(set(names.values()) <= set(look.folders()) for names in SPLIT_FOLDERS):
             return None  # unpacked already
         archives = look.archives
     elif look.is_file and _split_of(look):
