@@ -128,7 +128,8 @@ def test_data_that_cannot_be_written_are_prepared_elsewhere(read_only: Path, tmp
     own = read_only / "own"
 
     with pytest.raises(
-        DataError, match=r"Read-only file system; name a folder that can be written with --out"
+        DataError,
+        match=r"Read-only file system; name a folder that can be written, .* or for a copy with --out",
     ):
         prepare(folder(own, out=own), own)
     assert prepare(folder(own, out=tmp_path / "out"), tmp_path / "out").made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -114,8 +115,13 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(prepare(source, folder / name).metadata["digest"]) for name, source in sources.items()}
 
 
-@pytest.mark.parametrize("kept", ["in place", "manifest", "copy"])
-@pytest.mark.parametrize("layout", [*IMAGENET, *TINY])
+@pytest.mark.parametrize(
+    ("layout", "kept"),
+    [
+        *((layout, "in place") for layout in [*IMAGENET, *TINY]),
+        *itertools.product(["kaggle", "tar -x", "class folders", "tiny"], ["manifest", "copy"]),
+    ],
+)
 def test_the_same_images_are_the_same_data_set_however_they_lie(
     layout: str, kept: str, digests: dict[str, str], tmp_path: Path
 ) -> None:
