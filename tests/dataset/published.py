@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from trainer.dataset import Source, imagenet_classes, imagenet_val_labels, open_dataset, prepare
@@ -102,6 +105,89 @@ def devkit(folder: Path) -> Path:
     path = folder / "ILSVRC2012_devkit_t12.tar.gz"
     path.write_bytes(gzip.compress(tar_of(files)))
     return path
+
+
+def _suffixed(name: str, wnid: str) -> str:
+    """n01440764_18_n01440764.JPEG, as Hugging Face named the images."""
+    return f"{name.removesuffix('.JPEG')}_{wnid}.JPEG"
+
+
+def _by_shard(shards: tuple[int, int]) -> dict[tuple[str, int], list[tuple[str, str, bytes]]]:
+    """Name, wnid and content of the images of each shard, by split and number; shuffled, as all layouts are."""
+    made: dict[tuple[str, int], list[tuple[str, str, bytes]]] = {}
+    for split, of, files, wnids in zip(
+        ("train", "validation"), shards, images(), (train_names(), val_names()), strict=True
+    ):
+        names = sorted(files, key=lambda name: name[::-1])
+        for number in range(of):
+            made[split, number] = [(name, wnids[name], files[name]) for name in names[number::of]]
+    return made
+
+
+def parquet_table(rows: Iterable[tuple[str, str, bytes]]) -> pa.Table:
+    """Rows of (path, wnid, content) with the columns, types and notes of `datasets`."""
+    rows = list(rows)
+    classes = tuple(imagenet_classes())
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": data, "path": path} for path, _, data in rows], image),
+            "label": pa.array([classes.index(wnid) for _, wnid, _ in rows], pa.int64()),
+        }
+    )
+    names = list(imagenet_classes().values())
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def huggingface_parquet(folder: Path, *, shards: tuple[int, int] = (3, 2)) -> Path:
+    """ILSVRC/imagenet-1k: data/train-00000-of-00294.parquet …, in row groups of 100 as `datasets` writes them."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: other\n---\n")
+    for (split, number), rows in _by_shard(shards).items():
+        of = shards[split == "validation"]
+        table = parquet_table((_suffixed(name, wnid), wnid, data) for name, wnid, data in rows)
+        pq.write_table(
+            table, folder / "data" / f"{split}-{number:05d}-of-{of:05d}.parquet", row_group_size=100
+        )
+    test = parquet_table([("ILSVRC2012_test_00000001.JPEG", WNIDS[0], jpeg(1))])
+    pq.write_table(test, folder / "data" / "test-00000-of-00028.parquet")
+    return folder
+
+
+def huggingface_tar_gz(folder: Path) -> Path:
+    """Its revision of 2022: data/train_images_0.tar.gz to _4, data/val_images.tar.gz, data/test_images.tar.gz."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "imagenet-1k.py").write_text("import datasets\n")
+    for (split, number), rows in _by_shard((5, 1)).items():
+        name = f"train_images_{number}" if split == "train" else "val_images"
+        files = [(_suffixed(name, wnid), data) for name, wnid, data in rows]
+        (folder / "data" / f"{name}.tar.gz").write_bytes(gzip.compress(tar_of(files)))
+    test = tar_of([("ILSVRC2012_test_00000001.JPEG", jpeg(1))])
+    (folder / "data" / "test_images.tar.gz").write_bytes(gzip.compress(test))
+    return folder
+
+
+def webdataset_shard(rows: Iterable[tuple[str, str, bytes]]) -> bytes:
+    """A tar of .cls, .jpg and .json of each image, in the order in which webdataset writes them."""
+    classes = tuple(imagenet_classes())
+    files: list[tuple[str, bytes]] = []
+    for name, wnid, data in rows:
+        key, label = name.removesuffix(".JPEG"), classes.index(wnid)
+        noted = {"filename": name, "label": label, "width": 60, "height": 45}
+        files += [(f"{key}.cls", str(label).encode()), (f"{key}.jpg", data)]
+        files += [(f"{key}.json", json.dumps(noted).encode())]
+    return tar_of(files)
+
+
+def huggingface_webdataset(folder: Path, *, shards: tuple[int, int] = (3, 2)) -> Path:
+    """The first shards of timm/imagenet-1k-wds: imagenet1k-train-0000.tar …, imagenet1k-validation-00.tar …."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for (split, number), rows in _by_shard(shards).items():
+        digits = 4 if split == "train" else 2
+        (folder / f"imagenet1k-{split}-{number:0{digits}d}.tar").write_bytes(webdataset_shard(rows))
+    (folder / "_info.json").write_text("{}")
+    return folder
 
 
 def _kaggle_files(*, with_csv: bool) -> list[tuple[str, bytes]]:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from trainer.dataset import Fetch, Form, Found, Prepared, Resize
+    from trainer.dataset import Form, Found, Prepared, Resize
 
 NAME, GROUP, ORDER = "prepare", "data", 1
 HELP = "make a data set from what is there; the same command resumes an interrupted one"
@@ -125,7 +125,7 @@ def run(options: Namespace) -> int:
             _show(Prepared(metadata, made=False), out, options)
             return 0
     with _progress_bars() as bars:
-        source = form.source(options, out, _fetch(options, out, bars))
+        source = form.source(options, out, _Fetch(options, out, bars))
         bar = bars.add_task("preparing", total=source.bytes or None)
         made = prepare(
             source,
@@ -194,23 +194,24 @@ def _resize(form: Form, options: Namespace) -> Resize | None:
     return Resize(options.shorter_side, options.quality)
 
 
-def _fetch(options: Namespace, out: Path, bars: Progress) -> Fetch:
+class _Fetch:
     """A downloader with a bar for each archive."""
-    from trainer.dataset import check_new, fetch
 
-    def fetch_archive(archive: str, *endings: str) -> Path:
-        if (downloads := options.downloads) is None:
-            check_new(out)  # nothing is downloaded into a folder that will be refused
-            downloads = out / ".preparing" / "downloads"
-        bar = bars.add_task(f"downloading {archive.rsplit('/', 1)[-1][:40]}", total=None, visible=False)
-        return fetch(
-            archive,
-            downloads,
-            endings=endings,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total or None, visible=True),
-        )
+    def __init__(self, options: Namespace, out: Path, bars: Progress) -> None:
+        self._options, self._out, self._bars = options, out, bars
 
-    return fetch_archive
+    def __call__(self, archive: str, *endings: str) -> Path:
+        from trainer.dataset import check_new, fetch
+
+        if (downloads := self._options.downloads) is None:
+            check_new(self._out)  # nothing is downloaded into a folder that will be refused
+            downloads = self._out / ".preparing" / "downloads"
+        progress = self.bar(f"downloading {archive.rsplit('/', 1)[-1][:40]}")
+        return fetch(archive, downloads, endings=endings, progress=progress)
+
+    def bar(self, description: str) -> Callable[[int, int], None]:
+        bar = self._bars.add_task(description, total=None, visible=False)
+        return lambda done, total: self._bars.update(bar, completed=done, total=total or None, visible=True)
 
 
 def _progress_bars() -> Progress:

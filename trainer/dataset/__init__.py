@@ -31,6 +31,7 @@ from trainer.dataset.forms._imagenet_labels import imagenet_classes, imagenet_va
 from trainer.dataset.forms.digits import digits
 from trainer.dataset.forms.fastai import fastai
 from trainer.dataset.forms.folder import folder
+from trainer.dataset.forms.huggingface import huggingface
 from trainer.dataset.forms.imagenet import imagenet
 from trainer.dataset.forms.kaggle import kaggle
 from trainer.dataset.forms.tiny_imagenet import tiny_imagenet
@@ -73,6 +74,7 @@ __all__ = [
     "fetch",
     "find_complete",
     "folder",
+    "huggingface",
     "ignored_in",
     "imagenet",
     "imagenet_classes",

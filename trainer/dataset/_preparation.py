@@ -185,9 +185,10 @@ def _all_options(options: Mapping[str, Any], resize: Resize | None) -> dict[str,
 
 def _check_space(source: Source, out: Path, log: ResumeLog, resize: Resize | None) -> None:
     """Better now than after hours. The size of smaller copies is not known beforehand."""
-    if source.in_place or resize:
+    if source.in_place:
         return
-    needed = source.bytes - sum(image.bytes for image in log.images.values())
+    images = 0 if resize else source.bytes - sum(image.bytes for image in log.images.values())
+    needed = images + source.spare
     free = shutil.disk_usage(out).free
     if needed > free:
         raise DataError(

@@ -67,6 +67,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)  # other settings that decide the result
     archives: Mapping[Path, str | None] = field(default_factory=dict)  # MD5 by archive; None: not verified
     shards: Mapping[str, int] = field(default_factory=dict)  # bytes of the files that are its parts, by name
+    spare: int = 0  # bytes of the disk that are needed beside the images while they are prepared
     published: Published | None = None  # expected counts
     class_names: Callable[[], Mapping[str, str]] = dict  # words by class_id; called after the last image
     in_place: bool = False  # the images stay where they are

@@ -14,6 +14,7 @@ from trainer.dataset import FORMS, Form
 ARGUMENTS = {
     "imagenet": ["train.tar", "val.tar", "--no-md5"],
     "kaggle": ["all.zip"],
+    "huggingface": ["shards"],
     "imagenette": ["--size", "320", "--no-md5"],
     "imagewoof": ["--no-md5"],
     "tiny-imagenet": ["--no-md5"],
@@ -23,6 +24,7 @@ ARGUMENTS = {
 IDENTITIES = {
     "imagenet": ("imagenet", {}),
     "kaggle": ("imagenet", {}),
+    "huggingface": ("imagenet", {}),
     "imagenette": ("imagenette", {"size": "320"}),
     "imagewoof": ("imagewoof", {}),
     "tiny-imagenet": ("tiny-imagenet", {}),
@@ -47,6 +49,7 @@ def test_the_identity_of_a_data_set_is_known_without_its_archives_and_is_that_of
 
     archives = dict(zip(("train.tar", "val.tar"), published.imagenet(tmp_path), strict=True))
     archives["all.zip"] = published.kaggle_zip(tmp_path)
+    published.huggingface_parquet(tmp_path / "shards")
     for name in ("0.jpg", "1.jpg"):
         write_photo(tmp_path / "birds" / "robin" / name)
 

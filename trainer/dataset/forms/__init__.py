@@ -9,7 +9,7 @@ import os
 
 from trainer.dataset._look import MOST_ARCHIVES, Look
 from trainer.dataset._names import several, shown
-from trainer.dataset.forms import digits, fastai, folder, imagenet, kaggle, tiny_imagenet
+from trainer.dataset.forms import digits, fastai, folder, huggingface, imagenet, kaggle, tiny_imagenet
 from trainer.dataset.forms._form import Fetch, Form, Found
 from trainer.errors import DataError
 from trainer.hints import nearest
@@ -17,6 +17,7 @@ from trainer.hints import nearest
 FORMS: tuple[Form, ...] = (
     imagenet.FORM,
     kaggle.FORM,
+    huggingface.FORM,
     *fastai.FORMS,
     tiny_imagenet.FORM,
     digits.FORM,

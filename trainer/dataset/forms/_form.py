@@ -25,6 +25,9 @@ class Fetch(Protocol):
             endings: ends of the file names of archives that a torrent may bring.
         """
 
+    def bar(self, description: str) -> Callable[[int, int], None]:
+        """A bar for what is downloaded otherwise; to be called with the bytes so far and the total."""
+
 
 class Found(NamedTuple):
     """What a form recognises at a path or URL."""
