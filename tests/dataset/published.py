@@ -112,11 +112,13 @@ def _suffixed(name: str, wnid: str) -> str:
     return f"{name.removesuffix('.JPEG')}_{wnid}.JPEG"
 
 
-def _by_shard(shards: tuple[int, int]) -> dict[tuple[str, int], list[tuple[str, str, bytes]]]:
+def _by_shard(
+    shards: tuple[int, int], *, each: int = 4
+) -> dict[tuple[str, int], list[tuple[str, str, bytes]]]:
     """Name, wnid and content of the images of each shard, by split and number; shuffled, as all layouts are."""
     made: dict[tuple[str, int], list[tuple[str, str, bytes]]] = {}
     for split, of, files, wnids in zip(
-        ("train", "validation"), shards, images(), (train_names(), val_names()), strict=True
+        ("train", "validation"), shards, images(each=each), (train_names(each=each), val_names()), strict=True
     ):
         names = sorted(files, key=lambda name: name[::-1])
         for number in range(of):
@@ -140,11 +142,11 @@ def parquet_table(rows: Iterable[tuple[str, str, bytes]]) -> pa.Table:
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def huggingface_parquet(folder: Path, *, shards: tuple[int, int] = (3, 2)) -> Path:
+def huggingface_parquet(folder: Path, *, shards: tuple[int, int] = (3, 2), each: int = 4) -> Path:
     """ILSVRC/imagenet-1k: data/train-00000-of-00294.parquet …, in row groups of 100 as `datasets` writes them."""
     (folder / "data").mkdir(parents=True)
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
-    for (split, number), rows in _by_shard(shards).items():
+    for (split, number), rows in _by_shard(shards, each=each).items():
         of = shards[split == "validation"]
         table = parquet_table((_suffixed(name, wnid), wnid, data) for name, wnid, data in rows)
         pq.write_table(

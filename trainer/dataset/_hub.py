@@ -243,9 +243,9 @@ def _cause(error: Exception) -> Exception:
 def _may_pass(error: Exception) -> bool:
     """Whether it is worth another try."""
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, (OfflineModeIsEnabled, FileMetadataError)):
         return False
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500

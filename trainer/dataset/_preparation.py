@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -240,10 +241,14 @@ def _write(
             for *_, work in pending:
                 work.cancel()
             # What the threads have begun is finished and logged: the next call need not write it again.
-            for *_, work in takewhile(
+            for _, end, work in takewhile(
                 lambda one: not one[-1].cancelled() and one[-1].exception() is None, pending
             ):
                 log.add(work.result())
+                if end is not None:
+                    with suppress(DataError):  # it is for the next call then
+                        missing.check_repeats()
+                        log.end_part(end.name, end.ignored.result())
             raise
 
 

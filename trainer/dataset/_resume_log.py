@@ -27,6 +27,7 @@ from trainer.dataset._manifest import (
     Skipped,
     describe_options,
 )
+from trainer.dataset._names import several
 from trainer.dataset._source import Source, SourceImage
 from trainer.errors import DataError
 from trainer.files import file_lock, write_json
@@ -183,7 +184,7 @@ class ResumeLog:
         if before != self._identity:
             raise DataError(
                 f"a preparation of {before['name']} ({describe_options(before['options'])}, from "
-                f"{', '.join(before['archives']) or 'a folder'}) was begun in {self._out} and has not ended; "
+                f"{several(before['archives']) or 'a folder'}) was begun in {self._out} and has not ended; "
                 "repeat it with the same archives and options, or give another folder with --out"
             )
 
