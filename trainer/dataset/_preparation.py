@@ -231,7 +231,11 @@ def _write(
                     for folder in {os.path.dirname(image.path) for image in chunk.images} - made:
                         (out / folder).mkdir(parents=True, exist_ok=True)
                         made.add(folder)
-                work = pool.submit(_write_chunk, chunk.images, out, resize, mode)
+                if chunk.images:
+                    work = pool.submit(_write_chunk, chunk.images, out, resize, mode)
+                else:  # the end of a part, which is to be logged whatever happens
+                    work = Future()
+                    work.set_result([])
                 pending.append((sum(image.size for image in chunk.images), chunk.end, work))
                 while len(pending) > 2 * workers or (pending and pending[0][-1].done()):
                     log_first()

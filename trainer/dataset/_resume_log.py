@@ -259,7 +259,10 @@ def _record(line: bytes, *, in_place: bool) -> ImageRecord | Skipped | _EndOfPar
         return int("".join(fields))
     if kind == "#part":
         name, ignored = fields
-        return _EndOfPart(name, [IgnoredCount(*one) for one in json.loads(ignored)])
+        try:
+            return _EndOfPart(name, [IgnoredCount(*one) for one in json.loads(ignored)])
+        except TypeError as error:
+            raise ValueError from error
     if kind == "-":
         path, reason = fields
         return Skipped(path, reason)
