@@ -21,6 +21,7 @@ RESIZE = "--quality --shorter-side"
 FLAGS = {
     "imagenet": f"{COMMON} {RESIZE} --devkit --downloads --no-md5",
     "kaggle": f"{COMMON} {RESIZE} --downloads",
+    "huggingface": f"{COMMON} {RESIZE} --downloads --partial --revision",
     "imagenette": f"{COMMON} {RESIZE} --downloads --no-md5 --size",
     "imagewoof": f"{COMMON} {RESIZE} --downloads --no-md5 --size",
     "tiny-imagenet": f"{COMMON} --downloads --no-md5",
