@@ -25,14 +25,14 @@ from trainer.performance import DISTINCT, sample_photos
 
 IN_SHARD = 4_357  # training images of a published Parquet shard: 1,281,167 in 294
 ROW_GROUP = 100  # rows, as `datasets` writes images
-ROUNDS = 3  # in rotation
+ROUNDS = 5  # in rotation
 
 # The content is written as it is: where `datasets` decodes it, a loop takes many times as long and changes every byte.
 LOOPS = {
     "parquet": """
-import os, sys, time
+import os, sys
 from datasets import Image, load_dataset
-begun = time.perf_counter()
+begin()
 files = {split: f"{sys.argv[1]}/data/{split}-*.parquet" for split in ("train", "validation")}
 for split, rows in load_dataset("parquet", data_files=files, streaming=True).items():
     names = rows.features["label"].names
@@ -42,12 +42,11 @@ for split, rows in load_dataset("parquet", data_files=files, streaming=True).ite
         with open(f"{folder}/{row['image']['path']}", "wb") as file:
             file.write(row["image"]["bytes"])
 os.sync()
-print(time.perf_counter() - begun)
 """,
     "webdataset": """
-import glob, os, sys, time
+import glob, os, sys
 import webdataset
-begun = time.perf_counter()
+begin()
 for split in ("train", "validation"):
     shards = sorted(glob.glob(f"{sys.argv[1]}/imagenet1k-{split}-*.tar"))
     for sample in webdataset.WebDataset(shards, shardshuffle=False):
@@ -56,16 +55,28 @@ for split in ("train", "validation"):
         with open(f"{folder}/{sample['__key__']}.JPEG", "wb") as file:
             file.write(sample["jpg"])
 os.sync()
-print(time.perf_counter() - begun)
 """,
 }
+# Before and behind each: a process tells its own figures, from the end of the imports on.
+BEGIN = """
+import json, time
+def counter(file, name):
+    return int(dict(line.split(":") for line in open(f"/proc/self/{file}").read().splitlines())[name].split()[0])
+def begin():
+    global begun
+    begun = time.perf_counter(), time.process_time(), counter("io", "wchar")
+"""
+END = """
+figures = time.perf_counter() - begun[0], time.process_time() - begun[1], counter("io", "wchar") - begun[2]
+print(json.dumps([*figures, counter("status", "VmHWM") // 1024]))
+"""
+
 OURS = """
-import sys, time
+import sys
 from trainer import dataset
 from trainer.cli import main
-begun = time.perf_counter()
+begin()
 assert main(sys.argv[1:]) == 0
-print(time.perf_counter() - begun)
 """
 
 
@@ -77,6 +88,7 @@ class ShardBench:
     image_bytes: int
     cpu_cores: int
     seconds: dict[str, list[float]]  # of each round
+    cpu_seconds: dict[str, list[float]]  # of all its threads
     bytes_written: dict[str, int]  # by system calls, of the command's own process
     peak_mib: dict[str, int]  # resident memory at most
     throughput_ratio: float  # of `trainer` to `loop`
@@ -97,35 +109,39 @@ def bench_shards(scratch: Path, layout: str, *, images: int, rounds: int = ROUND
     size = _make_shards(scratch / "shards", layout, images)
     out = scratch / "out"
     commands = {
-        "loop": [sys.executable, "-c", LOOPS[layout], str(scratch / "shards"), str(out)],
+        "loop": [sys.executable, "-c", BEGIN + LOOPS[layout] + END, str(scratch / "shards"), str(out)],
         "trainer": [
-            *(sys.executable, "-c", OURS, "prepare", "huggingface", str(scratch / "shards"), "--partial"),
+            *(
+                sys.executable,
+                "-c",
+                BEGIN + OURS + END,
+                "prepare",
+                "huggingface",
+                str(scratch / "shards"),
+                "--partial",
+            ),
             *("--workers", "2", "--out", str(out)),
         ],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in commands}
     written, peaks = dict.fromkeys(commands, 0), dict.fromkeys(commands, 0)
     environment = {**os.environ, "HF_HOME": str(scratch / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     for number in range(rounds):
         for name, command in sorted(commands.items(), reverse=bool(number % 2)):
             os.sync()
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            said = process.stdout.read()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            with open(f"/proc/{process.pid}/io") as file:
-                written[name] = int(dict(line.split(": ") for line in file.read().splitlines())["wchar"])
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                raise subprocess.CalledProcessError(status, command)
-            seconds[name].append(round(float(said.splitlines()[-1]), 2))
-            peaks[name] = max(peaks[name], usage.ru_maxrss // 1024)
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            took, used, written[name], peak = json.loads(done.stdout.splitlines()[-1])
+            seconds[name].append(round(took, 2))
+            cpu_seconds[name].append(round(used, 2))
+            peaks[name] = max(peaks[name], peak)
             shutil.rmtree(out)
     return ShardBench(
         images=images + len(VAL_NUMBERS),
         image_bytes=size,
         cpu_cores=os.cpu_count() or 1,
         seconds=seconds,
+        cpu_seconds=cpu_seconds,
         bytes_written=written,
         peak_mib=peaks,
         throughput_ratio=median(seconds["loop"]) / median(seconds["trainer"]),
@@ -215,8 +231,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     for name in ("loop", "trainer"):
         print(
-            f"{name:8} {median(result.seconds[name]):.1f} s, {result.bytes_written[name] / 1e9:.2f} GB written, "
-            f"{result.peak_mib[name]:,} MiB"
+            f"{name:8} {median(result.seconds[name]):.1f} s, {median(result.cpu_seconds[name]):.1f} s of processors, "
+            f"{result.bytes_written[name] / 1e9:.2f} GB written, {result.peak_mib[name]:,} MiB"
         )
     print(
         f"{result.images:,} images of {result.image_bytes / 1e9:.2f} GB: {result.throughput_ratio:.2f} times as fast, "

@@ -29,6 +29,7 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.gated = False
+        self.listed: list[str] = []  # files beside those of the folder, which are not there
         self.moods: list[
             tuple[str, int, dict[str, str]]
         ] = []  # (part of a path, status, headers) of next answers
@@ -99,7 +100,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _tree(self) -> None:
         hub, start = cast(Hub, self.server), int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
-        entries = [
+        entries = [{"type": "file", "path": path, "size": 1, "oid": "0" * 40} for path in hub.listed]
+        entries += [
             {"type": "file" if path.is_file() else "directory", "path": str(path.relative_to(hub.folder))}
             | {"size": path.stat().st_size if path.is_file() else 0, "oid": "0" * 40}
             for path in sorted(hub.folder.rglob("*"))

@@ -207,6 +207,13 @@ def test_what_is_not_there_is_said_at_once(hub: Hub, name: str, revision: str | 
     assert len(hub.asked) <= 1
 
 
+def test_files_outside_of_a_folder_are_not_downloaded(hub: Hub) -> None:
+    hub.listed = ["../data/train-00000-of-00001.parquet"]
+
+    with pytest.raises(DataError, match=r"names files outside of a folder \(\.\./data/train"):
+        find_repository(NAME)
+
+
 def test_an_invalid_token_is_said(hub: Hub) -> None:
     hub.moods = [("/api/", 403, {})]
 

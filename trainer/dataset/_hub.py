@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from trainer.dataset._names import several
 from trainer.errors import DataError
 
 AHEAD = 2  # files that are downloaded while one is read
@@ -71,7 +72,10 @@ def find_repository(name: str, revision: str | None = None, *, backoff: float = 
             lambda: list(api.list_repo_tree(name, recursive=True, revision=commit, repo_type="dataset")),
             backoff,
         )
-    return Repository(name, commit, {one.path: one.size for one in listed if isinstance(one, RepoFile)})
+    files = {one.path: one.size for one in listed if isinstance(one, RepoFile)}
+    if outside := [path for path in files if path.startswith("/") or ".." in path.split("/")]:
+        raise DataError(f"{name} names files outside of a folder ({several(outside)}); nothing is downloaded")
+    return Repository(name, commit, files)
 
 
 class Downloads:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainer.dataset._archive_files import Data
+from trainer.dataset._archive_files import MAX_MEMBER, Data
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ def read_rows(path: Path) -> Iterator[Row]:
                 paths = parts["path"].to_pylist() if "path" in parts else [None] * len(batch)
                 labels = batch.column("label").to_pylist()
                 for row in zip(_values(parts["bytes"]), paths, labels, strict=True):
+                    if row[0] is not None and len(row[0]) > MAX_MEMBER:
+                        raise DataError(
+                            f"{path}, row {number:,}: an image of {len(row[0]):,} bytes; no image of a data set has "
+                            f"more than {MAX_MEMBER:,}"
+                        )
                     yield Row(number, *row)
                     number += 1
     except (pa.ArrowException, OSError) as error:

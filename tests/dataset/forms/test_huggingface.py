@@ -263,6 +263,10 @@ GOOD = parquet_table([("n01440764_18_n01440764.JPEG", WNIDS[0], jpeg(0))])
             r"row 0: label 1 says n01443537, the end of n01440764_18_n01440764\.JPEG says n01440764, the beginning",
         ),
         (
+            parquet_table([("n01440764_1.JPEG", WNIDS[0], bytes(64 * 2**20 + 1))]),
+            r"row 0: an image of 67,108,865 bytes; no image of a data set has more",
+        ),
+        (
             parquet_table([("ILSVRC2012_val_00000001.JPEG", WNIDS[0], jpeg(0))]),
             "the published label of ILSVRC2012_val_00000001 says n01751748",
         ),
