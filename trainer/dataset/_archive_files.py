@@ -74,6 +74,15 @@ class Region:
         return self._position
 
 
+class ReadOnce(Region):
+    """A file that one thread reads from its beginning to its end: each byte is read once, with read-ahead."""
+
+    def at(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start`, fewer where the file ends."""
+        size = min(size, self.size - start)
+        return bytes(self._file.read_on(start, size)) if size > 0 else b""
+
+
 class CheckedFile:
     """A file for tarfile, in which no read is larger than an image and no archive larger than allowed.
 

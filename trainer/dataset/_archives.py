@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from trainer.dataset._archive_files import MAX_MEMBER, READ_AHEAD, CheckedFile, OpenFile, Region
+from trainer.dataset._archive_files import MAX_MEMBER, READ_AHEAD, CheckedFile, OpenFile, ReadOnce, Region
 from trainer.dataset._archive_files import Data as Data
 from trainer.errors import DataError
 
@@ -63,8 +63,13 @@ TOP = (
 )
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path, *, at_once: bool = False) -> Iterator[Member]:
     """The regular files of a tar, a compressed tar or a zip, in the archive's order.
+
+    Args:
+        path: the archive.
+        at_once: whether all members of a plain tar are read, each before the next one is taken: one thread reads the
+            file from its beginning to its end.
 
     Raises: DataError if it is none of them, damaged, cut off, a bomb, or holds links or devices.
     """
@@ -74,7 +79,7 @@ def members(path: Path) -> Iterator[Member]:
         for magic, what, cure in _OTHERS:
             if start.startswith(magic):
                 raise DataError(f"{path} {what}; {cure}")
-        yield from _zip_members(path) if start.startswith(b"PK") else _tar_file(path)
+        yield from _zip_members(path) if start.startswith(b"PK") else _tar_file(path, at_once)
 
 
 def text_of(archive: Path, member: Member) -> str:
@@ -92,8 +97,8 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _tar_file(path: Path) -> Iterator[Member]:
-    whole = Region(OpenFile(path), 0, path.stat().st_size)
+def _tar_file(path: Path, at_once: bool) -> Iterator[Member]:
+    whole = (ReadOnce if at_once else Region)(OpenFile(path), 0, path.stat().st_size)
     if whole.at(0, 2) == b"\x1f\x8b":
         limit = MAX_EXPANSION * whole.size + SLACK
         with gzip.open(path) as unpacked:

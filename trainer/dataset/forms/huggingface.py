@@ -155,29 +155,31 @@ def _archive_images(shard: Shard, path: Path) -> Images:
 
 def _webdataset_images(shard: Shard, path: Path) -> Images:
     """Members that stand together and have one key, their name up to the first dot of the file's name, are a sample."""
-    for number, (key, sample) in enumerate(groupby(members(path), lambda member: _key(member.name))):
+    for number, (key, sample) in enumerate(groupby(members(path, at_once=True), _key)):
         files: dict[str, Member] = {}  # by what is behind the key
         for member in sample:
             if is_system_member(member.name):
                 yield Ignored(member.name, SYSTEM)
             else:
-                files[member.name[len(key) + 1 :].lower()] = member
+                data = member.read()
+                files[member.name[len(key) + 1 :].lower()] = member._replace(read=partial(_same, data))
         found = [ending for ending in files if has_image_ending(f"x.{ending}")]
         if not found:
             yield from (Ignored(member.name, OTHER_MEMBER) for member in files.values())
             continue
         where = f"{path}, sample {shown(key)}"
-        noted = _noted(files.get("json"), where)
-        name, label = noted.get("filename"), noted.get("label")
-        if "cls" in files:
-            label = _number(files["cls"], where)
-        names = (name if isinstance(name, str) else None, f"{key}.{found[0]}")
+        name: object = f"{key}.{found[0]}"
+        label: object = _number(files["cls"], where) if "cls" in files else None
+        if label is None or not _NAME.fullmatch(_base(f"{key}.{found[0]}")):
+            noted = _noted(files.get("json"), where)
+            name, label = noted.get("filename", name), noted.get("label") if label is None else label
+        names = (name if isinstance(name, str) else None,)
         image = _identify(shard, number, where, label=label if isinstance(label, int) else None, names=names)
         yield member_image(files[found[0]], shard.split, image.wnid, image.path.rpartition("/")[2])
 
 
-def _key(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
+def _key(member: Member) -> str:
+    folder, slash, file = member.name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
