@@ -32,6 +32,11 @@ def _tars_renamed(folder: Path) -> Path:
     return folder
 
 
+def _cached(folder: Path) -> Path:
+    published.huggingface_parquet(folder / "datasets--ILSVRC--imagenet-1k" / "snapshots" / "0123abc")
+    return folder
+
+
 def _class_folders(folder: Path) -> Path:
     for name in ("ant", "bee"):
         write_photo(folder / name / "0.jpg")
@@ -53,6 +58,25 @@ KNOWN: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
         "%/ILSVRC2012_img_train.tar %/ILSVRC2012_img_val.tar --devkit %/ILSVRC2012_devkit_t12.tar.gz",
     ),
     "two tars of other names": (_tars_renamed, "imagenet", "two tars", "%/a.tar %/b.tar"),
+    "Hugging Face's Parquet files": (
+        published.huggingface_parquet,
+        "huggingface",
+        "ImageNet in 6 shards",
+        "%",
+    ),
+    "Hugging Face's tar.gz": (
+        published.huggingface_tar_gz,
+        "huggingface",
+        "shards of the Hugging Face Hub",
+        "%",
+    ),
+    "WebDataset's shards": (published.huggingface_webdataset, "huggingface", "ImageNet in 5 shards", "%"),
+    "the Hub's cache": (
+        lambda folder: _cached(folder),
+        "huggingface",
+        "shards of the Hugging Face Hub",
+        "%",
+    ),
     "one of the two tars": (
         lambda folder: published.imagenet(folder)[1],
         "imagenet",

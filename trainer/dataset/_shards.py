@@ -37,6 +37,11 @@ class Shard(NamedTuple):
     layout: Layout
 
 
+def is_shard(path: str) -> bool:
+    """Whether a file below a folder or repository is called as a shard of ImageNet is."""
+    return (_TAR_GZ.fullmatch(path) or _SHARD.fullmatch(path)) is not None
+
+
 def sort_shards(
     files: Mapping[str, int], origin: str, *, partial: bool = False
 ) -> tuple[list[Shard], list[str]]:

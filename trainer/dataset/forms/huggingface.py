@@ -21,13 +21,14 @@ from trainer.dataset._archives import Data, Member, members
 from trainer.dataset._hub import AHEAD, BACKOFF, Downloads, Repository, check_disk, find_repository
 from trainer.dataset._hub import Progress as DownloadProgress
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
+from trainer.dataset._look import Look
 from trainer.dataset._manifest import Skipped, SplitName
 from trainer.dataset._names import has_image_ending, is_system_member, shown
 from trainer.dataset._parquet import check_parquet, read_rows
 from trainer.dataset._preparation import check_new
-from trainer.dataset._shards import Shard, list_shard_folder, sort_shards
+from trainer.dataset._shards import Shard, is_shard, list_shard_folder, sort_shards
 from trainer.dataset._source import Part, Source, SourceImage, member_image
-from trainer.dataset.forms._form import Fetch, Form, add_downloads
+from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_wnids
 from trainer.errors import DataError
 
@@ -316,6 +317,26 @@ def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
     )
 
 
+_PAGE = re.compile(r"(?:https?://huggingface\.co/|hf://)datasets/[^/]+/[^/?#]+/?")
+
+
+def _recognise(look: Look) -> Found | None:
+    """Shards in a folder or its data/, the Hub's cache, or a data set's page on the Hub."""
+    if not look.is_local:
+        known = _PAGE.fullmatch(look.address) is not None
+        return Found("ImageNet on the Hugging Face Hub", [look.address]) if known else None
+    snapshots = [
+        f"{above}snapshots/{commit}/"
+        for above in ("", *(f"{name}/" for name in look.folders() if name.startswith("datasets--")))
+        for commit in look.folders(f"{above}snapshots")
+    ]
+    for below in (f"{top}{folder}" for top in ("", *snapshots) for folder in ("", "data/")):
+        shards = [name for name in look.files(below) if is_shard(below + name)]
+        if shards:
+            return Found(f"ImageNet in {len(shards):,} shards of the Hugging Face Hub", [look.address])
+    return None
+
+
 FORM = Form(
     name="huggingface",
     help="ImageNet from the Hugging Face Hub, or from its shards on disk",
@@ -323,4 +344,6 @@ FORM = Form(
     add_arguments=_add_arguments,
     identity=lambda options: ("imagenet", {}),
     source=_source,
+    recognise=_recognise,
+    layout="data/train-00000-of-00294.parquet …, imagenet1k-train-0000.tar …, train_images_0.tar.gz …, the Hub's cache",
 )
