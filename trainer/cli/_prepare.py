@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from trainer.dataset import Form, Found, Prepared, Resize
+    from trainer.dataset import ArchiveFile, Form, Found, Prepared, Resize
 
 NAME, GROUP, ORDER = "prepare", "data", 1
 HELP = "make a data set from what is there; the same command resumes an interrupted one"
@@ -200,14 +200,19 @@ class _Fetch:
     def __init__(self, options: Namespace, out: Path, bars: Progress) -> None:
         self._options, self._out, self._bars = options, out, bars
 
-    def __call__(self, archive: str, *endings: str) -> Path:
-        from trainer.dataset import check_new, fetch
+    def __call__(self, archive: str, *endings: str) -> ArchiveFile:
+        from trainer.dataset import check_new, fetch, shown_url
 
         if (downloads := self._options.downloads) is None:
             check_new(self._out)  # nothing is downloaded into a folder that will be refused
             downloads = self._out / ".preparing" / "downloads"
-        progress = self.bar(f"downloading {archive.rsplit('/', 1)[-1][:40]}")
-        return fetch(archive, downloads, endings=endings, progress=progress)
+        return fetch(
+            archive,
+            downloads,
+            stream=self._options.downloads is None,
+            endings=endings,
+            progress=self.bar(f"downloading {shown_url(archive).rsplit('/', 1)[-1][:40]}"),
+        )
 
     def bar(self, description: str) -> Callable[[int, int], None]:
         bar = self._bars.add_task(description, total=None, visible=False)

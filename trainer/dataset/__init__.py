@@ -1,5 +1,7 @@
 """From the archive to a verified data set on disk."""
 
+from trainer.dataset._addresses import shown_url
+from trainer.dataset._archive_files import ArchiveFile
 from trainer.dataset._check import Finding, check_files, in_threads, quarantine
 from trainer.dataset._completeness import (
     Completeness,
@@ -39,6 +41,7 @@ from trainer.dataset.forms.tiny_imagenet import tiny_imagenet
 __all__ = [
     "FORMS",
     "SPLITS",
+    "ArchiveFile",
     "Completeness",
     "Copies",
     "Dataset",
@@ -89,6 +92,7 @@ __all__ = [
     "require_complete",
     "several",
     "shown",
+    "shown_url",
     "tiny_imagenet",
     "without_texts",
     "write_manifest",

@@ -5,14 +5,34 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
+from trainer.dataset._remote import RemoteFile
 from trainer.errors import DataError
 
 MAX_MEMBER = 64 * 2**20  # bytes; ImageNet's largest image has 15 MB
 READ_AHEAD = 2**20  # bytes that a writer thread reads at once
 
 Data = bytes | memoryview
+ArchiveFile = Path | RemoteFile  # an archive on this machine, or one that is read in place
+
+
+def archive_size(archive: ArchiveFile) -> int:
+    """Bytes of an archive."""
+    return archive.size if isinstance(archive, RemoteFile) else archive.stat().st_size
+
+
+class Seekable(Protocol):
+    """A file with a position, which some can only move forwards."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes from the position, which moves."""
+
+    def seek(self, offset: int, /) -> int:
+        """Set the position."""
+
+    def tell(self) -> int:
+        """The position."""
 
 
 class OpenFile:
@@ -83,13 +103,37 @@ class ReadOnce(Region):
         return bytes(self._file.read_on(start, size)) if size > 0 else b""
 
 
+class Inner:
+    """A range of a file that has one position for all who read it: a member that is an archive itself."""
+
+    def __init__(self, file: CheckedFile, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._position = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes from the position, which moves."""
+        self._file.seek(self._start + self._position)
+        data = self._file.read(min(size, self._size - self._position))
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, /) -> int:
+        """Set the position."""
+        self._position = min(offset, self._size)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+
 class CheckedFile:
     """A file for tarfile, in which no read is larger than an image and no archive larger than allowed.
 
     tarfile reads extended headers in one go, whatever size they claim.
     """
 
-    def __init__(self, file: IO[bytes] | Region, path: Path | str, limit: int) -> None:
+    def __init__(self, file: Seekable, path: str, limit: int) -> None:
         self._file, self._path, self._limit = file, path, limit
         self._unread = b""
 
@@ -98,18 +142,17 @@ class CheckedFile:
         if not 0 <= size <= MAX_MEMBER:
             raise DataError(f"{self._path} has a header of {size:,} bytes; this is not the published archive")
         data, self._unread = self._unread[:size], self._unread[size:]
-        return data + (self._file.read(size - len(data)) or b"")
+        data += (self._file.read(size - len(data)) or b"") if len(data) < size else b""
+        self._check(self.tell())
+        return data
 
     def unread(self, data: bytes) -> None:
-        """Put back the bytes that were just read: seeking back in a gzip stream starts from its beginning."""
-        self._unread = data
+        """Put back the bytes that were just read: a compressed file cannot be sought back."""
+        self._unread = data + self._unread
 
     def seek(self, offset: int) -> int:
         """Set the position."""
-        if not 0 <= offset <= self._limit:
-            raise DataError(
-                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; download it again"
-            )
+        self._check(offset)
         if offset != self.tell():
             self._unread = b""
             self._file.seek(offset)
@@ -118,3 +161,9 @@ class CheckedFile:
     def tell(self) -> int:
         """The position."""
         return self._file.tell() - len(self._unread)
+
+    def _check(self, offset: int) -> None:
+        if not 0 <= offset <= self._limit:
+            raise DataError(
+                f"{self._path} ends early or is larger inside than its {self._limit:,} bytes allow; download it again"
+            )

@@ -1,14 +1,14 @@
 """Archives, read as if somebody meant harm.
 
 Only regular files come out, one after the other, none larger than `MAX_MEMBER`; nothing is ever written
-under a name from an archive before the caller has matched it. A member is read when its `read` is called, so
-several writer threads can read from a plain tar or a zip. However the archive was packed, its names come out in
-one way: without `./`, with slashes.
+under a name from an archive before the caller has matched it. A plain tar or a zip on this machine can be read by
+several threads; what is compressed or remote is read once, in its order. However the archive was packed, its names come
+out in one way: without `./`, with slashes.
 """
 
 from __future__ import annotations
 
-import gzip
+import io
 import stat
 import struct
 import tarfile
@@ -21,22 +21,33 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from trainer.dataset._archive_files import MAX_MEMBER, READ_AHEAD, CheckedFile, OpenFile, ReadOnce, Region
+from trainer.dataset._archive_files import (
+    MAX_MEMBER,
+    READ_AHEAD,
+    ArchiveFile,
+    CheckedFile,
+    Inner,
+    OpenFile,
+    ReadOnce,
+    Region,
+    Seekable,
+)
 from trainer.dataset._archive_files import Data as Data
+from trainer.dataset._compressed import DAMAGE, unpacked
+from trainer.dataset._remote import RemoteFile, Stream
 from trainer.errors import DataError
 
 MAX_EXPANSION = 20  # times; JPEGs hardly compress: an archive that grows more is a bomb
-SLACK = 2**30  # bytes allowed beyond that: small archives of labels and test data
+SLACK = 2**30  # bytes allowed beyond that: small archives of labels and test data …
+SLACK_INSIDE = 2**24  # … and in an archive in an archive, of which there are many
 
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
     *(EOFError, OSError, ValueError, RuntimeError, LookupError),
+    *DAMAGE,
 )
 # What is given as an archive and is none that is read here: first bytes, what it is, what to do.
 _OTHERS = (
-    (b"BZh", "is compressed with bzip2", "unpack it first, with bunzip2 -k"),
-    (b"\xfd7zXZ\0", "is compressed with xz", "unpack it first, with unxz -k"),
-    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it first, with unzstd"),
     (b"\x04\x22\x4d\x18", "is compressed with lz4", "unpack it first, with unlz4"),
     (b"\x1f\x9d", "is compressed with compress", "unpack it first, with uncompress"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", "unpack it and pack the folder as a tar"),
@@ -53,9 +64,9 @@ class Member(NamedTuple):
 
     name: str  # in the archive
     size: int  # bytes
-    read: Callable[[], Data]  # its content
-    lasting: bool  # whether `read` works in any thread, and after the next member was taken
-    nested: Callable[[], Iterator[Member]]  # its members, if it is a plain tar in a plain tar
+    read: Callable[[], Data]  # its content; before the next member is taken, if `take` is given
+    nested: Callable[[], Iterator[Member]]  # its members if it is a tar, compressed or not; likewise
+    take: Callable[[], Callable[[], Data]] | None = None  # makes a `read` for any thread and any time
 
 
 TOP = (
@@ -63,26 +74,47 @@ TOP = (
 )
 
 
-def members(path: Path, *, at_once: bool = False) -> Iterator[Member]:
+def members(archive: ArchiveFile, *, at_once: bool = False) -> Iterator[Member]:
     """The regular files of a tar, a compressed tar or a zip, in the archive's order.
 
     Args:
-        path: the archive.
+        archive: on this machine or elsewhere.
         at_once: whether all members of a plain tar are read, each before the next one is taken: one thread reads the
             file from its beginning to its end.
 
     Raises: DataError if it is none of them, damaged, cut off, a bomb, or holds links or devices.
     """
+    path = str(archive)
     with _naming(path):
-        with path.open("rb") as file:
-            start = file.read(8)
-        for magic, what, cure in _OTHERS:
-            if start.startswith(magic):
-                raise DataError(f"{path} {what}; {cure}")
-        yield from _zip_members(path) if start.startswith(b"PK") else _tar_file(path, at_once)
+        if isinstance(archive, RemoteFile):
+            with archive.open() as stream:
+                yield from _members(path, stream, archive.size)
+                stream.finish()
+        else:
+            whole = (ReadOnce if at_once else Region)(OpenFile(archive), 0, archive.stat().st_size)
+            yield from _members(path, whole, whole.size)
 
 
-def text_of(archive: Path, member: Member) -> str:
+def _members(path: str, file: Region | Stream, size: int) -> Iterator[Member]:
+    start = file.read(8)
+    file.seek(0)
+    for magic, what, cure in _OTHERS:
+        if start.startswith(magic):
+            raise DataError(f"{path} {what}; {cure}")
+    if not start.startswith(b"PK"):
+        yield from _tar(path, file, size, SLACK)
+    elif isinstance(file, Region):
+        yield from _zip_members(path, _local_zip(Path(path)), size, None)
+    elif file.ranges:
+        yield from _zip_members(path, zipfile.ZipFile(cast(IO[bytes], file)), size, file)
+    else:
+        raise DataError(
+            f"{path} is a zip, which is read from its end, and its server can only send the whole; "
+            "have it downloaded, to a folder that is named with --downloads"
+        )
+
+
+def text_of(archive: ArchiveFile, member: Member) -> str:
     """A member that should be a text. Raises: DataError if it is none."""
     try:
         return bytes(member.read()).decode()
@@ -97,20 +129,20 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _tar_file(path: Path, at_once: bool) -> Iterator[Member]:
-    whole = (ReadOnce if at_once else Region)(OpenFile(path), 0, path.stat().st_size)
-    if whole.at(0, 2) == b"\x1f\x8b":
-        limit = MAX_EXPANSION * whole.size + SLACK
-        with gzip.open(path) as unpacked:
-            yield from _tar_members(
-                str(path), CheckedFile(cast(IO[bytes], unpacked), path, limit), stored=None
-            )
+def _tar(path: str, file: Seekable, size: int, slack: int) -> Iterator[Member]:
+    """The members of a tar, compressed or not."""
+    checked = CheckedFile(file, path, size)
+    checked.unread(start := checked.read(8))
+    content = unpacked(checked, start)
+    if content is None:
+        yield from _tar_members(path, checked, stored=file if isinstance(file, Region) else None)
     else:
-        yield from _tar_members(str(path), CheckedFile(whole, path, whole.size), stored=whole)
+        limit = MAX_EXPANSION * size + slack
+        yield from _tar_members(path, CheckedFile(content, path, limit), stored=None)
 
 
 def _tar_members(path: str, file: CheckedFile, *, stored: Region | None) -> Iterator[Member]:
-    """Walk a tar. `stored`: its bytes, if any thread can read them again; None for a compressed tar."""
+    """Walk a tar. `stored`: its bytes, if any thread can read them again."""
     offset = 0
     while True:
         file.seek(offset)
@@ -134,12 +166,13 @@ def _tar_members(path: str, file: CheckedFile, *, stored: Region | None) -> Iter
             )
         name = _plain_name(name)
         if stored is None:
-            no_tar = partial(_no_tar, path, name)
-            yield Member(name, size, _reader(file, path, name, start, size), False, no_tar)
+            read = _reader(file, path, name, start, size)
+            nested = partial(_nested, f"{path}, {name}", Inner(file, start, size), size)
+            yield Member(name, size, read, nested, partial(_taken, read))
         else:
             inner = stored.region(start, size)
-            nested = partial(_nested, f"{path}, {name}", inner)
-            yield Member(name, size, _region_reader(inner, path, name), True, nested)
+            nested = partial(_nested, f"{path}, {name}", inner, size)
+            yield Member(name, size, _region_reader(inner, path, name), nested)
 
 
 _END = bytes(tarfile.BLOCKSIZE)  # a tar's end
@@ -197,16 +230,14 @@ def _header(path: str, file: CheckedFile, offset: int, block: bytes) -> _Fields:
     return member.name, kind, member.offset_data, member.size
 
 
-def _nested(path: str, region: Region) -> Iterator[Member]:
+def _nested(path: str, file: Seekable, size: int) -> Iterator[Member]:
     with _naming(path):
-        yield from _tar_members(path, CheckedFile(region, path, region.size), stored=region)
+        yield from _tar(path, file, size, SLACK_INSIDE)
 
 
-def _no_tar(path: str, name: str) -> Iterator[Member]:
-    raise DataError(
-        f"{path}: {name!r} is an archive in a compressed archive; unpack the outer one first, with gunzip -k "
-        "or unzip, and give the tar that is inside"
-    )
+def _taken(read: Callable[[], Data]) -> Callable[[], Data]:
+    data = read()
+    return lambda: data
 
 
 def _reader(file: CheckedFile, path: str, name: str, start: int, size: int) -> Callable[[], Data]:
@@ -226,15 +257,20 @@ def _region_reader(region: Region, path: str, name: str) -> Callable[[], Data]:
     return read
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
+def _local_zip(path: Path) -> zipfile.ZipFile:
     with ExitStack() as opened:
         archive = zipfile.ZipFile(opened.enter_context(path.open("rb")))
         # It stays open: other threads read the members later.
         weakref.finalize(archive, opened.pop_all().close)
-    limit = MAX_EXPANSION * path.stat().st_size + SLACK
+    return archive
+
+
+def _zip_members(path: str, archive: zipfile.ZipFile, size: int, stream: Stream | None) -> Iterator[Member]:
+    """The members of a zip. `stream`: what it is read from, if only in order."""
+    limit = MAX_EXPANSION * size + SLACK
     if sum(entry.file_size for entry in archive.infolist()) > limit:
         raise DataError(f"{path} would unpack to more than {limit:,} bytes: a zip bomb, not a data set")
-    for entry in archive.infolist():
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset):
         mode = entry.external_attr >> 16
         if entry.is_dir():
             continue
@@ -246,17 +282,40 @@ def _zip_members(path: Path) -> Iterator[Member]:
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(f"{path}: {entry.filename!r} is encrypted or packed in an unusual way; repack it")
         name = _plain_name(entry.filename.replace("\\", "/"))  # a backslash is Windows's
-        no_tar = partial(_no_tar, str(path), name)
-        yield Member(name, entry.file_size, _zip_reader(archive, entry, str(path)), True, no_tar)
+        nested = partial(_zip_nested, archive, entry, f"{path}, {name}")
+        take = partial(_zip_taken, stream, entry, path) if stream else None
+        yield Member(
+            name, entry.file_size, _zip_reader(partial(archive.open, entry), entry, path), nested, take
+        )
 
 
-def _zip_reader(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) -> Callable[[], Data]:
+def _zip_reader(open_entry: Callable[[], IO[bytes]], entry: zipfile.ZipInfo, path: str) -> Callable[[], Data]:
     def read() -> Data:
         size = _small(path, entry.filename, entry.file_size)
-        with _naming(path), archive.open(entry) as file:
+        with _naming(path), open_entry() as file:
             return _whole(file.read(size), path, entry.filename, size)  # checks the CRC at the end
 
     return read
+
+
+_ZIP_HEADER = struct.Struct("<4s22xHH")  # PK34, …, bytes of the name and of extra fields
+
+
+def _zip_taken(stream: Stream, entry: zipfile.ZipInfo, path: str) -> Callable[[], Data]:
+    """Bring an entry into memory as it is stored: any thread can unpack it then."""
+    with _naming(path):
+        stream.seek(entry.header_offset)
+        magic, name, extra = _ZIP_HEADER.unpack(stream.read(_ZIP_HEADER.size))
+        if magic != b"PK\3\4":
+            raise zipfile.BadZipFile(f"{entry.filename!r} does not begin where the directory says")
+        stream.read(name + extra)
+        stored = io.BytesIO(stream.read(_small(path, entry.filename, entry.compress_size)))
+    return _zip_reader(lambda: cast(IO[bytes], zipfile.ZipExtFile(stored, "r", entry)), entry, path)
+
+
+def _zip_nested(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) -> Iterator[Member]:
+    with _naming(path), archive.open(entry) as file:
+        yield from _tar(path, cast(Seekable, file), entry.file_size, SLACK_INSIDE)
 
 
 def _small(path: str, name: str, size: int) -> int:
@@ -276,7 +335,7 @@ def _whole(data: Data, path: str, name: str, size: int) -> Data:
 class _naming:
     """Turns errors of the archive libraries into a sentence about the archive."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
 
     def __enter__(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Downloads of archives: by URL, resumed where the connection was cut, or by torrent through aria2c."""
+"""Archives by their addresses: read in place, downloaded and resumed where the connection was cut, or by torrent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from trainer.dataset._addresses import is_url, name_of, shown_url
+from trainer.dataset._archive_files import ArchiveFile
+from trainer.dataset._remote import RemoteFile
+from trainer.dataset._web import is_permanent, version_of
 from trainer.errors import DataError
 
 TRIES = 6  # in a row without a single byte
@@ -26,28 +30,34 @@ def fetch(
     source: str,
     downloads: Path,
     *,
+    stream: bool = False,
     endings: tuple[str, ...] = (),
     progress: Progress = lambda done, total: None,
     backoff: float = BACKOFF,
-) -> Path:
-    """Path of the archive `source` on this machine, after a download where one is needed.
+) -> ArchiveFile:
+    """The archive `source`: its path on this machine, after a download where one is needed, or the file where it is.
 
     Args:
-        source: a path, an http(s) URL, a magnet link or a .torrent file; the last two go to aria2c.
+        source: a path, an address such as https:// or s3://; a magnet link or a .torrent file, which go to aria2c.
         downloads: folder of downloads. An archive that is there already is not downloaded again.
+        stream: whether a remote archive is to be read in place, without a copy of it.
         endings: ends of the file names of archives that a torrent may bring.
         progress: called with the bytes downloaded so far and the total.
         backoff: seconds after the first failed try, doubled after each.
 
     Raises: DataError if there is no such file, or the download fails; the same call resumes it.
     """
-    if source.startswith("magnet:") or source.endswith(".torrent"):
+    if source.startswith("magnet:") or urlsplit(source).path.endswith(".torrent"):
         return _torrent(source, downloads, endings)
-    if source.startswith(("http://", "https://")):
-        return _http(source, downloads, progress, backoff)
+    if source.startswith("file://"):
+        source = unquote(urlsplit(source).path)
+    if is_url(source):
+        if stream:
+            return RemoteFile(source)
+        if source.startswith(("http://", "https://")):
+            return _http(source, downloads, progress, backoff)
+        return _copy(source, downloads, progress)
     path = Path(source)
-    if "://" in source:
-        raise DataError(f"{source} is neither a path nor an http(s) address; download it and give the file")
     if os.path.isdir(path):
         raise DataError(
             f"{path} is a folder, not an archive; give the archive itself, or prepare a folder that has train/CLASS/* "
@@ -58,6 +68,28 @@ def fetch(
     return path
 
 
+def _copy(url: str, downloads: Path, progress: Progress) -> Path:
+    """Download from S3 and the like."""
+    done, partial = downloads / name_of(url), downloads / f"{name_of(url)}.part"
+    if done.exists():
+        return done
+    downloads.mkdir(parents=True, exist_ok=True)
+    file = RemoteFile(url)
+    version = {"url": str(file), "version": file.version, "total": file.size}
+    size = _size(partial) if file.version and _known_version(partial) == version else 0
+    _check_space(partial, file.size - size)
+    _version_file(partial).write_text(json.dumps(version))
+    with partial.open("ab") as copy:
+        copy.truncate(size)
+        for block in file.blocks(size):
+            copy.write(block)
+            size += len(block)
+            progress(size, file.size)
+    os.replace(partial, done)
+    _version_file(partial).unlink(missing_ok=True)
+    return done
+
+
 # `requests` is imported where it is used: machines that only train need not have it.
 
 
@@ -65,8 +97,7 @@ def _http(url: str, downloads: Path, progress: Progress, backoff: float) -> Path
     import requests
     import urllib3
 
-    name = os.path.basename(unquote(urlsplit(url).path)) or "archive"
-    done, partial = downloads / name, downloads / f"{name}.part"
+    done, partial = downloads / name_of(url), downloads / f"{name_of(url)}.part"
     if done.exists():
         return done
     downloads.mkdir(parents=True, exist_ok=True)
@@ -80,8 +111,8 @@ def _http(url: str, downloads: Path, progress: Progress, backoff: float) -> Path
             failures = failures + 1 if _size(partial) <= size_before else 1
             if failures >= TRIES or _is_permanent(error):
                 raise DataError(
-                    f"{url} cannot be downloaded ({_reason(error)}); {_size(partial):,} bytes are kept, the "
-                    "same command goes on from there"
+                    f"{shown_url(url)} cannot be downloaded ({_reason(error)}); {_size(partial):,} bytes are kept, "
+                    "the same command goes on from there"
                 ) from None
             time.sleep(backoff * 2 ** (failures - 1))
     os.replace(partial, done)
@@ -95,7 +126,7 @@ def _get(url: str, partial: Path, progress: Progress) -> None:
 
     start, headers = _size(partial), {"Accept-Encoding": "identity"}
     known = _known_version(partial)
-    if start and known.get("url") == url and known.get("version"):
+    if start and known.get("url") == shown_url(url) and known.get("version"):
         headers |= {"Range": f"bytes={start}-", "If-Range": str(known["version"])}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         status, codes = response.status_code, requests.codes
@@ -108,9 +139,8 @@ def _get(url: str, partial: Path, progress: Progress) -> None:
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else 0
         _check_space(partial, total - done)
-        etag = response.headers.get("ETag", "")
-        version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-        _version_file(partial).write_text(json.dumps({"url": url, "version": version, "total": total}))
+        version = {"url": shown_url(url), "version": version_of(response), "total": total}
+        _version_file(partial).write_text(json.dumps(version))
         with partial.open("ab") as file:
             file.truncate(done)
             # Not iter_content: it keeps nothing of a chunk that is cut off.
@@ -128,9 +158,7 @@ class _CutOff(Exception):
 
 def _is_permanent(error: Exception) -> bool:
     response = getattr(error, "response", None)
-    return (
-        response is not None and 400 <= response.status_code < 500 and response.status_code not in (408, 429)
-    )
+    return response is not None and is_permanent(response.status_code)
 
 
 def _reason(error: Exception) -> str:
@@ -173,7 +201,14 @@ def _check_space(partial: Path, needed: int) -> None:
 
 
 def _torrent(source: str, downloads: Path, endings: tuple[str, ...]) -> Path:
-    command = ["aria2c", f"--dir={downloads}", "--seed-time=0", "--continue=true", source]
+    command = [
+        "aria2c",
+        f"--dir={downloads}",
+        "--seed-time=0",
+        "--continue=true",
+        "--check-integrity=true",
+        source,
+    ]
     if shutil.which("aria2c") is None:
         raise DataError(
             "a torrent needs aria2c, which is not installed (Debian, Ubuntu: apt install aria2); or download it "

@@ -136,7 +136,7 @@ class Missing:
                 if image.path in skipped or log.has(image, self._resize):
                     self._progress(image.size)
                 else:
-                    yield image
+                    yield image if image.take is None else image._replace(read=image.take(), take=None)
         log.forget(set(log.images) - paths)
 
     def _unread(self) -> Iterator[SourceImage | Skipped | Ignored | End]:

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.dataset._archive_files import archive_size
 from trainer.dataset._changes import Changes
 from trainer.dataset._ignored import IgnoredCount
 from trainer.dataset._images import Resize
@@ -68,7 +69,7 @@ class ResumeLog:
         self._identity = {
             "name": source.name,
             "options": dict(options),
-            "archives": {path.name: path.stat().st_size for path in source.archives} | dict(source.shards),
+            "archives": {one.name: archive_size(one) for one in source.archives} | dict(source.shards),
         }
         self.images: dict[str, ImageRecord] = {}  # by path
         self.skipped: list[Skipped] = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.dataset._archives import Data, Member, members
+from trainer.dataset._archive_files import ArchiveFile, Data, archive_size
+from trainer.dataset._archives import Member, members
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._manifest import Skipped, SplitName
 from trainer.dataset._names import is_system_member
@@ -22,7 +22,10 @@ class SourceImage(NamedTuple):
     class_id: str  # name of its class folder; for ImageNet its wnid
     path: str  # below the data set's folder
     size: int  # bytes, before any resize
-    read: Callable[[], Data]  # its content; any thread may call it
+    read: Callable[[], Data]  # its content; any thread may call it, …
+    take: Callable[[], Callable[[], Data]] | None = (
+        None  # … if this is None; else it makes such a `read`, in order
+    )
 
 
 class Part(NamedTuple):
@@ -65,7 +68,9 @@ class Source:
     images: Callable[[], Iterator[SourceImage | Skipped | Ignored | Part]]  # in the same order at each call
     bytes: int  # approximate size of all images
     options: Mapping[str, Any] = field(default_factory=dict)  # other settings that decide the result
-    archives: Mapping[Path, str | None] = field(default_factory=dict)  # MD5 by archive; None: not verified
+    archives: Mapping[ArchiveFile, str | None] = field(
+        default_factory=dict
+    )  # MD5 by archive; None: not verified
     shards: Mapping[str, int] = field(default_factory=dict)  # bytes of the files that are its parts, by name
     spare: int = 0  # bytes of the disk that are needed beside the images while they are prepared
     published: Published | None = None  # expected counts
@@ -86,12 +91,12 @@ ImageKey = tuple[SplitName, str, str]  # split, class_id and file name
 
 
 def archive_images(
-    archive: Path, key: Callable[[Member], ImageKey | None]
+    archive: ArchiveFile, key: Callable[[Member], ImageKey | None]
 ) -> Iterator[SourceImage | Ignored]:
     """The members of an archive that are images of the data set, in the archive's order.
 
     Args:
-        archive: a tar, a compressed tar or a zip.
+        archive: a tar, a compressed tar or a zip, here or remote.
         key: split, class_id and file name of a member; None for members that are no images.
     """
     for member in members(archive):
@@ -105,17 +110,10 @@ def archive_images(
 
 def member_image(member: Member, split: SplitName, class_id: str, name: str) -> SourceImage:
     """The image that a member of an archive holds."""
-    read = member.read
-    if not member.lasting:
-        data = member.read()
-
-        def read() -> Data:
-            return data
-
-    return SourceImage(split, class_id, f"{split}/{class_id}/{name}", member.size, read)
+    return SourceImage(split, class_id, f"{split}/{class_id}/{name}", member.size, member.read, member.take)
 
 
-def expected_md5(archives: Mapping[Path, Archive], *, verify: bool) -> dict[Path, str | None]:
+def expected_md5(archives: Mapping[ArchiveFile, Archive], *, verify: bool) -> dict[ArchiveFile, str | None]:
     """MD5 that each archive must have. A wrong length is found here, a wrong byte after the last image.
 
     Args:
@@ -127,7 +125,7 @@ def expected_md5(archives: Mapping[Path, Archive], *, verify: bool) -> dict[Path
     if not verify:
         return dict.fromkeys(archives)
     for path, archive in archives.items():
-        size = path.stat().st_size
+        size = archive_size(path)
         if archive.bytes is not None and size != archive.bytes:
             raise DataError(
                 f"{path} has {size:,} bytes and the published {archive.name} has {archive.bytes:,}; "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from trainer.dataset._archive_files import ArchiveFile
 from trainer.dataset._look import Look
 from trainer.dataset._source import Source
 
@@ -15,10 +16,10 @@ Identity = tuple[str, Mapping[str, Any]]  # name of the data set, and the option
 
 
 class Fetch(Protocol):
-    """Finds an archive on this machine, or downloads it; shows how far it is."""
+    """Finds an archive here or behind its address, or downloads it; shows how far it is."""
 
-    def __call__(self, archive: str, *endings: str) -> Path:
-        """Path of the archive.
+    def __call__(self, archive: str, *endings: str) -> ArchiveFile:
+        """The archive.
 
         Args:
             archive: a path, URL, magnet link or torrent file.
@@ -93,7 +94,7 @@ def add_downloads(parser: ArgumentParser) -> None:
         "--downloads",
         type=Path,
         metavar="DIR",
-        help="folder of downloads, which stay there (default: in --out until the data set is complete)",
+        help="download to this folder, where it stays (default: read in place, without a copy)",
     )
 
 

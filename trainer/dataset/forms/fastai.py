@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from trainer.dataset._archive_files import ArchiveFile, archive_size
 from trainer.dataset._archives import TOP, Member
 from trainer.dataset._look import Look
 from trainer.dataset._manifest import SplitName
@@ -37,12 +38,12 @@ ARCHIVES: Mapping[tuple[str, str], Archive] = {
 }
 
 
-def fastai(name: str, archive: Path, *, size: str = "full", verify: bool = True) -> Source:
+def fastai(name: str, archive: ArchiveFile, *, size: str = "full", verify: bool = True) -> Source:
     """Imagenette or Imagewoof from NAME2[-SIZE].tgz.
 
     Args:
         name: imagenette or imagewoof.
-        archive: path of the archive.
+        archive: path of the archive, or where it is read in place.
         size: full, or the shorter side of its images in pixels, 320 or 160.
         verify: whether it must be the published file, by length and MD5.
     """
@@ -55,7 +56,7 @@ def fastai(name: str, archive: Path, *, size: str = "full", verify: bool = True)
     return Source(
         name=name,
         images=lambda: archive_images(archive, key),
-        bytes=archive.stat().st_size,
+        bytes=archive_size(archive),
         options=_options(size),
         archives=expected_md5({archive: ARCHIVES[name, size]}, verify=verify),
         published=PUBLISHED[name],

@@ -11,13 +11,15 @@ import os
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from trainer.dataset._archive_files import ArchiveFile, archive_size
 from trainer.dataset._archives import TOP, Member, members
 from trainer.dataset._ignored import SYSTEM, Ignored
 from trainer.dataset._look import MOST_ARCHIVES, Look
 from trainer.dataset._names import is_system_member
-from trainer.dataset._source import Archive, Source, SourceImage, expected_md5, member_image
+from trainer.dataset._source import Archive, Part, Source, SourceImage, expected_md5, member_image
 from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads, add_no_md5
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_name, val_wnids
 from trainer.dataset.forms._trees import SPLIT_FOLDERS
@@ -28,7 +30,9 @@ VAL = Archive("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622", 6_74
 DEVKIT = Archive("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf")
 
 
-def imagenet(archives: Sequence[Path], *, devkit: Path | None = None, verify: bool = True) -> Source:
+def imagenet(
+    archives: Sequence[ArchiveFile], *, devkit: ArchiveFile | None = None, verify: bool = True
+) -> Source:
     """ImageNet from its two tars.
 
     Args:
@@ -47,9 +51,9 @@ def imagenet(archives: Sequence[Path], *, devkit: Path | None = None, verify: bo
     if _holds_validation(train) or not _holds_validation(val):
         what = "a tar of class tars" if _holds_validation(train) else "the tar of the validation images"
         raise DataError(f"neither {train} nor {val} is {what}; give {TRAIN.name} and {VAL.name}")
-    known = {train: TRAIN, val: VAL} | ({devkit: DEVKIT} if devkit else {})
+    known: dict[ArchiveFile, Archive] = {train: TRAIN, val: VAL} | ({devkit: DEVKIT} if devkit else {})
 
-    def images() -> Iterator[SourceImage | Ignored]:
+    def images() -> Iterator[SourceImage | Ignored | Part]:
         yield from _train_images(train)
         wnids = _devkit_wnids(devkit) if devkit else val_wnids()
         for image in members(val):
@@ -64,18 +68,18 @@ def imagenet(archives: Sequence[Path], *, devkit: Path | None = None, verify: bo
     return Source(
         name="imagenet",
         images=images,
-        bytes=train.stat().st_size + val.stat().st_size,
+        bytes=archive_size(train) + archive_size(val),
         archives=expected_md5(known, verify=verify),
         published=IMAGENET,
         class_names=imagenet_classes,
     )
 
 
-_CLASS_TAR = re.compile(rf"{TOP}(n\d{{8}})\.tar")
+_CLASS_TAR = re.compile(rf"{TOP}(n\d{{8}})\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz)")
 _IMAGE = re.compile(rf"{TOP}((n\d{{8}})_\d+\.JPEG)")
 
 
-def _holds_validation(archive: Path) -> bool:
+def _holds_validation(archive: ArchiveFile) -> bool:
     """Whether it is the flat tar, by its first member."""
     first = next((one for one in members(archive) if not is_system_member(one.name)), None)
     if first is None:
@@ -83,31 +87,37 @@ def _holds_validation(archive: Path) -> bool:
     return first.name.rpartition("/")[2].startswith("ILSVRC2012_val_")
 
 
-def _train_images(archive: Path) -> Iterator[SourceImage | Ignored]:
-    """The images of a tar of class tars, or of class folders, as some pack it again."""
-    for member in members(archive):
+def _train_images(archive: ArchiveFile) -> Iterator[SourceImage | Ignored | Part]:
+    """The images of a tar of class tars, each of them a part, or of class folders, as some pack it again."""
+    for number, member in enumerate(members(archive)):
         if is_system_member(member.name):
             yield Ignored(member.name, SYSTEM)
         elif image := _IMAGE.fullmatch(member.name):
             yield _train_image(archive, member, image[2])
         elif (found := _CLASS_TAR.fullmatch(member.name)) and found[1] in imagenet_classes():
-            for inner in member.nested():
-                if is_system_member(inner.name):
-                    yield Ignored(f"{member.name}/{inner.name}", SYSTEM)
-                else:
-                    yield _train_image(archive, inner, found[1])
+            yield Part(
+                f"{number} {member.name}", member.size, partial(_class_images, archive, member, found[1])
+            )
         else:
             raise DataError(f"{archive}: {member.name!r} is not the tar of one of ImageNet's 1,000 classes")
 
 
-def _train_image(archive: Path, member: Member, wnid: str) -> SourceImage:
+def _class_images(archive: ArchiveFile, class_tar: Member, wnid: str) -> Iterator[SourceImage | Ignored]:
+    for member in class_tar.nested():
+        if is_system_member(member.name):
+            yield Ignored(f"{class_tar.name}/{member.name}", SYSTEM)
+        else:
+            yield _train_image(archive, member, wnid)
+
+
+def _train_image(archive: ArchiveFile, member: Member, wnid: str) -> SourceImage:
     found = _IMAGE.fullmatch(member.name)
     if found is None or found[2] != wnid or wnid not in imagenet_classes():
         raise DataError(f"{archive}: {member.name!r} is not an image of that class, {wnid}")
     return member_image(member, "train", wnid, found[1])
 
 
-def _devkit_wnids(devkit: Path) -> dict[str, str]:
+def _devkit_wnids(devkit: ArchiveFile) -> dict[str, str]:
     """Wnid of each validation image. The devkit numbers the classes in an order of its own, in meta.mat."""
     from scipy.io import loadmat
 
@@ -131,7 +141,10 @@ def _devkit_wnids(devkit: Path) -> dict[str, str]:
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "archives", nargs=2, metavar="TAR", help="the two tars: paths, URLs, magnet links or torrents"
+        "archives",
+        nargs=2,
+        metavar="TAR",
+        help="the two tars: paths, URLs (also s3://), magnet links or torrents",
     )
     parser.add_argument(
         "--devkit",

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.dataset._archive_files import ArchiveFile, archive_size
 from trainer.dataset._archives import TOP, members, text_of
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._look import Look
@@ -22,7 +23,7 @@ _SOLUTION = "LOC_val_solution.csv"
 _NAMES = ("imagenet-object-localization-challenge.zip", "ILSVRC2017_CLS-LOC.tar.gz")
 
 
-def kaggle(archive: Path) -> Source:
+def kaggle(archive: ArchiveFile) -> Source:
     """ImageNet from imagenet-object-localization-challenge.zip or ILSVRC2017_CLS-LOC.tar.gz.
 
     Labels of the validation images come from the list in this package; where the archive has Kaggle's
@@ -55,7 +56,7 @@ def kaggle(archive: Path) -> Source:
     return Source(
         name="imagenet",
         images=images,
-        bytes=archive.stat().st_size,
+        bytes=archive_size(archive),
         archives={archive: None},
         published=IMAGENET,
         class_names=imagenet_classes,

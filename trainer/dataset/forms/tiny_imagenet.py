@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.dataset._archive_files import ArchiveFile, archive_size
 from trainer.dataset._archives import TOP, Member, members, text_of
 from trainer.dataset._ignored import Ignored
 from trainer.dataset._look import Look
@@ -36,7 +37,7 @@ _ROOT = "tiny-imagenet-200"
 _IMAGE = re.compile(rf"{TOP}{_ROOT}/(?:train/(n\d{{8}})/images/(\1_\d+\.JPEG)|val/images/(val_\d+\.JPEG))")
 
 
-def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
+def tiny_imagenet(archive: ArchiveFile, *, verify: bool = True) -> Source:
     """Tiny ImageNet from tiny-imagenet-200.zip.
 
     Args:
@@ -66,14 +67,14 @@ def tiny_imagenet(archive: Path, *, verify: bool = True) -> Source:
     return Source(
         name="tiny-imagenet",
         images=images,
-        bytes=archive.stat().st_size,
+        bytes=archive_size(archive),
         archives=expected_md5({archive: ARCHIVE}, verify=verify),
         published=TINY_IMAGENET,
         class_names=lambda: {row[0]: row[1] for row in _table(archive, "words.txt") if len(row) > 1},
     )
 
 
-def _table(archive: Path, name: str) -> list[list[str]]:
+def _table(archive: ArchiveFile, name: str) -> list[list[str]]:
     """Rows of a tab-separated text file in the archive."""
     for member in members(archive):
         if re.fullmatch(rf"{TOP}{_ROOT}/{re.escape(name)}", member.name):
