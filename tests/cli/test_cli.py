@@ -18,6 +18,7 @@ FLAGS = {
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
     "export": "--json --out --runs --trust",
+    "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
     "prepare": "",
@@ -51,6 +52,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
     assert [name for name in listed if name in command_names()] == [
         "prepare",
         "check",
+        "fetch",
         "recipes",
         "estimate",
         "find-lr",

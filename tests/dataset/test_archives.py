@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import struct
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,11 @@ from tests.dataset.published import jpeg, tar_of, zip_of
 from trainer.dataset import _archives, fastai, imagenet, kaggle, prepare
 from trainer.dataset._archives import members
 from trainer.errors import DataError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 NAME = "imagenette2/train/n01440764/n01440764_1.JPEG"
 VAL_NAME = "imagenette2/val/n01440764/n01440764_3.JPEG"
@@ -222,9 +228,6 @@ def test_an_image_of_a_gigabyte_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 COMPRESSED = {
-    "bunzip2": bz2.compress,
-    "unxz": lzma.compress,
-    "unzstd": lambda data: b"\x28\xb5\x2f\xfd" + data,
     "unlz4": lambda data: b"\x04\x22\x4d\x18" + data,
     "7-Zip": lambda data: b"7z\xbc\xaf\x27\x1c" + data,
     "RAR": lambda data: b"Rar!\x1a\x07" + data,
@@ -261,19 +264,94 @@ def test_names_come_out_the_same_however_they_were_packed(tmp_path: Path) -> Non
     assert [member.name for member in members(tmp_path / "x.zip")] == ["a/x.JPEG", "b.JPEG", "w/c.JPEG"]
 
 
-@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
-def test_an_archive_in_a_compressed_archive_is_refused_with_what_to_do(tmp_path: Path, kind: str) -> None:
-    train, val = published.imagenet(tmp_path)
-    outer = tmp_path / f"train.{kind}"
-    if kind == "zip":
-        zip_of(outer, [(one.name, bytes(one.read())) for one in members(train)])
-    else:
-        outer.write_bytes(gzip.compress(train.read_bytes()))
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstd.compress,
+    "several gz": lambda data: gzip.compress(data[:20_000]) + gzip.compress(data[20_000:]),
+    "several xz": lambda data: lzma.compress(data[:20_000]) + bytes(8) + lzma.compress(data[20_000:]),
+    "several zst": lambda data: zstd.compress(data[:20_000]) + zstd.compress(data[20_000:]),
+}
 
-    with pytest.raises(
-        DataError, match=r"n01440764\.tar' is an archive in a compressed archive; unpack the outer"
-    ):
-        prepare(imagenet([outer, val], verify=False), tmp_path / "out")
+
+@pytest.mark.parametrize("inside", [None, *COMPRESS])
+@pytest.mark.parametrize("outside", [None, *COMPRESS, "zip"])
+def test_class_tars_come_out_of_any_packing_of_them_and_of_the_whole(
+    tmp_path: Path, inside: str | None, outside: str | None
+) -> None:
+    train, val = published.imagenet(tmp_path)
+    class_tars = [(one.name, bytes(one.read())) for one in members(train)]
+    if inside:
+        class_tars = [(f"{name}.{inside.split()[-1]}", COMPRESS[inside](data)) for name, data in class_tars]
+    if outside == "zip":
+        zip_of(tmp_path / "again", class_tars)
+    else:
+        data = tar_of(class_tars)
+        (tmp_path / "again").write_bytes(COMPRESS[outside](data) if outside else data)
+
+    source = imagenet([tmp_path / "again", val], verify=False)
+    published.check_images_come_out_byte_for_byte(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("nested", [False, True], ids=["outer", "inner"])
+def test_a_compressed_tar_that_is_cut_or_damaged_is_named(tmp_path: Path, kind: str, nested: bool) -> None:
+    tar = tar_of([(f"n01440764_{number}.JPEG", jpeg(number)) for number in range(30)])
+    whole = COMPRESS[kind](tar)
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 64] = bytes(64)
+    for bad in (whole[: len(whole) // 2], whole[:-3], bytes(damaged)):
+        path = tmp_path / "x.tar"
+        path.write_bytes(tar_of([("n01440764.tar.x", bad)]) if nested else bad)
+
+        with pytest.raises(DataError, match=r"x\.tar"):
+            read_all(path, nested=nested)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("nested", [False, True], ids=["outer", "inner"])
+@pytest.mark.parametrize("where", ["in a member", "behind the end"])
+def test_a_bomb_is_given_up_however_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, nested: bool, where: str
+) -> None:
+    monkeypatch.setattr(_archives, "SLACK", 2**20)
+    monkeypatch.setattr(_archives, "SLACK_INSIDE", 2**20)
+    member = tarfile.TarInfo("imagenette2/notes.txt")
+    member.size = 2**25 if where == "in a member" else 0
+    bomb = COMPRESS[kind](member.tobuf() + bytes(2**25))
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of([("a.tar", bomb)]) if nested else bomb)
+
+    with pytest.raises(DataError, match="larger inside"):
+        read_all(path, nested=nested)
+
+
+def test_an_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**30}]
+    (tmp_path / "x.tar.xz").write_bytes(lzma.compress(tar_of([("a", b"a")]), filters=filters))
+
+    with pytest.raises(DataError, match=r"x\.tar\.xz cannot be read as an archive \(Memory usage limit"):
+        list(members(tmp_path / "x.tar.xz"))
+
+
+def read_all(path: Path, *, nested: bool) -> None:
+    """Read every member, or every member of every member."""
+    for member in members(path):
+        for one in member.nested() if nested else [member]:
+            if one.size < 2**20:
+                one.read()
+
+
+def test_an_inner_archive_is_as_little_trusted_as_the_outer_one(tmp_path: Path) -> None:
+    for what, hostile in HOSTILE.items():
+        if what == "garbage at the end":  # as behind any tar's end
+            continue
+        path = tmp_path / "x.tar.gz"
+        path.write_bytes(gzip.compress(tar_of([("n01440764.tar", hostile)])))
+
+        with pytest.raises(DataError, match=r"x\.tar\.gz, n01440764\.tar"):
+            read_all(path, nested=True)
 
 
 def test_a_class_tar_that_was_cut_is_named_with_the_tar_it_is_in(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_no_server_is_said_in_a_sentence(tmp_path: Path) -> None:
         fetch("http://127.0.0.1:9/x.tgz", tmp_path, backoff=0)
 
 
-@pytest.mark.parametrize("source", ["nowhere.tar", "s3://bucket/x.tar", "."])
+@pytest.mark.parametrize("source", ["nowhere.tar", "nonsense://bucket/x.tar", "."])
 def test_what_is_neither_file_nor_address_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
@@ -167,8 +167,8 @@ def test_what_is_neither_file_nor_address_is_refused(
 def test_a_killed_prepare_goes_on_with_its_download(server: Server, tmp_path: Path) -> None:
     server.content, server.slow = published.fastai(tmp_path).read_bytes(), 0.1
     command = [sys.executable, "-m", "trainer", "prepare", "imagenette", server.url, "--size", "320"]
-    command += ["--no-md5", "--out", str(tmp_path / "out")]
-    part = tmp_path / "out" / ".preparing" / "downloads" / "imagenette2-320.tgz.part"
+    command += ["--no-md5", "--out", str(tmp_path / "out"), "--downloads", str(tmp_path / "kept")]
+    part = tmp_path / "kept" / "imagenette2-320.tgz.part"
     process = subprocess.Popen(command)
     while not (part.exists() and part.stat().st_size):
         assert process.poll() is None

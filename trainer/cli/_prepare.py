@@ -109,6 +109,7 @@ def _add_resize(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Prepare the data set that `options` name and show the result."""
+    from trainer.cli._terminal import byte_bars
     from trainer.dataset import FORMS, Prepared, find_complete, prepare
 
     if options.form == PATH:
@@ -124,7 +125,7 @@ def run(options: Namespace) -> int:
         if metadata is not None:
             _show(Prepared(metadata, made=False), out, options)
             return 0
-    with _progress_bars() as bars:
+    with byte_bars() as bars:
         source = form.source(options, out, _Fetch(options, out, bars))
         bar = bars.add_task("preparing", total=source.bytes or None)
         made = prepare(
@@ -217,29 +218,6 @@ class _Fetch:
     def bar(self, description: str) -> Callable[[int, int], None]:
         bar = self._bars.add_task(description, total=None, visible=False)
         return lambda done, total: self._bars.update(bar, completed=done, total=total or None, visible=True)
-
-
-def _progress_bars() -> Progress:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    from trainer.cli._terminal import console
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _show(made: Prepared, out: Path, options: Namespace) -> None:

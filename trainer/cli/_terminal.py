@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +15,9 @@ from trainer.cli._curves import Curves
 from trainer.cli._live_line import LiveLine, epoch_line
 from trainer.run import Eta
 from trainer.tracking import Ending, Point, RunInfo, RunLog
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ROOM = 10  # rows of a terminal from which on curves are shown too
 
@@ -150,3 +153,25 @@ def show_table(title: str, rows: Mapping[str, str]) -> None:
     _results.print(Text.assemble("\n", (title, "bold")))
     for name, value in rows.items():
         _results.print(Text.assemble((f"{name:<{width}}", "bold"), "  ", value))
+
+
+def byte_bars() -> Progress:
+    """Bars of bytes, with their speed and the time that is left."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

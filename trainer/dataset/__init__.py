@@ -12,6 +12,7 @@ from trainer.dataset._completeness import (
 )
 from trainer.dataset._doubts import Copies, Duplicates, doubts, duplicates
 from trainer.dataset._download import fetch
+from trainer.dataset._fetch import Fetched, fetch_dataset
 from trainer.dataset._headers import Header, Refused, read_header, without_texts
 from trainer.dataset._ignored import Ignored, IgnoredCount, IgnoredCounts, ignored_in
 from trainer.dataset._images import Resize
@@ -47,6 +48,7 @@ __all__ = [
     "Dataset",
     "Duplicates",
     "Fetch",
+    "Fetched",
     "Finding",
     "Form",
     "Found",
@@ -75,6 +77,7 @@ __all__ = [
     "duplicates",
     "fastai",
     "fetch",
+    "fetch_dataset",
     "find_complete",
     "folder",
     "huggingface",

@@ -35,18 +35,24 @@ _CURES = {  # by the name of the error's class: not to import the libraries for 
 _LACKS = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "sftp": "paramiko"}
 
 
-def open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str, *, in_flight: int = PARALLEL) -> tuple[Any, str]:
     """The file system of an address, and the path in it; on S3 without a login where there is none.
+
+    Args:
+        url: the address, or a path.
+        in_flight: requests at the same time.
 
     Raises: Gone if no library for it is here, or the login is wrong.
     """
     import fsspec
 
     protocol = urlsplit(url).scheme
+    on_s3 = protocol in ("s3", "s3a")
+    options: dict[str, Any] = {"config_kwargs": {"max_pool_connections": in_flight}} if on_s3 else {}
     try:
-        files, path = fsspec.url_to_fs(url)
-        if protocol in ("s3", "s3a") and not _has_credentials(files):
-            files, path = fsspec.url_to_fs(url, anon=True)
+        files, path = fsspec.url_to_fs(url, **options)
+        if on_s3 and not _has_credentials(files):
+            files, path = fsspec.url_to_fs(url, anon=True, **options)
     except ImportError:
         package = _LACKS.get(protocol, protocol)
         raise Gone(f"{shown_url(url)} needs the package {package}: pip install {package}") from None
@@ -71,7 +77,7 @@ def why(url: str, error: Exception, *, anonymous: bool = False) -> str:
     """A sentence about what a library raised for an address."""
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
-        place = "bucket" if "bucket" in str(error) else "file"
+        place = "bucket" if "bucket does not exist" in str(error) else "file"
         cure = f"there is no such {place}: look at the address again, with aws s3 ls"
     elif isinstance(error, PermissionError):
         cure = _NO_CREDENTIALS if anonymous else _DENIED
