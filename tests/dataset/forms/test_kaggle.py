@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.dataset import published
-from tests.dataset.published import val_names, zip_of
+from tests.dataset.published import tar_of, val_names, zip_of
 from trainer.dataset import kaggle, prepare
 from trainer.errors import DataError
 
@@ -19,6 +20,17 @@ def test_the_images_come_out_byte_for_byte_in_their_classes(
     tmp_path: Path, archive: Callable[[Path], Path]
 ) -> None:
     published.check_images_come_out_byte_for_byte(kaggle(archive(tmp_path)), tmp_path / "out")
+
+
+def test_an_older_zip_that_holds_the_images_in_a_tar_is_read_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(published.kaggle_zip(tmp_path)) as archive:
+        files = [(name, archive.read(name)) for name in archive.namelist()]
+    inner = gzip.compress(tar_of(one for one in files if one[0].startswith("ILSVRC/")))
+    outside = [one for one in files if not one[0].startswith("ILSVRC/")]
+    again = [("imagenet_object_localization_patched2019.tar.gz", inner), *outside]
+
+    source = kaggle(zip_of(tmp_path / "again.zip", again))
+    published.check_images_come_out_byte_for_byte(source, tmp_path / "out")
 
 
 def test_kaggles_own_labels_must_agree_with_the_published_ones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.dataset._archive_files import ArchiveFile, archive_size
-from trainer.dataset._archives import TOP, members, text_of
+from trainer.dataset._archives import TOP, Member, members, text_of
 from trainer.dataset._ignored import OTHER_MEMBER, SYSTEM, Ignored
 from trainer.dataset._look import Look
 from trainer.dataset._names import is_system_member
@@ -19,6 +19,7 @@ from trainer.errors import DataError
 
 _TRAIN = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/train/(n\d{{8}})/(\1_\d+\.JPEG)")
 _VAL = re.compile(rf"{TOP}ILSVRC/Data/CLS-LOC/val/(ILSVRC2012_val_\d{{8}}\.JPEG)")
+_TAR = re.compile(rf"{TOP}imagenet_object_localization\w*\.tar\.gz")
 _SOLUTION = "LOC_val_solution.csv"
 _NAMES = ("imagenet-object-localization-challenge.zip", "ILSVRC2017_CLS-LOC.tar.gz")
 
@@ -35,7 +36,7 @@ def kaggle(archive: ArchiveFile) -> Source:
 
     def images() -> Iterator[SourceImage | Ignored]:
         wnids = val_wnids()
-        for member in members(archive):
+        for member in _members(archive):
             if is_system_member(member.name):
                 yield Ignored(member.name, SYSTEM)
             elif found := _TRAIN.fullmatch(member.name):
@@ -61,6 +62,15 @@ def kaggle(archive: ArchiveFile) -> Source:
         published=IMAGENET,
         class_names=imagenet_classes,
     )
+
+
+def _members(archive: ArchiveFile) -> Iterator[Member]:
+    """The members; an older zip of Kaggle's holds the images in a tar.gz of their own."""
+    for member in members(archive):
+        if _TAR.fullmatch(member.name):
+            yield from member.nested()
+        else:
+            yield member
 
 
 def _source(options: Namespace, out: Path, fetch: Fetch) -> Source:
