@@ -230,6 +230,7 @@ def test_an_image_of_a_gigabyte_is_refused(tmp_path: Path, monkeypatch: pytest.M
 COMPRESSED = {
     "unlz4": lambda data: b"\x04\x22\x4d\x18" + data,
     "7-Zip": lambda data: b"7z\xbc\xaf\x27\x1c" + data,
+    "cpio": lambda data: b"070707" + data,
     "RAR": lambda data: b"Rar!\x1a\x07" + data,
     "Parquet": lambda data: b"PAR1" + data,
     "web page": lambda data: b"<!DOCTYPE html>" + data,

@@ -52,7 +52,7 @@ _OTHERS = (
     (b"\x1f\x9d", "is compressed with compress", "unpack it first, with uncompress"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", "unpack it and pack the folder as a tar"),
     (b"Rar!", "is a RAR archive", "unpack it and pack the folder as a tar"),
-    (b"070701", "is a cpio archive", "unpack it and pack the folder as a tar"),
+    (b"0707", "is a cpio archive", "unpack it and pack the folder as a tar"),
     (b"PAR1", "is a Parquet file", "give one of the published archives"),
     (b"version ", "is a Git LFS pointer, not the archive itself", "fetch it with git lfs pull"),
     (b"<", "is a web page or another text", "download the archive again, logged in where that is needed"),
