@@ -206,7 +206,7 @@ def test_kills_at_random_moments_cost_nothing(bucket: Bucket, tmp_path: Path) ->
 def published_set(folder: Path) -> Any:
     from trainer.dataset import imagenet
 
-    return imagenet(published.imagenet(folder, each=300), verify=False)
+    return imagenet(published.imagenet(folder, each=100), verify=False)
 
 
 def test_the_command_says_what_it_brought(prepared: Path, tmp_path: Path) -> None:

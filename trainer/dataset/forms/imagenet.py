@@ -47,13 +47,13 @@ def imagenet(
         raise DataError(
             f"prepare imagenet takes two archives, {TRAIN.name} and {VAL.name}; it was given {len(archives)}"
         )
-    holds = {one: _holds_validation(one) for one in archives}
-    if sum(holds.values()) != 1:
-        what = "a tar of class tars" if all(holds.values()) else "the tar of the validation images"
+    flat = [_holds_validation(one) for one in archives]
+    if sum(flat) != 1:
+        what = "a tar of class tars" if all(flat) else "the tar of the validation images"
         raise DataError(
             f"neither {archives[0]} nor {archives[1]} is {what}; give {TRAIN.name} and {VAL.name}"
         )
-    train, val = sorted(archives, key=holds.__getitem__)
+    train, val = archives[flat.index(False)], archives[flat.index(True)]
     known: dict[ArchiveFile, Archive] = {train: TRAIN, val: VAL} | ({devkit: DEVKIT} if devkit else {})
 
     def images() -> Iterator[SourceImage | Ignored | Part]:
