@@ -164,6 +164,7 @@ def test_what_is_neither_file_nor_address_is_refused(
         fetch(source, tmp_path / "downloads")
 
 
+@pytest.mark.slow
 def test_a_killed_prepare_goes_on_with_its_download(server: Server, tmp_path: Path) -> None:
     server.content, server.slow = published.fastai(tmp_path).read_bytes(), 0.1
     command = [sys.executable, "-m", "trainer", "prepare", "imagenette", server.url, "--size", "320"]

@@ -82,6 +82,7 @@ def test_too_small_a_disk_is_found_before_anything_is_written(tmp_path: Path) ->
     assert not list((tmp_path / "out").rglob("*.JPEG"))
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_end_in_the_manifest_of_an_undisturbed_preparation(
     tmp_path: Path,
 ) -> None:

@@ -45,6 +45,7 @@ def torrent_of(archive: Path, web: FileServer) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_with_the_pieces_that_are_there(web: FileServer, tmp_path: Path) -> None:
     archive = web.folder / "x.zip"
     archive.write_bytes(os.urandom(60 * PIECE))
@@ -83,6 +84,7 @@ def test_a_damaged_piece_is_downloaded_again(web: FileServer, tmp_path: Path) ->
     assert web.sent < 15 * PIECE
 
 
+@pytest.mark.slow
 def test_a_data_set_is_prepared_from_a_torrent(web: FileServer, tmp_path: Path) -> None:
     torrent = torrent_of(published.kaggle_tar(web.folder), web)
     command = [
