@@ -1,0 +1,465 @@
+"""The demo of a bundle in a browser, in one file of many lines, because a Space wants to be one: a picture in; the
+five likeliest classes, and where the network looked, out.
+
+    python app.py [BUNDLE]     http://127.0.0.1:7860
+
+BUNDLE is a folder that `trainer export` wrote, or a folder of such folders, of which the newest is shown; by default
+what the environment variable BUNDLE names, then `bundle` beside this file. Address and port are Gradio's own
+variables, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT; DEMO_HOSTS lists the host names that it answers to (default: all).
+
+The same file runs in `trainer demo`, in the container of the Compose profile `demo`, and in a Space, each with what
+requirements.txt beside it lists, and without `trainer`: so it has a copy of `trainer.export.to_input`, which a test
+holds to the bundle's golden inputs. Without onnx, which may be missing, there is no map of where the network looked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+# Before gradio and onnxruntime are imported: nobody is told that they are used, and nothing is fetched.
+for _switch, _value in {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+}.items():
+    os.environ.setdefault(_switch, _value)
+
+FORMATS = [
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "GIF",
+    "BMP",
+]  # Pillow's others may call programs, or are rare
+INPUT, OUTPUT = "input_0", "output_0"
+MAX_FILE = "10mb"
+MAX_PIXELS = 50_000_000  # of a picture, also once its shorter side has been resized
+MAX_TEXT = 100_000_000  # bytes of a PNG's compressed texts
+WAITING = 8  # requests; one is answered at a time
+TOP = 5
+ORIENTATION = 0x0112  # EXIF's tag
+SHOWN = 448  # pixels: smaller views are enlarged
+# The stops of matplotlib's inferno: dark to bright for every eye, and in print.
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
+CSS = """
+.gradio-container {max-width: 1120px !important; margin: auto}
+.facts p, .said p {margin: 0 0 .4em}
+.said .wrong {border-left: 4px solid var(--error-border-color, #d33); padding: .2em .8em; font-weight: 600}
+.small {color: var(--body-text-color-subdued)}
+"""
+
+
+class Unusable(Exception):
+    """A bundle or a picture that cannot be used; the text is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network of a bundle, ready to run."""
+
+    labels: tuple[str, ...]  # in the order of the outputs, no two alike
+    described: dict[str, Any]  # preprocess.json
+    session: Any  # onnxruntime.InferenceSession
+    head: Head | None  # what the map of a class is made of
+    no_map: str = ""  # why there is none, a sentence
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last layers of a network that ends in a global average pooling and one linear layer."""
+
+    features: str  # name of the tensor (N, channels, rows, columns) that is pooled
+    weights: npt.NDArray[np.float32]  # (classes, channels)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one picture."""
+
+    top: dict[str, float]  # the likeliest classes and their probabilities
+    view: Image.Image  # the part of the picture that the network saw, with the map where there is one
+    notes: tuple[str, ...]  # sentences about this picture
+    seconds: tuple[float, float]  # to read and resize it; in the network
+
+
+def find_bundle(folder: Path) -> Path:
+    """The bundle that `folder` is, or the newest in it. Raises: Unusable if there is none."""
+    if (folder / "preprocess.json").is_file():
+        return folder
+    # The sums are written last: what has them is whole.
+    sums = [path for path in folder.glob("*/SHA256SUMS") if not path.parent.name.startswith(".")]
+    if not sums:
+        raise Unusable(
+            f"there is no exported bundle in {folder} yet; make one with `docker compose run --rm export` (or "
+            "`trainer export MODEL`), then start the demo again"
+        )
+    return max(sums, key=lambda path: path.stat().st_mtime).parent
+
+
+def load(folder: Path) -> Model:
+    """Make the bundle in `folder` ready to run. Raises: Unusable if it is damaged, or none."""
+    try:
+        sums = dict(line.split("  ", 1)[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+        content = {
+            name: (folder / name).read_bytes() for name in ("model.onnx", "labels.txt", "preprocess.json")
+        }
+        for name, data in content.items():
+            if sums.get(name) != hashlib.sha256(data).hexdigest():
+                raise ValueError(f"{name} is not what SHA256SUMS says")
+        described = json.loads(content["preprocess.json"])
+        names = content["labels.txt"].decode(errors="replace").removesuffix("\n").split("\n")
+        labels = _unlike(names, described["class_ids"])
+        model = Model(labels, described, *_open(content["model.onnx"]))
+        size = described["val_size"]
+        _run(model, np.zeros((3, size, size), np.float32))  # so that the first picture does not wait for it
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Unusable(
+            f"{folder} is no bundle, incomplete or damaged: {error}; copy or export it again"
+        ) from None
+    return model
+
+
+def read_picture(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """A picture file as RGB with the pixels that training would see, and what is to be said about it.
+
+    Raises: Unusable if it is no picture, damaged, or too large.
+    """
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    notes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pixels, which are counted below, and of a palette's transparency
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise Unusable(_too_many()) from None
+        except Exception:  # decoders raise what they like
+            raise Unusable(
+                "This file is no picture that can be read: use JPEG, PNG, WebP, AVIF, GIF or BMP."
+            ) from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unusable(_too_many(image.size))
+            try:
+                if image.getexif().get(ORIENTATION, 1) != 1:
+                    notes.append(
+                        "The camera stored this picture turned, with a note of it (EXIF) that training ignores: the "
+                        "network saw it as below. Turn it and save it for an answer to the upright picture."
+                    )
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                    notes.append("Of an animation, the network saw the first picture.")
+                return _to_rgb(image), tuple(notes)
+            except Exception:
+                raise Unusable(
+                    "This picture is damaged or its file ends too early: save or upload it again."
+                ) from None
+
+
+def centre(photo: Image.Image, described: dict[str, Any]) -> Image.Image:
+    """The part of a picture that the network sees: the centre, `val_size` pixels wide and high."""
+    shorter, size = described["val_resize"], described["val_size"]
+    width, height = (shorter * side // min(photo.size) for side in photo.size)
+    if width * height > MAX_PIXELS:
+        raise Unusable("This picture is too long and narrow: cut it to what shall be classified.")
+    resized = photo.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
+    left, top = (round((side - size) / 2) for side in (width, height))
+    return resized.crop((left, top, left + size, top + size))
+
+
+def to_input(view: Image.Image, described: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """The network's input (3, val_size, val_size): RGB, normalised."""
+    pixels = np.asarray(view, np.float32) / 255
+    normalised = (pixels - np.float32(described["mean"])) / np.float32(described["std"])
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
+
+
+def class_map(
+    head: Head, features: npt.NDArray[np.float32], index: int, size: int
+) -> npt.NDArray[np.float32]:
+    """Grad-CAM of one class: where in the picture the network found it, (size, size), not negative.
+
+    Behind a global average pooling and one linear layer the gradient of a class is its row of weights, so Grad-CAM
+    (Selvaraju et al. 2017, arXiv:1610.02391) is the class activation map of Zhou et al. 2016 (arXiv:1512.04150).
+
+    Args:
+        head: the last layers.
+        features: what is pooled, (channels, rows, columns).
+        index: the class.
+        size: side of the map, pixels.
+    """
+    found = np.maximum(np.tensordot(head.weights[index], features, axes=1), 0)
+    return np.asarray(Image.fromarray(found).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def classify(model: Model, path: str | Path) -> Answer:
+    """What the network says of a picture file. Raises: Unusable if it cannot be read."""
+    begun = time.perf_counter()
+    photo, notes = read_picture(path)
+    view = centre(photo, model.described)
+    image = to_input(view, model.described)
+    read = time.perf_counter()
+    probabilities, features = _run(model, image)
+    done = time.perf_counter()
+    likeliest = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
+    if model.head is None or features is None:
+        view, notes = _enlarged(view), (*notes, model.no_map)
+    elif max(features.shape[1:]) == 1:
+        view = _enlarged(view)
+        notes = (
+            *notes,
+            f"At {view_size(model)} pixels nothing is left of where things are in the last layer: no map.",
+        )
+    else:
+        found = class_map(model.head, features, likeliest[0], view.width)
+        view = _heated(_enlarged(view), found)
+    top = {model.labels[index]: float(probabilities[index]) for index in likeliest}
+    return Answer(top, view, notes, (read - begun, done - read))
+
+
+def view_size(model: Model) -> str:
+    """The side lengths of what the network sees, in words."""
+    return f"{model.described['val_size']} x {model.described['val_size']}"
+
+
+def facts(model: Model) -> str:
+    """Where the model comes from and how good it is, as HTML."""
+    told = model.described.get("model") or {}
+    name = f"{told['name']} version {told['version']}" if told.get("name") else told.get("source", "")
+    measured = told.get("top1") is not None and told.get("top5") is not None
+    accuracy = (
+        f"top-1 {told['top1']:.2%}, top-5 {told['top5']:.2%} on its validation images"
+        if measured
+        else "not measured on its validation images"
+    )
+    parts = [
+        f"{told.get('architecture')}, {len(model.labels):,} classes, recipe {told.get('recipe')}",
+        f"MLflow run {told['run_id']}" if told.get("run_id") else "not registered in MLflow",
+        f"data set {str(told.get('dataset_digest'))[:12]}",
+        f"sees {view_size(model)} pixels at the centre, the shorter side resized to {model.described['val_resize']}",
+    ]
+    return (
+        f"<p><b>{html.escape(str(name))}</b>: {accuracy}</p>"
+        f"<p class=small>{html.escape(' · '.join(parts))}</p>"
+    )
+
+
+def said(answer: Answer) -> str:
+    """The time taken and the notes, as HTML."""
+    read, network = (seconds * 1e3 for seconds in answer.seconds)
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in answer.notes)
+    return f"<p><b>{read + network:.0f} ms</b>: {read:.0f} to read and resize, {network:.0f} in the network</p>{notes}"
+
+
+def examples(folder: Path) -> list[str]:
+    """The example pictures of a bundle: its golden photos."""
+    return [
+        str(path)
+        for path in sorted((folder / "golden").glob("*"))
+        if path.suffix[1:].upper() in ("JPG", *FORMATS)
+    ]
+
+
+def make_page(model: Model, pictures: list[str]) -> Any:
+    """The page (gradio.Blocks)."""
+    import gradio as gr
+
+    def answer(path: str | None) -> tuple[Any, Any, str]:
+        if path is None:
+            return None, None, ""
+        try:
+            of_picture = classify(model, path)
+        except Unusable as error:
+            return None, None, f"<p class=wrong>{html.escape(str(error))}</p>"
+        return of_picture.top, of_picture.view, said(of_picture)
+
+    with gr.Blocks(title="What is in the picture?", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gr.Markdown("# What is in the picture?")
+        gr.HTML(facts(model), elem_classes="facts")
+        with gr.Row():
+            with gr.Column():
+                picture = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "webcam", "clipboard"],
+                    webcam_options=gr.WebcamOptions(
+                        mirror=False
+                    ),  # the network learned things the right way round
+                    height=360,
+                )
+                # The file as it was uploaded: gr.Image would decode it here, and of a failure say only "Error".
+                picture.preprocess = lambda uploaded: uploaded.path if uploaded else None
+                if pictures:
+                    gr.Examples(pictures, picture, label="Examples", examples_per_page=8)
+            with gr.Column():
+                top = gr.Label(label="Likeliest classes", num_top_classes=TOP)
+                text = gr.HTML(elem_classes="said")
+                label = (
+                    "Where the network looked for the first class" if model.head else "What the network saw"
+                )
+                view = gr.Image(
+                    label=label, interactive=False, format="png", buttons=["fullscreen"], height=360
+                )
+        gr.HTML(
+            f"<p class=small>Files up to {MAX_FILE.upper()} and {MAX_PIXELS // 1_000_000} million pixels, deleted after "
+            "ten minutes and sent nowhere else.</p>"
+        )
+        picture.change(answer, picture, [top, view, text], api_name="classify", concurrency_limit=1)
+    return page.queue(max_size=WAITING)
+
+
+def serve(model: Model, pictures: list[str]) -> None:
+    """Answer at GRADIO_SERVER_NAME and GRADIO_SERVER_PORT until the process is ended."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    hosts = [host for host in os.environ.get("DEMO_HOSTS", "*").split(",") if host]
+    make_page(model, pictures).launch(
+        share=False,
+        max_file_size=MAX_FILE,
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+        run_history=False,
+        footer_links=[],
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        ssr_mode=False,
+        quiet=True,
+        css=CSS,
+        theme=gr.themes.Default(),
+        prevent_thread_lock=True,
+    )
+
+
+def main() -> int:
+    """Run the command line and return the exit code."""
+    folder = Path(
+        sys.argv[1] if sys.argv[1:] else os.environ.get("BUNDLE", Path(__file__).with_name("bundle"))
+    )
+    try:
+        bundle = find_bundle(folder)
+        model = load(bundle)
+        serve(model, examples(bundle))
+    except Unusable as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    print(f"demo: {bundle} is shown at http://127.0.0.1:{port}", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run(
+    model: Model, image: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    outputs = [OUTPUT, model.head.features] if model.head else [OUTPUT]
+    probabilities, *features = model.session.run(outputs, {INPUT: image[None]})
+    return probabilities[0], features[0][0] if features else None
+
+
+def _unlike(names: list[str], ids: list[str]) -> tuple[str, ...]:
+    """Names that are all different: ImageNet has two cranes."""
+    if len(names) != len(ids):
+        raise ValueError(f"labels.txt has {len(names)} lines for {len(ids)} classes")
+    times = Counter(names)
+    return tuple(f"{name} ({i})" if times[name] > 1 else name for name, i in zip(names, ids, strict=True))
+
+
+def _open(network: bytes) -> tuple[Any, Head | None, str]:
+    """An ONNX file as a session that has the features as an output as well, its last layers, or why not."""
+    import onnxruntime
+
+    head, no_map = None, "Without the package onnx there is no map of where the network looked."
+    with suppress(ImportError):
+        import onnx
+
+        model = onnx.load_from_string(network)
+        head, no_map = _head(model.graph, onnx.numpy_helper.to_array)
+        if head:
+            model.graph.output.append(onnx.ValueInfoProto(name=head.features))
+            network = model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on busy cores it only costs
+    try:
+        return (
+            onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"]),
+            head,
+            no_map,
+        )
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ValueError(f"model.onnx cannot be run ({str(error)[:200]})") from None
+
+
+def _head(graph: Any, to_array: Callable[[Any], npt.NDArray[np.float32]]) -> tuple[Head | None, str]:
+    made_by = {name: node for node in graph.node for name in node.output}
+    nodes: list[Any] = []
+    name = OUTPUT
+    while name in made_by and len(nodes) < 4:
+        nodes.append(made_by[name])
+        name = nodes[-1].input[0]
+    if [node.op_type for node in nodes] != ["Softmax", "Gemm", "Flatten", "GlobalAveragePool"]:
+        return (
+            None,
+            "This network does not end in a pooling and one linear layer: there is no map of where it looked.",
+        )
+    (weights,) = (one for one in graph.initializer if one.name == nodes[1].input[1])
+    return Head(name, to_array(weights)), ""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow alone would make everything above 255 white
+        grey = (np.asarray(image, np.int32).clip(0, 65_535) + 128) // 257
+        image = Image.fromarray(grey.astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _too_many(size: tuple[int, int] | None = None) -> str:
+    has = f"{size[0]} x {size[1]}" if size else "too many"
+    return f"This picture has {has} pixels; {MAX_PIXELS // 1_000_000} million are allowed: make it smaller."
+
+
+def _enlarged(view: Image.Image) -> Image.Image:
+    if view.width >= SHOWN:
+        return view
+    side = SHOWN // view.width * view.width if view.width < SHOWN // 4 else SHOWN
+    few = view.width < SHOWN // 4  # pixels: blurred, they would look like more than they are
+    return view.resize((side, side), Image.Resampling.NEAREST if few else Image.Resampling.BICUBIC)
+
+
+def _heated(view: Image.Image, found: npt.NDArray[np.float32]) -> Image.Image:
+    """The view in grey, and over it in colour where a class was found: the more, the brighter."""
+    share = found / found.max() if found.max() > 0 else found
+    share = np.asarray(Image.fromarray(share).resize(view.size, Image.Resampling.BILINEAR)).clip(0, 1)
+    stops = np.linspace(0, 1, len(HEAT))
+    heat = np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
+    weight = 0.25 + 0.4 * share[..., None]
+    return Image.fromarray(((1 - weight) * np.asarray(view) + weight * heat).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
