@@ -42,15 +42,9 @@ for _switch, _value in {
 }.items():
     os.environ.setdefault(_switch, _value)
 
-FORMATS = [
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "AVIF",
-    "GIF",
-    "BMP",
-]  # Pillow's others may call programs, or are rare
+# Pillow's other formats may call programs, or are rare.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP")
+NEEDED = ("model.onnx", "labels.txt", "preprocess.json")  # of a bundle
 INPUT, OUTPUT = "input_0", "output_0"
 MAX_FILE = "10mb"
 MAX_PIXELS = 50_000_000  # of a picture, also once its shorter side has been resized
@@ -120,9 +114,7 @@ def load(folder: Path) -> Model:
     """Make the bundle in `folder` ready to run. Raises: Unusable if it is damaged, or none."""
     try:
         sums = dict(line.split("  ", 1)[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
-        content = {
-            name: (folder / name).read_bytes() for name in ("model.onnx", "labels.txt", "preprocess.json")
-        }
+        content = {name: (folder / name).read_bytes() for name in NEEDED}
         for name, data in content.items():
             if sums.get(name) != hashlib.sha256(data).hexdigest():
                 raise ValueError(f"{name} is not what SHA256SUMS says")
@@ -221,17 +213,15 @@ def classify(model: Model, path: str | Path) -> Answer:
     probabilities, features = _run(model, image)
     done = time.perf_counter()
     likeliest = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
+    view = _enlarged(view)
     if model.head is None or features is None:
-        view, notes = _enlarged(view), (*notes, model.no_map)
+        notes += (model.no_map,)
     elif max(features.shape[1:]) == 1:
-        view = _enlarged(view)
-        notes = (
-            *notes,
-            f"At {view_size(model)} pixels nothing is left of where things are in the last layer: no map.",
+        notes += (
+            f"Of {view_size(model)} pixels the last layer makes a single place: there is no map of where.",
         )
     else:
-        found = class_map(model.head, features, likeliest[0], view.width)
-        view = _heated(_enlarged(view), found)
+        view = _heated(view, class_map(model.head, features, likeliest[0], view.width))
     top = {model.labels[index]: float(probabilities[index]) for index in likeliest}
     return Answer(top, view, notes, (read - begun, done - read))
 
@@ -272,11 +262,8 @@ def said(answer: Answer) -> str:
 
 def examples(folder: Path) -> list[str]:
     """The example pictures of a bundle: its golden photos."""
-    return [
-        str(path)
-        for path in sorted((folder / "golden").glob("*"))
-        if path.suffix[1:].upper() in ("JPG", *FORMATS)
-    ]
+    photos = sorted((folder / "golden").glob("*"))
+    return [str(photo) for photo in photos if photo.suffix[1:].upper() in ("JPG", *FORMATS)]
 
 
 def make_page(model: Model, pictures: list[str]) -> Any:
@@ -302,9 +289,7 @@ def make_page(model: Model, pictures: list[str]) -> Any:
                     type="filepath",
                     image_mode=None,
                     sources=["upload", "webcam", "clipboard"],
-                    webcam_options=gr.WebcamOptions(
-                        mirror=False
-                    ),  # the network learned things the right way round
+                    webcam_options=gr.WebcamOptions(mirror=False),  # things were learned the right way round
                     height=360,
                 )
                 # The file as it was uploaded: gr.Image would decode it here, and of a failure say only "Error".
@@ -314,16 +299,10 @@ def make_page(model: Model, pictures: list[str]) -> Any:
             with gr.Column():
                 top = gr.Label(label="Likeliest classes", num_top_classes=TOP)
                 text = gr.HTML(elem_classes="said")
-                label = (
-                    "Where the network looked for the first class" if model.head else "What the network saw"
-                )
-                view = gr.Image(
-                    label=label, interactive=False, format="png", buttons=["fullscreen"], height=360
-                )
-        gr.HTML(
-            f"<p class=small>Files up to {MAX_FILE.upper()} and {MAX_PIXELS // 1_000_000} million pixels, deleted after "
-            "ten minutes and sent nowhere else.</p>"
-        )
+                label = "Where the first class was found" if model.head else "What the network saw"
+                view = gr.Image(label=label, format="png", buttons=["fullscreen"], height=360)
+        limits = f"{MAX_FILE.upper()} and {MAX_PIXELS // 1_000_000} million pixels"
+        gr.HTML(f"<p class=small>Files up to {limits}, deleted after ten minutes and sent nowhere else.</p>")
         picture.change(answer, picture, [top, view, text], api_name="classify", concurrency_limit=1)
     return page.queue(max_size=WAITING)
 
@@ -354,11 +333,9 @@ def serve(model: Model, pictures: list[str]) -> None:
 
 def main() -> int:
     """Run the command line and return the exit code."""
-    folder = Path(
-        sys.argv[1] if sys.argv[1:] else os.environ.get("BUNDLE", Path(__file__).with_name("bundle"))
-    )
+    folder = sys.argv[1] if sys.argv[1:] else os.environ.get("BUNDLE") or Path(__file__).with_name("bundle")
     try:
-        bundle = find_bundle(folder)
+        bundle = find_bundle(Path(folder))
         model = load(bundle)
         serve(model, examples(bundle))
     except Unusable as error:
@@ -393,7 +370,7 @@ def _open(network: bytes) -> tuple[Any, Head | None, str]:
     """An ONNX file as a session that has the features as an output as well, its last layers, or why not."""
     import onnxruntime
 
-    head, no_map = None, "Without the package onnx there is no map of where the network looked."
+    head, no_map = None, "Without the package onnx there is no map of where."
     with suppress(ImportError):
         import onnx
 
@@ -406,13 +383,10 @@ def _open(network: bytes) -> tuple[Any, Head | None, str]:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on busy cores it only costs
     try:
-        return (
-            onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"]),
-            head,
-            no_map,
-        )
+        session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
-        raise ValueError(f"model.onnx cannot be run ({str(error)[:200]})") from None
+        raise ValueError(f"model.onnx cannot be run ({' '.join(str(error).split())[:200]})") from None
+    return session, head, no_map
 
 
 def _head(graph: Any, to_array: Callable[[Any], npt.NDArray[np.float32]]) -> tuple[Head | None, str]:
@@ -425,7 +399,7 @@ def _head(graph: Any, to_array: Callable[[Any], npt.NDArray[np.float32]]) -> tup
     if [node.op_type for node in nodes] != ["Softmax", "Gemm", "Flatten", "GlobalAveragePool"]:
         return (
             None,
-            "This network does not end in a pooling and one linear layer: there is no map of where it looked.",
+            "This network ends otherwise than in a pooling and one linear layer: there is no map of where.",
         )
     (weights,) = (one for one in graph.initializer if one.name == nodes[1].input[1])
     return Head(name, to_array(weights)), ""
@@ -446,19 +420,19 @@ def _too_many(size: tuple[int, int] | None = None) -> str:
 def _enlarged(view: Image.Image) -> Image.Image:
     if view.width >= SHOWN:
         return view
-    side = SHOWN // view.width * view.width if view.width < SHOWN // 4 else SHOWN
-    few = view.width < SHOWN // 4  # pixels: blurred, they would look like more than they are
-    return view.resize((side, side), Image.Resampling.NEAREST if few else Image.Resampling.BICUBIC)
+    times = SHOWN // view.width
+    # Few pixels are shown as such: blurred, they would look like more than they are.
+    how = Image.Resampling.NEAREST if times > 4 else Image.Resampling.BICUBIC
+    return view.resize((times * view.width, times * view.height), how)
 
 
 def _heated(view: Image.Image, found: npt.NDArray[np.float32]) -> Image.Image:
-    """The view in grey, and over it in colour where a class was found: the more, the brighter."""
-    share = found / found.max() if found.max() > 0 else found
-    share = np.asarray(Image.fromarray(share).resize(view.size, Image.Resampling.BILINEAR)).clip(0, 1)
+    """The view in grey below a map of the same size: the brighter, the more was found there."""
+    share = found / max(found.max(), np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(HEAT))
     heat = np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
-    weight = 0.25 + 0.4 * share[..., None]
-    return Image.fromarray(((1 - weight) * np.asarray(view) + weight * heat).astype(np.uint8))
+    grey = np.asarray(view.convert("L"), np.float32)[..., None]
+    return Image.fromarray((0.5 * grey + 0.5 * heat).astype(np.uint8))
 
 
 if __name__ == "__main__":
