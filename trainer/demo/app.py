@@ -43,7 +43,7 @@ for _switch, _value in {
     os.environ.setdefault(_switch, _value)
 
 # Pillow's other formats may call programs, or are rare.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP")
 NEEDED = ("model.onnx", "labels.txt", "preprocess.json")  # of a bundle
 INPUT, OUTPUT = "input_0", "output_0"
 MAX_FILE = "10mb"
@@ -56,10 +56,13 @@ SHOWN = 448  # pixels: smaller views are enlarged
 # The stops of matplotlib's inferno: dark to bright for every eye, and in print.
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 CSS = """
-.gradio-container {max-width: 1120px !important; margin: auto}
-.facts p, .said p {margin: 0 0 .4em}
-.said .wrong {border-left: 4px solid var(--error-border-color, #d33); padding: .2em .8em; font-weight: 600}
-.small {color: var(--body-text-color-subdued)}
+.gradio-container {max-width: 1280px !important; margin: auto}
+#facts p, #said p {margin: 0 0 .4em}
+#said .wrong {border-left: 4px solid var(--error-border-color, #d33); padding: .2em .8em; font-weight: 600}
+.html-container {padding: 0 !important}
+.small {opacity: .75}
+#top h2 {padding-left: 0}
+@media (max-width: 768px) {#where {order: 1}}
 """
 
 
@@ -145,7 +148,7 @@ def read_picture(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
             image = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError:
             raise Unusable(_too_many()) from None
-        except Exception:  # decoders raise what they like
+        except (OSError, SyntaxError, ValueError):
             raise Unusable(
                 "This file is no picture that can be read: use JPEG, PNG, WebP, AVIF, GIF or BMP."
             ) from None
@@ -156,12 +159,12 @@ def read_picture(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
                 if image.getexif().get(ORIENTATION, 1) != 1:
                     notes.append(
                         "The camera stored this picture turned, with a note of it (EXIF) that training ignores: the "
-                        "network saw it as below. Turn it and save it for an answer to the upright picture."
+                        "network saw it lying. Turn it and save it for an answer to the upright picture."
                     )
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     notes.append("Of an animation, the network saw the first picture.")
                 return _to_rgb(image), tuple(notes)
-            except Exception:
+            except Exception:  # decoders raise what they like
                 raise Unusable(
                     "This picture is damaged or its file ends too early: save or upload it again."
                 ) from None
@@ -270,18 +273,18 @@ def make_page(model: Model, pictures: list[str]) -> Any:
     """The page (gradio.Blocks)."""
     import gradio as gr
 
-    def answer(path: str | None) -> tuple[Any, Any, str]:
+    def answer(path: str | None) -> tuple[Any, Any, Any, Any]:
         if path is None:
-            return None, None, ""
+            return gr.skip(), None, None, gr.skip()
         try:
             of_picture = classify(model, path)
-        except Unusable as error:
-            return None, None, f"<p class=wrong>{html.escape(str(error))}</p>"
-        return of_picture.top, of_picture.view, said(of_picture)
+        except Unusable as error:  # what cannot be shown makes room for the next one
+            return None, None, None, f"<p class=wrong>{html.escape(str(error))}</p>"
+        return gr.skip(), of_picture.view, of_picture.top, said(of_picture)
 
     with gr.Blocks(title="What is in the picture?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown("# What is in the picture?")
-        gr.HTML(facts(model), elem_classes="facts")
+        gr.HTML(facts(model), elem_id="facts")
         with gr.Row():
             with gr.Column():
                 picture = gr.Image(
@@ -296,14 +299,21 @@ def make_page(model: Model, pictures: list[str]) -> Any:
                 picture.preprocess = lambda uploaded: uploaded.path if uploaded else None
                 if pictures:
                     gr.Examples(pictures, picture, label="Examples", examples_per_page=8)
-            with gr.Column():
-                top = gr.Label(label="Likeliest classes", num_top_classes=TOP)
-                text = gr.HTML(elem_classes="said")
+            with gr.Column(elem_id="where"):
                 label = "Where the first class was found" if model.head else "What the network saw"
                 view = gr.Image(label=label, format="png", buttons=["fullscreen"], height=360)
+            with gr.Column():
+                top = gr.Label(label="Likeliest classes", num_top_classes=TOP, elem_id="top")
+                text = gr.HTML(elem_id="said")
         limits = f"{MAX_FILE.upper()} and {MAX_PIXELS // 1_000_000} million pixels"
-        gr.HTML(f"<p class=small>Files up to {limits}, deleted after ten minutes and sent nowhere else.</p>")
-        picture.change(answer, picture, [top, view, text], api_name="classify", concurrency_limit=1)
+        gr.HTML(
+            f"<p class=small>Files up to {limits}, deleted after ten minutes and sent nowhere else.</p>",
+        )
+        results = [picture, view, top, text]
+        picture.change(
+            answer, picture, results, api_name="classify", concurrency_limit=1, show_progress_on=top
+        )
+        picture.clear(lambda: "", None, text, api_visibility="private")
     return page.queue(max_size=WAITING)
 
 
@@ -326,7 +336,7 @@ def serve(model: Model, pictures: list[str]) -> None:
         ssr_mode=False,
         quiet=True,
         css=CSS,
-        theme=gr.themes.Default(),
+        theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         prevent_thread_lock=True,
     )
 
@@ -341,8 +351,8 @@ def main() -> int:
     except Unusable as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
-    print(f"demo: {bundle} is shown at http://127.0.0.1:{port}", flush=True)
+    here = f"http://127.0.0.1:{os.environ.get('GRADIO_SERVER_PORT', '7860')}"
+    print(f"demo: {bundle} is shown at {os.environ.get('DEMO_URL', here)}; Ctrl-C ends it", flush=True)
     try:
         while True:
             time.sleep(3600)
