@@ -24,7 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Model:
     described: dict[str, Any]  # preprocess.json
     session: Any  # onnxruntime.InferenceSession
     head: Head | None  # what the map of a class is made of
-    no_map: str = ""  # why there is none, a sentence
+    no_map: str = ""  # why there is none
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,11 @@ def load(folder: Path) -> Model:
         names = content["labels.txt"].decode(errors="replace").removesuffix("\n").split("\n")
         labels = _unlike(names, described["class_ids"])
         model = Model(labels, described, *_open(content["model.onnx"]))
-        size = described["val_size"]
-        _run(model, np.zeros((3, size, size), np.float32))  # so that the first picture does not wait for it
+        # Once, so that the first picture does not wait for it.
+        _, features = _run(model, np.zeros((3, described["val_size"], described["val_size"]), np.float32))
+        if features is not None and max(features.shape[1:]) == 1:
+            no_map = f"of {view_size(model)} pixels the last layer makes a single place"
+            model = replace(model, head=None, no_map=no_map)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Unusable(
             f"{folder} is no bundle, incomplete or damaged: {error}; copy or export it again"
@@ -217,13 +220,7 @@ def classify(model: Model, path: str | Path) -> Answer:
     done = time.perf_counter()
     likeliest = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
     view = _enlarged(view)
-    if model.head is None or features is None:
-        notes += (model.no_map,)
-    elif max(features.shape[1:]) == 1:
-        notes += (
-            f"Of {view_size(model)} pixels the last layer makes a single place: there is no map of where.",
-        )
-    else:
+    if model.head and features is not None:
         view = _heated(view, class_map(model.head, features, likeliest[0], view.width))
     top = {model.labels[index]: float(probabilities[index]) for index in likeliest}
     return Answer(top, view, notes, (read - begun, done - read))
@@ -234,10 +231,15 @@ def view_size(model: Model) -> str:
     return f"{model.described['val_size']} x {model.described['val_size']}"
 
 
+def name_of(model: Model) -> str:
+    """What the model is called: its registered version, or where it comes from."""
+    told = model.described.get("model") or {}
+    return f"{told['name']} version {told['version']}" if told.get("name") else str(told.get("source"))
+
+
 def facts(model: Model) -> str:
     """Where the model comes from and how good it is, as HTML."""
     told = model.described.get("model") or {}
-    name = f"{told['name']} version {told['version']}" if told.get("name") else told.get("source", "")
     measured = told.get("top1") is not None and told.get("top5") is not None
     accuracy = (
         f"top-1 {told['top1']:.2%}, top-5 {told['top5']:.2%} on its validation images"
@@ -250,8 +252,10 @@ def facts(model: Model) -> str:
         f"data set {str(told.get('dataset_digest'))[:12]}",
         f"sees {view_size(model)} pixels at the centre, the shorter side resized to {model.described['val_resize']}",
     ]
+    if not model.head:
+        parts.append(f"no map of where a class was found: {model.no_map}")
     return (
-        f"<p><b>{html.escape(str(name))}</b>: {accuracy}</p>"
+        f"<p><b>{html.escape(name_of(model))}</b>: {accuracy}</p>"
         f"<p class=small>{html.escape(' · '.join(parts))}</p>"
     )
 
@@ -317,14 +321,15 @@ def make_page(model: Model, pictures: list[str]) -> Any:
     return page.queue(max_size=WAITING)
 
 
-def serve(model: Model, pictures: list[str]) -> None:
-    """Answer at GRADIO_SERVER_NAME and GRADIO_SERVER_PORT until the process is ended."""
+def serve(model: Model, pictures: list[str], port: int) -> None:
+    """Answer at GRADIO_SERVER_NAME and `port` from now on."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     hosts = [host for host in os.environ.get("DEMO_HOSTS", "*").split(",") if host]
     make_page(model, pictures).launch(
+        server_port=port,
         share=False,
         max_file_size=MAX_FILE,
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
@@ -347,12 +352,13 @@ def main() -> int:
     try:
         bundle = find_bundle(Path(folder))
         model = load(bundle)
-        serve(model, examples(bundle))
+        port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+        serve(model, examples(bundle), port)
     except Unusable as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    here = f"http://127.0.0.1:{os.environ.get('GRADIO_SERVER_PORT', '7860')}"
-    print(f"demo: {bundle} is shown at {os.environ.get('DEMO_URL', here)}; Ctrl-C ends it", flush=True)
+    here = f"http://127.0.0.1:{port}"
+    print(f"demo: {name_of(model)} is shown at {os.environ.get('DEMO_URL', here)}; Ctrl-C ends it", flush=True)
     try:
         while True:
             time.sleep(3600)
@@ -380,7 +386,7 @@ def _open(network: bytes) -> tuple[Any, Head | None, str]:
     """An ONNX file as a session that has the features as an output as well, its last layers, or why not."""
     import onnxruntime
 
-    head, no_map = None, "Without the package onnx there is no map of where."
+    head, no_map = None, "the package onnx is not installed"
     with suppress(ImportError):
         import onnx
 
@@ -407,10 +413,7 @@ def _head(graph: Any, to_array: Callable[[Any], npt.NDArray[np.float32]]) -> tup
         nodes.append(made_by[name])
         name = nodes[-1].input[0]
     if [node.op_type for node in nodes] != ["Softmax", "Gemm", "Flatten", "GlobalAveragePool"]:
-        return (
-            None,
-            "This network ends otherwise than in a pooling and one linear layer: there is no map of where.",
-        )
+        return None, "the network does not end in a pooling and one linear layer"
     (weights,) = (one for one in graph.initializer if one.name == nodes[1].input[1])
     return Head(name, to_array(weights)), ""
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.run._demo import show_demo
     from trainer.run._eta import Eta, duration
     from trainer.run._evaluate import EvaluationResult, evaluate_model
     from trainer.run._export import export_model
@@ -48,6 +49,7 @@ _MODULES = {
     "read_result": "_result",
     "require_single_process": "_plan",
     "resolve_model": "_resolve",
+    "show_demo": "_demo",
     "train_run": "_train",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "read_result",
     "require_single_process",
     "resolve_model",
+    "show_demo",
     "train_run",
 ]
 
