@@ -15,6 +15,7 @@ from trainer.cli._terminal import show_table
 FLAGS = {
     "bench": "",
     "check": "--decode --json --quarantine",
+    "demo": "--port --runs --trust",
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
     "export": "--json --out --runs --trust",
@@ -60,6 +61,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "summary",
         "evaluate",
         "sync",
+        "demo",
         "export",
         "bench",
     ]

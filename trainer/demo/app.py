@@ -387,20 +387,20 @@ def _open(network: bytes) -> tuple[Any, Head | None, str]:
     import onnxruntime
 
     head, no_map = None, "the package onnx is not installed"
-    with suppress(ImportError):
-        import onnx
-
-        model = onnx.load_from_string(network)
-        head, no_map = _head(model.graph, onnx.numpy_helper.to_array)
-        if head:
-            model.graph.output.append(onnx.ValueInfoProto(name=head.features))
-            network = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # on busy cores it only costs
     try:
+        with suppress(ImportError):
+            import onnx
+
+            model = onnx.load_from_string(network)
+            head, no_map = _head(model.graph, onnx.numpy_helper.to_array)
+            if head:
+                model.graph.output.append(onnx.ValueInfoProto(name=head.features))
+                network = model.SerializeToString()
         session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base
+    except Exception as error:  # the libraries' errors have no common base
         raise ValueError(f"model.onnx cannot be run ({' '.join(str(error).split())[:200]})") from None
     return session, head, no_map
 

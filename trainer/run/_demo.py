@@ -74,7 +74,9 @@ def _python() -> Path:
 
 def _require_free(port: int) -> None:
     try:
-        socket.create_server(("127.0.0.1", port)).close()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"port {port} of 127.0.0.1 cannot be used ({error}); give another with --port"
