@@ -67,7 +67,7 @@ def test_what_the_compose_files_say_in_passing_fits_what_they_do() -> None:
 def test_each_image_is_built_by_one_service_and_all_others_wait_for_it() -> None:
     """Built by each service, it was another image each time, and 70 lines around one of result."""
     builders = {settings["image"]: name for name, settings in SERVICES.items() if "build" in settings}
-    assert set(builders.values()) == {"image", "migrate"}
+    assert set(builders.values()) == {"image", "migrate", "demo"}
 
     def waits_for(service: str) -> set[str]:
         direct = set(SERVICES[service].get("depends_on", ()))
@@ -83,7 +83,7 @@ def test_decision_4_says_of_the_images_what_compose_does() -> None:
     decision = " ".join((ROOT / "docs" / "decisions" / "0004-stack.md").read_text().split())
 
     assert "`pull_policy: build`" in decision
-    assert "the services `image` and `migrate`" in decision
+    assert "the services `image`, `migrate` and `demo`" in decision
     assert "on-failure:5" in decision
     assert SERVICES["trainer"]["restart"] == "on-failure:5"
     assert not [
@@ -235,8 +235,9 @@ def test_what_runs_at_the_same_time_fits_the_memory_of_a_g4dn_xlarge() -> None:
     limits = [
         re.sub(r"\$\{.*:-(.*)\}", r"\1", settings["mem_limit"])
         for service, settings in SERVICES.items()
-        if service not in over_before_training
+        if service not in over_before_training | {"demo"}  # which shows what export has made
     ]
+    assert SERVICES["demo"]["mem_limit"] < SERVICES["export"]["mem_limit"]
 
     assert sum(int(limit[:-1]) * GIB[limit[-1]] for limit in limits) <= 15
 
@@ -302,8 +303,8 @@ def test_a_pinned_tag_fits_every_place_it_goes_to() -> None:
     )
 
 
-def test_both_images_are_labelled_with_version_revision_and_source() -> None:
-    for name, builder in (("trainer", "image"), ("mlflow", "migrate")):
+def test_all_images_are_labelled_with_version_revision_and_source() -> None:
+    for name, builder in (("trainer", "image"), ("mlflow", "migrate"), ("demo", "demo")):
         dockerfile = (ROOT / "docker" / name / "Dockerfile").read_text()
         for label in ("version", "revision", "source"):
             assert f'org.opencontainers.image.{label}="${{{label.upper()}}}"' in dockerfile
