@@ -277,6 +277,10 @@ def make_page(model: Model, pictures: list[str]) -> Any:
     """The page (gradio.Blocks)."""
     import gradio as gr
 
+    # The file as it was uploaded: gr.Image would decode it here, and of a failure say only "Error". Not in an instance,
+    # which Gradio makes anew when the picture changes, nor in a class of ours, beside whose file it writes another.
+    gr.Image.preprocess = lambda self, uploaded: uploaded.path if uploaded else None
+
     def answer(path: str | None) -> tuple[Any, Any, Any, Any]:
         if path is None:
             return gr.skip(), None, None, gr.skip()
@@ -299,8 +303,6 @@ def make_page(model: Model, pictures: list[str]) -> Any:
                     webcam_options=gr.WebcamOptions(mirror=False),  # things were learned the right way round
                     height=360,
                 )
-                # The file as it was uploaded: gr.Image would decode it here, and of a failure say only "Error".
-                picture.preprocess = lambda uploaded: uploaded.path if uploaded else None
                 if pictures:
                     gr.Examples(pictures, picture, label="Examples", examples_per_page=8)
             with gr.Column(elem_id="where"):
