@@ -46,8 +46,8 @@ for _switch, _value in {
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP")
 NEEDED = ("model.onnx", "labels.txt", "preprocess.json")  # of a bundle
 INPUT, OUTPUT = "input_0", "output_0"
-MAX_FILE = "10mb"
-MAX_PIXELS = 50_000_000  # of a picture, also once its shorter side has been resized
+MAX_FILE = 10  # MB
+MAX_PIXELS = 25_000_000  # of a picture, also once its shorter side has been resized
 MAX_TEXT = 100_000_000  # bytes of a PNG's compressed texts
 WAITING = 8  # requests; one is answered at a time
 TOP = 5
@@ -290,7 +290,7 @@ def make_page(model: Model, pictures: list[str]) -> Any:
             return None, None, None, f"<p class=wrong>{html.escape(str(error))}</p>"
         return gr.skip(), of_picture.view, of_picture.top, said(of_picture)
 
-    with gr.Blocks(title="What is in the picture?", analytics_enabled=False, delete_cache=(600, 600)) as page:
+    with gr.Blocks(title="What is in the picture?", analytics_enabled=False, delete_cache=(60, 600)) as page:
         gr.Markdown("# What is in the picture?")
         gr.HTML(facts(model), elem_id="facts")
         with gr.Row():
@@ -311,7 +311,7 @@ def make_page(model: Model, pictures: list[str]) -> Any:
             with gr.Column():
                 top = gr.Label(label="Likeliest classes", num_top_classes=TOP, elem_id="top")
                 text = gr.HTML(elem_id="said")
-        limits = f"{MAX_FILE.upper()} and {MAX_PIXELS // 1_000_000} million pixels"
+        limits = f"{MAX_FILE} MB and {MAX_PIXELS // 1_000_000} million pixels"
         gr.HTML(
             f"<p class=small>Files up to {limits}, deleted after ten minutes and sent nowhere else.</p>",
         )
@@ -333,7 +333,7 @@ def serve(model: Model, pictures: list[str], port: int) -> None:
     make_page(model, pictures).launch(
         server_port=port,
         share=False,
-        max_file_size=MAX_FILE,
+        max_file_size=f"{MAX_FILE}mb",
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         run_history=False,
         footer_links=[],
@@ -422,7 +422,10 @@ def _head(graph: Any, to_array: Callable[[Any], npt.NDArray[np.float32]]) -> tup
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, of which Pillow alone would make everything above 255 white
-        grey = (np.asarray(image, np.int32).clip(0, 65_535) + 128) // 257
+        grey = np.array(image, np.int32)  # changed in place: there may be 25 million
+        np.clip(grey, 0, 65_535, out=grey)
+        grey += 128
+        grey //= 257
         image = Image.fromarray(grey.astype(np.uint8))
     return image.convert("RGB")
 
