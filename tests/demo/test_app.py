@@ -211,7 +211,7 @@ def png(width: int, height: int) -> bytes:
         ),
         ("page.jpg", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no picture"),
         ("cut.jpg", lambda: jpeg(photo(0, (900, 700)))[:2000], "is damaged or its file ends too early"),
-        ("large.png", lambda: png(8000, 8000), "has 8000 x 8000 pixels; 25 million are allowed"),
+        ("large.png", lambda: png(6000, 6000), "has 6000 x 6000 pixels; 25 million are allowed"),
         ("huge.png", lambda: png(20_000, 20_000), "has too many pixels; 25 million are allowed"),
         ("narrow.png", lambda: png(1, 12_000), "is too long and narrow"),
     ],
