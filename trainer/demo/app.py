@@ -1,5 +1,5 @@
-"""The demo of a bundle in a browser, in one file of many lines, because a Space wants to be one: a picture in; the
-five likeliest classes, and where the network looked, out.
+"""The demo of a bundle in a browser, in one file of more lines than others, for a Space: a picture in; the five
+likeliest classes, and where the network looked, out.
 
     python app.py [BUNDLE]     http://127.0.0.1:7860
 
