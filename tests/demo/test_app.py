@@ -32,6 +32,7 @@ from trainer.tracking import LoadedModel, ModelInfo, Sample
 CLASSES = ("crane", "dog", "eel", "crane", "gnu", "hen")
 IDS = ("n1", "n2", "n3", "n4", "n5", "n6")
 SIZE = 64
+SOURCE = "/home/me/runs/digits-1a2b/checkpoints/step-00000308-0123456789abcdef.pt"
 PREPROCESS = {"val_resize": 72, "val_size": SIZE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 INFO = ModelInfo(
     "resnet18", IDS, CLASSES, PREPROCESS, "photos", top1=0.5, top5=math.nan, dataset_digest="d" * 64
@@ -65,7 +66,7 @@ def network() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def bundle(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = tuple(Sample(f"{seed}.JPEG", jpeg(photo(seed)), seed) for seed in range(3))
-    model = LoadedModel(INFO, samples, source="runs/r", registered=None, state_dict=network.state_dict())
+    model = LoadedModel(INFO, samples, source=SOURCE, registered=None, state_dict=network.state_dict())
     return export(model, tmp_path_factory.mktemp("out") / "bundle").folder
 
 
@@ -179,13 +180,14 @@ def test_classes_of_one_name_are_told_apart(model: app.Model) -> None:
 
 def test_the_page_says_what_the_model_is_and_takes_no_name_for_html(model: app.Model) -> None:
     told = model.described["model"]
-    assert "<b>runs/r</b>: not measured on its validation images" in app.facts(model)
+    assert "<b>digits-1a2b step-00000308</b>: not measured on its validation images" in app.facts(model)
     assert "not registered in MLflow" in app.facts(model)
 
     registered = told | {"name": "<i>", "version": 3, "run_id": "abc", "top1": 0.7531, "top5": 0.92}
     shown = app.facts(replace(model, described=model.described | {"model": registered}))
     assert "<b>&lt;i&gt; version 3</b>: top-1 75.31%, top-5 92.00%" in shown
     assert "MLflow run abc" in shown
+    assert "/home/me" not in app.facts(model) + shown
 
 
 def png(width: int, height: int) -> bytes:

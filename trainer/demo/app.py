@@ -232,9 +232,12 @@ def view_size(model: Model) -> str:
 
 
 def name_of(model: Model) -> str:
-    """What the model is called: its registered version, or where it comes from."""
+    """What the model is called: its registered version, or run and step, without the folders of somebody's machine."""
     told = model.described.get("model") or {}
-    return f"{told['name']} version {told['version']}" if told.get("name") else str(told.get("source"))
+    if told.get("name"):
+        return f"{told['name']} version {told['version']}"
+    source = Path(str(told.get("source")))  # RUN/checkpoints/step-00000308-0123456789abcdef.pt
+    return f"{source.parent.parent.name} {source.stem.rpartition('-')[0] or source.name}".strip()
 
 
 def facts(model: Model) -> str:
