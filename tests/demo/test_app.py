@@ -183,6 +183,8 @@ def test_the_page_says_what_the_model_is_and_takes_no_name_for_html(model: app.M
     assert "<b>digits-1a2b step-00000308</b>: not measured on its validation images" in app.facts(model)
     assert "not registered in MLflow" in app.facts(model)
 
+    elsewhere = model.described | {"model": told | {"source": "models:/net/3"}}
+    assert "<b>models:/net/3</b>" in app.facts(replace(model, described=elsewhere))
     registered = told | {"name": "<i>", "version": 3, "run_id": "abc", "top1": 0.7531, "top5": 0.92}
     shown = app.facts(replace(model, described=model.described | {"model": registered}))
     assert "<b>&lt;i&gt; version 3</b>: top-1 75.31%, top-5 92.00%" in shown

@@ -236,6 +236,8 @@ def name_of(model: Model) -> str:
     told = model.described.get("model") or {}
     if told.get("name"):
         return f"{told['name']} version {told['version']}"
+    if str(told.get("source")).startswith("models:/"):
+        return str(told["source"])
     source = Path(str(told.get("source")))  # RUN/checkpoints/step-00000308-0123456789abcdef.pt
     return f"{source.parent.parent.name} {source.stem.rpartition('-')[0] or source.name}".strip()
 
