@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Channel statistics of ImageNet's training set for pixels in 0..1, as torchvision uses them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # share of red, green and blue in the brightness that is seen; ITU-R BT.601
 
 ROUNDING = "the longer side is val_resize * longer / shorter, rounded down"
 MAX_TEXT = 100_000_000  # bytes of a PNG's compressed texts; some programs keep their whole project there
@@ -39,6 +40,16 @@ def crop_corners(sizes: npt.ArrayLike, crop: int) -> npt.NDArray[np.int64]:
     """
     corners: npt.NDArray[np.int64] = np.round((np.asarray(sizes, np.int64) - crop) / 2).astype(np.int64)
     return corners
+
+
+def centre_crop(photo: Image.Image, *, resize: int, size: int) -> Image.Image:
+    """What the network sees of an RGB photo: the middle `size` pixels after the shorter side is resized to `resize`."""
+    from PIL import Image
+
+    width, height = resized_sizes(photo.size, resize).tolist()
+    resized = photo.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
+    left, top = crop_corners((width, height), size).tolist()
+    return resized.crop((left, top, left + size, top + size))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -76,7 +76,7 @@ def test_each_image_gets_its_own_logits_in_one_process_and_in_two(answers: Batch
         seen: dict[int, torch.Tensor] = {}
         for rank in range(size):
             world = World(rank, size, ALONE.device)
-            for indices, logits, labels in predict(lambda x: x, share(answers, rank, size, 10), world):
+            for indices, logits, labels, _ in predict(lambda x: x, share(answers, rank, size, 10), world):
                 assert torch.equal(labels, answers.labels[indices])
                 seen |= dict(zip(indices.tolist(), logits, strict=True))
 
@@ -92,7 +92,7 @@ def test_each_image_of_a_data_set_is_predicted_once_with_its_own_label(
     for rank in range(2):
         world = World(rank, 2, ALONE.device)
         images = ValLoader(dataset.val, tiny.preprocess, world, batch=2)
-        for indices, logits, labels in predict(lambda x: x.mean(dim=(2, 3)), images, world):
+        for indices, logits, labels, _ in predict(lambda x: x.mean(dim=(2, 3)), images, world):
             assert logits.shape == (len(indices), 3)
             assert logits.dtype == torch.float32
             seen |= dict(zip(indices.tolist(), labels.tolist(), strict=True))

@@ -56,6 +56,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="write TensorBoard's event file too, to the folder tensorboard in the run's",
     )
     parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="leave out the report at the end; trainer report makes it later",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
     )
 
@@ -97,6 +102,7 @@ def _show(result: RunResult, given: TrainOptions) -> None:
         "time": duration(3600 * result.hours) + (f", ${result.usd:,.2f}" if result.usd is not None else ""),
         "run": result.run,
         "model": f"{result.model} (version {result.version})",
+        **({"report": result.report} if result.report else {}),
         "watch": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
         # In Compose, whose folders these are, the export is a service.
         "next": "docker compose run --rm export"

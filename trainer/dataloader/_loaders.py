@@ -196,6 +196,7 @@ class ValLoader:
             decoder: where JPEGs are decoded; None: on the GPU where there is one.
         """
         self._split, self._preprocess, self._batch = split, preprocess, batch
+        self.num_images = len(split)  # of all processes together
         self._indices = np.arange(world.rank, len(split), world.size, dtype=np.int64)
         self.rounds = -(-len(split) // (world.size * batch))  # batches of the process that has most
         decoder = decoder or default_decoder(world)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trainer.preprocess import crop_corners, resized_sizes, to_rgb
+from trainer.preprocess import centre_crop, to_rgb
 
 
 def to_input(jpeg: bytes, preprocess: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -24,10 +24,7 @@ def to_input(jpeg: bytes, preprocess: Mapping[str, Any]) -> npt.NDArray[np.float
     """
     with Image.open(io.BytesIO(jpeg)) as image:
         photo = to_rgb(image)
-    size = preprocess["val_size"]
-    width, height = resized_sizes(photo.size, preprocess["val_resize"]).tolist()
-    resized = photo.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
-    left, top = crop_corners((width, height), size).tolist()
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
+    crop = centre_crop(photo, resize=preprocess["val_resize"], size=preprocess["val_size"])
+    pixels = np.asarray(crop, np.float32) / 255
     normalised = (pixels - np.float32(preprocess["mean"])) / np.float32(preprocess["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)

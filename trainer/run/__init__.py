@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from trainer.run._evaluate import EvaluationResult, evaluate_model
     from trainer.run._export import export_model
     from trainer.run._find_lr import LrSuggestion, find_lr
-    from trainer.run._options import EvaluateOptions, FindLrOptions, TrainOptions
+    from trainer.run._options import EvaluateOptions, FindLrOptions, ReportOptions, TrainOptions
     from trainer.run._plan import Plan, make_plan, proof_of, require_single_process
     from trainer.run._preflight import network_summary, preflight
+    from trainer.run._report import report_run
     from trainer.run._resolve import ResolvedModel, resolve_model
     from trainer.run._result import RunResult, read_result
     from trainer.run._train import train_run
@@ -35,6 +36,7 @@ _MODULES = {
     "FindLrOptions": "_options",
     "LrSuggestion": "_find_lr",
     "Plan": "_plan",
+    "ReportOptions": "_options",
     "ResolvedModel": "_resolve",
     "RunResult": "_result",
     "TrainOptions": "_options",
@@ -47,6 +49,7 @@ _MODULES = {
     "preflight": "_preflight",
     "proof_of": "_plan",
     "read_result": "_result",
+    "report_run": "_report",
     "require_single_process": "_plan",
     "resolve_model": "_resolve",
     "show_demo": "_demo",
@@ -61,6 +64,7 @@ __all__ = [
     "FindLrOptions",
     "LrSuggestion",
     "Plan",
+    "ReportOptions",
     "ResolvedModel",
     "RunResult",
     "TrainOptions",
@@ -73,6 +77,7 @@ __all__ = [
     "preflight",
     "proof_of",
     "read_result",
+    "report_run",
     "require_single_process",
     "resolve_model",
     "show_demo",

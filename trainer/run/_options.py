@@ -36,6 +36,7 @@ class TrainOptions(RunOptions):
     timeout: float = 600.0  # seconds after which a process that does not answer is called stuck
     price: float | None = None  # of this machine per hour, in US dollars
     tensorboard: bool = False  # write its event file beside the journal
+    no_report: bool = False  # leave out the report at the end
 
     def arguments(self) -> list[str]:
         """The arguments of `trainer train` that mean the same."""
@@ -69,6 +70,17 @@ class EvaluateOptions:
     def arguments(self) -> list[str]:
         """The arguments of `trainer evaluate` that mean the same."""
         return _arguments(self, "model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What `report_run` takes."""
+
+    folder: Path  # of the run
+    out: Path | None = None  # folder of the report; None: `report` in the run folder
+    against: tuple[Path, ...] = ()  # run folders and published logs (CSV) to draw beside it
+    per_class: int = 0  # mistakes of each class on a page of their own
+    data: Path | None = None  # folder of the data set; None: where the run had it
 
 
 def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list[str]:

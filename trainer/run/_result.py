@@ -28,6 +28,7 @@ class RunResult:
     device: str  # name of the GPU, or cpu
     hours: float  # of all starts together
     usd: float | None = None  # what they cost, where the price is known
+    report: str | None = None  # its page, if it was written
     url: str | None = None  # of the run in MLflow's UI, where a server has it
     again: bool = False  # the run was finished before this start
 

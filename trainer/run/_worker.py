@@ -21,6 +21,8 @@ from trainer.errors import CheckpointError, TrackingDown, TrackingError
 from trainer.files import write_text
 from trainer.model import rebuild
 from trainer.performance import autotune, halve_batch_when_out_of_memory
+from trainer.predictions import write_predictions
+from trainer.run._background_report import BackgroundReport
 from trainer.run._eta import Eta
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import TrainOptions
@@ -52,6 +54,7 @@ from trainer.training import VAL_BATCH, Accuracy, evaluate, full_precision, trai
 
 MODEL_TABLE = "model.txt"
 NOT_SUMMARIZED = "the layers of this network cannot be counted here, see `trainer summary`"
+REPORT_SECONDS = 600  # that it waits for the report, which takes seconds
 SYNC_SECONDS = 120  # that the end of a run waits for MLflow
 
 logger = logging.getLogger(__name__)
@@ -135,13 +138,16 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
         with record_exit_status(log):
             batch = min(recipe.micro_batch(world.size, execution.batch_per_gpu), VAL_BATCH)
             _save_model(plan, model, accuracy, world, batch, execution.decoder)
+            _keep_predictions(folder, accuracy)
         log.finish("finished")
+        report = None if options.no_report else stack.enter_context(BackgroundReport(folder))
         registered = _register(folder)
         if not sync.wait(SYNC_SECONDS):
             logger.warning(
                 "MLflow does not have all metrics yet; send the rest with: trainer sync %s", folder
             )
-        result = _result(plan, options, registered, accuracy, device_name(world.device))
+        page = report.wait(REPORT_SECONDS) if report else None
+        result = _result(plan, options, registered, accuracy, device_name(world.device), page)
         write_result(folder, result)
         return result
 
@@ -232,6 +238,17 @@ def _save_model(
     )
 
 
+def _keep_predictions(folder: Path, accuracy: Accuracy) -> None:
+    """Leave the predictions for the report; a run does not fail for want of one."""
+    try:
+        if accuracy.predictions:
+            write_predictions(folder, accuracy.predictions)
+    except OSError as error:
+        logger.warning(
+            "the predictions could not be kept (%s): the report comes without them", error.strerror or error
+        )
+
+
 def _register(folder: Path) -> Registered:
     """Register the run's model; wait a while for an MLflow that does not answer.
 
@@ -251,7 +268,12 @@ def _register(folder: Path) -> Registered:
 
 
 def _result(
-    plan: Plan, options: TrainOptions, registered: Registered, accuracy: Accuracy, device: str
+    plan: Plan,
+    options: TrainOptions,
+    registered: Registered,
+    accuracy: Accuracy,
+    device: str,
+    report: Path | None,
 ) -> RunResult:
     history, ref = read_journal(plan.folder), read_run_ref(plan.folder)
     throughputs = [point.value for point in history.points if point.key == metrics.THROUGHPUT]
@@ -270,5 +292,6 @@ def _result(
         device=device,
         hours=hours,
         usd=hours * options.price if options.price else None,
+        report=str(report) if report else None,
         url=run_url(ref) if ref else None,
     )

@@ -2,7 +2,9 @@
 
 from trainer.tracking._background_sync import BackgroundSync
 from trainer.tracking._candidate import CANDIDATE
+from trainer.tracking._child import BackgroundChild, Parent
 from trainer.tracking._history import (
+    JOURNAL,
     DatasetInfo,
     Ending,
     Point,
@@ -16,6 +18,7 @@ from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
+from trainer.tracking._report import REPORT, REPORT_PAGE, send_report
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
@@ -23,8 +26,12 @@ from trainer.tracking._tensorboard import TensorBoardLog
 
 __all__ = [
     "CANDIDATE",
+    "JOURNAL",
     "PRICE",
+    "REPORT",
+    "REPORT_PAGE",
     "RUN_ARTIFACTS",
+    "BackgroundChild",
     "BackgroundSync",
     "DatasetInfo",
     "Ending",
@@ -33,6 +40,7 @@ __all__ = [
     "LoadedModel",
     "ModelInfo",
     "NullLog",
+    "Parent",
     "Point",
     "ProofProcess",
     "Question",
@@ -55,6 +63,7 @@ __all__ = [
     "run_url",
     "runs_url",
     "save_model",
+    "send_report",
     "sync",
     "tracking_uri",
 ]

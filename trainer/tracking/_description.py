@@ -81,6 +81,18 @@ def may_replace(text: str | None) -> bool:
     return bool(opening) and rest == _digest(body) + _CLOSE
 
 
+def with_item(text: str, name: str, item: str) -> str:
+    """One of these descriptions with a further item at the end of its list; one that has it stays as it is."""
+    body = text.rpartition(_OPEN)[0]
+    line = f"- **{name}**: {item}"
+    if line in body:
+        return text
+    last = body.rfind("\n- **")
+    end = body.find("\n", last + 1) if last >= 0 else -1
+    end = len(body) if end < 0 else end
+    return _signed(f"{body[:end]}\n{line}{body[end:]}")
+
+
 def _items(history: RunHistory) -> dict[str, str]:
     tags, params, dataset = history.tags, history.params, history.dataset
     items = {}

@@ -61,6 +61,7 @@ class RunHistory:
     experiment: str = ""
     description: str = ""
     started: int = 0  # ms since 1970
+    starts: list[int] = field(default_factory=list)  # ms since 1970; the first, and each that went on
     ended: int | None = None  # ms since 1970; None while the run is going on
     status: Status = "running"
     reason: str = ""  # why it ended so, where that is known
@@ -82,10 +83,12 @@ class RunHistory:
                 self.key, self.name, self.experiment = record["key"], record["name"], record["experiment"]
                 self.description = record.get("description", "")
                 self.started, self.params = record["time"], record["params"]
+                self.starts.append(record["time"])
                 self.tags.update(record["tags"])
                 self.dataset = DatasetInfo(**record["dataset"])
             case "resume":
                 self.status, self.ended, self.reason = "running", None, ""
+                self.starts.append(record["time"])
                 self.tags.update(record["tags"])
             case "metrics":
                 self.points += (

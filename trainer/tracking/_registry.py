@@ -25,6 +25,7 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
+from trainer.tracking._report import with_report
 from trainer.tracking._run_state import last_evaluation
 from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
 from trainer.tracking._server import (
@@ -98,7 +99,7 @@ def register(folder: Path, *, promote: bool = False) -> Registered:
             elif promote:
                 offer_candidate(client, version, saved.top1, val_digest, force=True)
             registered = Registered(saved.name, int(version.version), run.info.run_id)
-            _describe(client, run, version, history, saved, info, registered)
+            _describe(folder, client, run, version, history, saved, info, registered)
             _note(folder, registered, version.tags[FILES_SHA256])
     except MlflowException as error:
         kind = TrackingDown if is_outage(error) else TrackingError
@@ -305,6 +306,7 @@ def _verify(
 
 
 def _describe(
+    folder: Path,
     client: MlflowClient,
     run: Run,
     version: ModelVersion,
@@ -317,7 +319,7 @@ def _describe(
     from mlflow.entities import RunTag
 
     tags = {**_accuracy_tags(saved), "top5": str(saved.top5), "val_images": str(saved.num_images)}
-    description = run_description(history, saved, registered.uri)
+    description = with_report(run_description(history, saved, registered.uri), folder, run)
     if may_replace(run.data.tags.get(NOTE)):
         tags[NOTE] = description
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]

@@ -21,6 +21,7 @@ from trainer.files import file_lock, follow
 from trainer.tracking._child import POLL, Parent
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._mlflow_run import RunRef, create_run, find_run, write_run_ref
+from trainer.tracking._report import log_report
 from trainer.tracking._run_state import ENDED, RunState
 from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri, shortened
 from trainer.tracking._system_metrics import SYSTEM, SystemMetrics
@@ -173,6 +174,7 @@ class _RunSync:
         for name in RUN_ARTIFACTS:
             if (self._folder / name).exists():
                 self._client.log_artifact(self.id, str(self._folder / name))
+        log_report(self._folder, self._client, self.id)
         self._client.set_terminated(self.id, STATUS[status], end_time=ended)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from trainer import metrics
 from trainer.dataloader import ValLoader
 from trainer.distributed import World
 from trainer.errors import Stopped
+from trainer.predictions import MOST, Predictions
+from trainer.preprocess import LUMA, MEAN, STD
 
 VAL_BATCH = 64  # images at a time: whole ones are decoded, beside what training holds of a GPU's memory
 
@@ -47,6 +49,7 @@ class Accuracy:
     loss: float  # mean cross-entropy, nats
     num_images: int  # all processes together
     per_class: tuple[ClassAccuracy, ...] = ()  # by label; empty unless classes were counted
+    predictions: Predictions | None = field(default=None, compare=False)  # None unless they were kept
 
     def values(self) -> dict[str, float]:
         """As metrics of the journal."""
@@ -77,6 +80,7 @@ class Prediction(NamedTuple):
     indices: torch.Tensor  # (N,) int64 positions in the split, on the host
     logits: torch.Tensor  # (N, classes) float32, on the device
     labels: torch.Tensor  # (N,) int64, on the device
+    images: torch.Tensor  # (N, 3, H, W), normalised, on the device
 
 
 def predict(
@@ -106,7 +110,7 @@ def predict(
         assert batch.indices is not None, "validation batches have indices"
         with torch.inference_mode():
             logits = network(batch.images).float()
-        yield Prediction(batch.indices, logits, batch.labels)
+        yield Prediction(batch.indices, logits, batch.labels, batch.images)
     next(share, None)  # lets the loader end its pass
 
 
@@ -117,6 +121,7 @@ def evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     classes: int = 0,
+    keep: bool = False,
 ) -> Accuracy:
     """Accuracy of `network` over `batches`, summed over all processes; see `predict`.
 
@@ -126,12 +131,17 @@ def evaluate(
         world: the processes that share the images.
         stop: called before each batch, equally often on all processes; True ends the pass.
         classes: number of classes for `per_class`; 0: no accuracy of single classes.
+        keep: keep the `predictions` of all images, on all processes.
 
     Raises: Stopped if asked to stop; DataError.
     """
+    kept = _Kept(batches.num_images, world) if keep else None
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
     per_class = torch.zeros(3, classes, dtype=torch.int64, device=world.device)  # top1, top5, images
-    for _, logits, labels in predict(network, batches, world, stop=stop):
+    for batch in predict(network, batches, world, stop=stop):
+        _, logits, labels, _ = batch
+        if kept:
+            kept.add(batch)
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         count = torch.full_like(loss, len(labels))
@@ -147,7 +157,59 @@ def evaluate(
         loss=loss_sum / num_images,
         num_images=int(num_images),
         per_class=tuple(ClassAccuracy(number, one, five) for one, five, number in counts),
+        predictions=kept.gather() if kept else None,
     )
+
+
+class _Kept:
+    """What is kept of each image's answer, on the device until the end: nothing waits for it."""
+
+    def __init__(self, num_images: int, world: World) -> None:
+        self._num_images, self._world = num_images, world
+        self._indices: list[torch.Tensor] = []
+        self._rows: list[torch.Tensor] = []
+
+    def add(self, batch: Prediction) -> None:
+        """Keep one batch: label, its probability, loss, brightness, classes and their probabilities."""
+        _, logits, labels, images = batch
+        log_probabilities = logits.double().log_softmax(dim=1)
+        best = log_probabilities.topk(min(MOST, logits.shape[1]))
+        of_label = log_probabilities.gather(1, labels[:, None])
+        self._indices.append(batch.indices)
+        columns = (
+            labels[:, None],
+            of_label.exp(),
+            -of_label,
+            brightness(images)[:, None],
+            best.indices,
+            best.values.exp(),
+        )
+        self._rows.append(torch.cat([column.double() for column in columns], dim=1))
+
+    def gather(self) -> Predictions:
+        """All processes' together: each image is in the share of one, so a sum puts them in place."""
+        k = min(MOST, (self._rows[0].shape[1] - 4) // 2) if self._rows else 0
+        if self._world.size > 1:  # one without an image knows no number of classes
+            k = int(self._world.all_gather(torch.tensor(k, device=self._world.device)).max())
+        table = torch.zeros(self._num_images, 4 + 2 * k, dtype=torch.float64, device=self._world.device)
+        if self._rows:
+            table[torch.cat(self._indices).to(table.device)] = torch.cat(self._rows)
+        rows = self._world.all_reduce_sum(table).cpu().numpy()
+        return Predictions(
+            labels=rows[:, 0].astype("int64"),
+            label_probability=rows[:, 1],
+            loss=rows[:, 2],
+            brightness=rows[:, 3],
+            classes=rows[:, 4 : 4 + k].astype("int64"),
+            probabilities=rows[:, 4 + k :],
+        )
+
+
+def brightness(images: torch.Tensor) -> torch.Tensor:
+    """Mean luma in 0..1 of normalised images (N, 3, H, W), as (N,). Source: ITU-R BT.601."""
+    means = images.mean(dim=(2, 3), dtype=torch.float32)
+    weights = torch.tensor([luma * std for luma, std in zip(LUMA, STD, strict=True)], device=images.device)
+    return means @ weights + sum(luma * mean for luma, mean in zip(LUMA, MEAN, strict=True))
 
 
 def flip_tta(network: Network) -> Network:

@@ -73,7 +73,7 @@ def train(
         execution: micro-batch, compile mode and decoder on this machine.
         checkpoint_interval: seconds of training between two checkpoints; there is one after each epoch as well.
 
-    Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images.
+    Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images, with predictions.
     Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError; CheckpointError;
         ProcessLost.
     """
@@ -200,7 +200,7 @@ def train(
             step.release_memory()
             measured = ema.module.eval()
             with full_precision():
-                return measured, evaluate(measured, val_images, world, stop=asked_to_stop)
+                return measured, evaluate(measured, val_images, world, stop=asked_to_stop, keep=True)
         except TrainingDiverged as error:
             raise error.after(checkpoints.newest()) from None
         except Stopped:

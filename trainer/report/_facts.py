@@ -1,0 +1,153 @@
+"""What the run was: recipe, data, hardware, code, starts, hours, dollars, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainer.config import Recipe, load_recipe, shipped_recipes
+from trainer.dataset import Dataset, doubts, published_counts, shown
+from trainer.errors import ConfigError
+from trainer.tracking import PRICE, RunHistory
+
+MOST_NAMED = 20  # skipped images
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as a report needs it."""
+
+    folder: Path
+    history: RunHistory
+    recipe: Recipe
+    classes: tuple[str, ...]  # their names, in label order
+    dataset: Dataset | None  # None: it is not here, or not the one that was trained on …
+    missing: str = ""  # … and why
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end."""
+        return self.history.status == "finished"
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Name and text of each fact that is known."""
+    history, recipe, tags = run.history, run.recipe, run.history.tags
+    bar = f"; the bar is {recipe.bar:.1%} top-1" if recipe.bar else ""
+    rows = [
+        ("Recipe", f"{recipe.name}: {recipe.epochs} epochs, {recipe.global_batch:,} images per step{bar}"),
+        ("Description", recipe.description),
+        (
+            "Network",
+            recipe.model
+            + (f", {int(tags['parameters']):,} parameters" if _number(tags, "parameters") else ""),
+        ),
+        ("Seed", str(recipe.seed)),
+        ("Data set", _dataset(run)),
+        ("Completeness", _completeness(run.dataset)),
+        ("Left out", _skipped(run.dataset)),
+        ("Hardware", _hardware(tags)),
+        (
+            "Execution",
+            ", ".join(f"{key} {tags[key]}" for key in ("batch_per_gpu", "compile", "decoder") if key in tags),
+        ),
+        ("Code", _code(tags)),
+        ("State", history.status + (f": {history.reason}" if history.reason else "")),
+        ("Starts", _starts(history)),
+        ("Time", _time(history)),
+        ("Warnings", "; ".join(" ".join(note.split())[:200] for note in history.notes)),
+        ("Run folder", str(run.folder)),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def command(run: Run) -> str:
+    """The command that makes the run again, from the same recipe and data."""
+    recipe = run.recipe
+    words = ["trainer", "train", recipe.name]
+    if recipe.name in shipped_recipes():
+        try:
+            base = load_recipe(recipe.name)
+        except ConfigError:
+            base = recipe
+        for key, (value, _) in base.differences(recipe.as_dict()).items():
+            plain = isinstance(value, str) and value.replace(".", "").replace(":", "").isidentifier()
+            words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
+    else:
+        words[-1] = f"{recipe.name}.yaml"
+    if run.history.dataset:
+        words += ["--data", run.history.dataset.source]
+    name = run.folder.name[:-11]
+    if name and name != recipe.name:
+        words += ["--name", name]
+    return shlex.join(shown(word) for word in words)
+
+
+def _dataset(run: Run) -> str:
+    info = run.history.dataset
+    if info is None:
+        return ""
+    counts = ", ".join(f"{number:,} {name}" for name, number in info.counts.items())
+    return f"{shown(info.name)}: {counts}; SHA-256 {info.digest[:16]}…, in {shown(info.source)}"
+
+
+def _completeness(dataset: Dataset | None) -> str:
+    if dataset is None:
+        return ""
+    published = published_counts(dataset)
+    counts = (len(dataset.train), len(dataset.val))
+    if published == counts:
+        return f"complete: {counts[0]:,} and {counts[1]:,} images are what its publisher gives"
+    return "; ".join(doubts(dataset)) if published else ""
+
+
+def _skipped(dataset: Dataset | None) -> str:
+    if dataset is None or not dataset.skipped:
+        return "" if dataset is None else "no image"
+    some = "; ".join(f"{shown(one.path)}: it {one.reason}" for one in dataset.skipped[:MOST_NAMED])
+    rest = len(dataset.skipped) - MOST_NAMED
+    return f"{len(dataset.skipped):,} file(s): {some}" + (f"; and {rest:,} more" if rest > 0 else "")
+
+
+def _hardware(tags: dict[str, str]) -> str:
+    if "gpu" not in tags:
+        return ""
+    return ", ".join(filter(None, (f"{tags.get('world_size', '1')} x {tags['gpu']}", tags.get("precision"))))
+
+
+def _code(tags: dict[str, str]) -> str:
+    known = {"git_commit": "commit", "image": "image", "ngc": "NGC"}
+    rest = [
+        f"{word} {tags[key]}"
+        for key, word in known.items()
+        if tags.get(key, "none") not in ("none", "unknown")
+    ]
+    return ", ".join(filter(None, [tags.get("versions", ""), *rest]))
+
+
+def _starts(history: RunHistory) -> str:
+    if not history.starts:
+        return ""
+    moments = [datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M") for ms in history.starts]
+    if len(moments) == 1:
+        return f"one, {moments[0]} UTC, without interruption"
+    some = ", ".join(moments[:10]) + (" …" if len(moments) > 10 else "")
+    return f"{len(moments)}, so {len(moments) - 1} interruption(s): {some} UTC"
+
+
+def _time(history: RunHistory) -> str:
+    hours = history.seconds / 3600
+    text = f"{hours:.2f} hours" if hours >= 1 else f"{history.seconds / 60:.1f} minutes"
+    price = _number(history.tags, PRICE)
+    return text + (f", ${hours * price:,.2f} at ${price:g} an hour" if price else "")
+
+
+def _number(tags: dict[str, Any], key: str) -> float:
+    try:
+        return float(tags.get(key, 0))
+    except ValueError:
+        return 0.0
