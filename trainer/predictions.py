@@ -58,7 +58,7 @@ def read_predictions(folder: Path) -> Predictions | None:
     """
     path = folder / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {
                 field.name: stored[field.name].astype(
                     np.int64 if stored[field.name].dtype.kind == "i" else float

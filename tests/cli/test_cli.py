@@ -24,10 +24,11 @@ FLAGS = {
     "--partial --runs --set --steps",
     "prepare": "",
     "recipes": "--json",
+    "report": "--against --data --json --out --per-class",
     "summary": "--classes --json --set",
     "sync": "--follow --promote",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
-    "--max-restarts --name --nproc-per-node --offline --partial --price --runs --set --tensorboard "
+    "--max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --set --tensorboard "
     "--timeout",
 }
 
@@ -61,6 +62,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "summary",
         "evaluate",
         "sync",
+        "report",
         "demo",
         "export",
         "bench",

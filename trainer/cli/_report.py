@@ -10,7 +10,7 @@ from trainer.cli import _args
 from trainer.run import ReportOptions
 
 NAME, GROUP, ORDER = "report", "look", 3
-HELP = "one page about a run: curves, confusion, mistakes with Grad-CAM, calibration; and its training log"
+HELP = "show a run as one page: curves, confusion, mistakes with Grad-CAM; with its training log"
 EXAMPLE = "trainer report runs/digits-1a2b3c4d5e --against published.csv"
 
 

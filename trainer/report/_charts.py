@@ -210,6 +210,10 @@ def _pair(axes: Axes, log: Log, others: Sequence[Log], what: str, *, scale: floa
 def _others(axes: Axes, others: Sequence[Log], column: str, *, scale: float) -> None:
     for number, other in enumerate(others):
         at, values = other.column(column)
+        name = _short(other.name)
+        if not len(at) and column.startswith("val_"):  # as of a published log of training alone
+            at, values = other.column(column.replace("val_", "train_"))
+            name = f"{name}, training"
         if len(at):
             axes.plot(
                 at,
@@ -217,7 +221,9 @@ def _others(axes: Axes, others: Sequence[Log], column: str, *, scale: float) -> 
                 color=OTHERS[number % 4],
                 linestyle=DASHES[(number // 4 + 1) % 4],
                 linewidth=1.2,
-                label=_short(other.name),
+                marker="o" if len(at) == 1 else "",
+                markersize=3,
+                label=name,
             )
 
 

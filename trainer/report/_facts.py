@@ -81,7 +81,7 @@ def command(run: Run) -> str:
         words[-1] = f"{recipe.name}.yaml"
     if run.history.dataset:
         words += ["--data", run.history.dataset.source]
-    name = run.folder.name[:-11]
+    name = run.folder.resolve().name[:-11]
     if name and name != recipe.name:
         words += ["--name", name]
     return shlex.join(shown(word) for word in words)

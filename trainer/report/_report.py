@@ -88,8 +88,9 @@ def write_report(
 
 
 def _write(run: Run, out: Path, others: Sequence[Log], per_class: int, network: Network) -> list[str]:
-    log, known = log_of(run.history, name=run.folder.name), facts(run)
     missing = [run.missing] if run.missing else []
+    predictions = _predictions(run, missing)
+    log, known = log_of(run.history, name=run.folder.resolve().name), facts(run)
     page = Page(run=run, log=log, others=others, facts=known, command=command(run), missing=missing)
 
     panels = _charts.curves(log, others, run.recipe.bar)
@@ -104,7 +105,6 @@ def _write(run: Run, out: Path, others: Sequence[Log], per_class: int, network: 
     else:
         missing.append("nothing is measured yet: the first values come with the first log interval")
 
-    predictions = _predictions(run, missing)
     if predictions:
         _tables(run, out, page, predictions)
         _gallery(run, out, page, predictions, per_class, network)

@@ -12,7 +12,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const key = (row) => row.cells[column].textContent.replaceAll(",", "");
       const compare = heading.classList.contains("number")
         ? (a, b) => (isNaN(parseFloat(a)) - isNaN(parseFloat(b))) || (down ? -1 : 1) * (parseFloat(a) - parseFloat(b))
-        : (a, b) => (down ? -1 : 1) * a.localeCompare(b);
+        : (a, b) => (down ? -1 : 1) * a.localeCompare(b, undefined, { numeric: true });
       const rows = [...table.tBodies[0].rows].map((row) => [key(row), row]).sort((a, b) => compare(a[0], b[0]));
       table.tBodies[0].append(...rows.map((row) => row[1]));
     });
