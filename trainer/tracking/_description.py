@@ -16,6 +16,7 @@ from trainer.tracking._saved_model import SavedModel
 
 NOTE = "mlflow.note.content"  # the tag that holds a run's description
 
+_ITEM = "\n- **"
 _OPEN, _CLOSE = "\n\n<!-- trainer ", " -->"  # the UI shows no comments
 
 
@@ -81,16 +82,24 @@ def may_replace(text: str | None) -> bool:
     return bool(opening) and rest == _digest(body) + _CLOSE
 
 
-def with_item(text: str, name: str, item: str) -> str:
-    """One of these descriptions with a further item at the end of its list; one that has it stays as it is."""
+def with_report(text: str, page: str, curves: str) -> str:
+    """One of these descriptions with the report of its run; one that has it stays as it is.
+
+    Args:
+        text: the description, which nobody has edited.
+        page: address of the report.
+        curves: address of the picture of the curves.
+    """
     body = text.rpartition(_OPEN)[0]
-    line = f"- **{name}**: {item}"
-    if line in body:
+    link = f"\n- **Report**: [curves, mistakes, confusion]({page})"
+    if link in body or _ITEM not in body:
         return text
-    last = body.rfind("\n- **")
-    end = body.find("\n", last + 1) if last >= 0 else -1
-    end = len(body) if end < 0 else end
-    return _signed(f"{body[:end]}\n{line}{body[end:]}")
+    first, last = body.index(_ITEM), body.rindex(_ITEM)
+    end = body.find("\n", last + 1) if "\n" in body[last + 1 :] else len(body)
+    # First, for MLflow folds all but the first lines.
+    return _signed(
+        f"{body[:first]}{link}{body[first:end]}\n\n![curves of the training]({curves}){body[end:]}"
+    )
 
 
 def _items(history: RunHistory) -> dict[str, str]:

@@ -25,7 +25,7 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
-from trainer.tracking._report import with_report
+from trainer.tracking._report import with_report_of
 from trainer.tracking._run_state import last_evaluation
 from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
 from trainer.tracking._server import (
@@ -319,12 +319,12 @@ def _describe(
     from mlflow.entities import RunTag
 
     tags = {**_accuracy_tags(saved), "top5": str(saved.top5), "val_images": str(saved.num_images)}
-    description = with_report(run_description(history, saved, registered.uri), folder, run)
+    description = with_report_of(folder, run, run_description(history, saved, registered.uri))
     if may_replace(run.data.tags.get(NOTE)):
         tags[NOTE] = description
     changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
     client.log_batch(run.info.run_id, tags=changed)
-    text = version_description(history, saved, info, registered.uri)
+    text = with_report_of(folder, run, version_description(history, saved, info, registered.uri))
     if may_replace(version.description) and version.description != text:
         client.update_model_version(version.name, version.version, text)
 

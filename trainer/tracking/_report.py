@@ -1,13 +1,12 @@
-"""The report of a run in MLflow: its files as artifacts, and the link to it in the run's description."""
+"""The report of a run in MLflow: its files as artifacts, and the link to it in what describes the run and its model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from trainer.errors import TrackingError
-from trainer.tracking._description import NOTE, may_replace, with_item
+from trainer.tracking._description import NOTE, may_replace, with_report
 from trainer.tracking._mlflow_run import TRAINING_MODE, find_run
 from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri, shortened
 
@@ -22,9 +21,9 @@ REPORT, REPORT_PAGE = (
 
 
 def send_report(folder: Path) -> None:
-    """Send the report of the run in `folder`, and link it from the run's description unless somebody has edited that.
+    """Send the report of the run in `folder`, and link it from run and version unless somebody has edited these.
 
-    Raises: TrackingError if MLflow does not take it; `sync` sends it as well.
+    Raises: TrackingError if MLflow does not take it; `sync` and `register` do the same.
     """
     from mlflow.exceptions import MlflowException
 
@@ -39,9 +38,13 @@ def send_report(folder: Path) -> None:
                     f"{folder} is not in MLflow yet; `trainer sync {folder}` sends it with its report"
                 )
             log_report(folder, client, run.info.run_id)
-            described = client.get_run(run.info.run_id).data.tags.get(NOTE)
-            if described and may_replace(described):
-                client.set_tag(run.info.run_id, NOTE, with_report(described, folder, run))
+            if may_replace(text := run.data.tags.get(NOTE)) and text:
+                client.set_tag(run.info.run_id, NOTE, with_report_of(folder, run, text))
+            for version in client.search_model_versions(f"run_id='{run.info.run_id}'"):
+                if may_replace(text := version.description) and text:
+                    client.update_model_version(
+                        version.name, version.version, with_report_of(folder, run, text)
+                    )
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"the report of {folder} could not be sent to MLflow at {redact(uri)}: {shortened(error)}; "
@@ -55,11 +58,13 @@ def log_report(folder: Path, client: MlflowClient, run_id: str) -> None:
         client.log_artifacts(run_id, str(folder / REPORT), REPORT)
 
 
-def with_report(description: str, folder: Path, run: Run) -> str:
-    """The description of a run, with the address of its report if it has one: within MLflow's UI, wherever that is."""
+def with_report_of(folder: Path, run: Run, description: str) -> str:
+    """The description with the run's report if it has one; addresses within MLflow's UI, wherever that is."""
     if not (folder / REPORT / REPORT_PAGE).exists():
         return description
-    page = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/{REPORT}/{REPORT_PAGE}"
-    thumbnail = f"get-artifact?path={quote(REPORT, safe='')}%2Fcurves.png&run_uuid={run.info.run_id}"
-    link = f"[{REPORT_PAGE}](#/{page}?{TRAINING_MODE}) \n\n![curves]({thumbnail})"
-    return with_item(description, "Report", link)
+    id = run.info.run_id
+    return with_report(
+        description,
+        f"#/experiments/{run.info.experiment_id}/runs/{id}/artifacts/{REPORT}/{REPORT_PAGE}?{TRAINING_MODE}",
+        f"get-artifact?path={REPORT}%2Fcurves.png&run_uuid={id}",
+    )
