@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 # Read when the library is imported, so they are in the environment before; what the user set wins.
@@ -32,6 +34,15 @@ def set_switches() -> None:
     """Put `SWITCHES` into the environment of this process and its children."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+
+
+def import_matplotlib() -> None:
+    """Import it so that it leaves no list of fonts below the home folder; a folder that the user set wins."""
+    if "matplotlib" in sys.modules or "MPLCONFIGDIR" in os.environ:
+        return
+    with tempfile.TemporaryDirectory(prefix="trainer-") as os.environ["MPLCONFIGDIR"]:
+        importlib.import_module("matplotlib.font_manager")
+    del os.environ["MPLCONFIGDIR"]
 
 
 def safe_path() -> dict[str, str]:

@@ -84,7 +84,17 @@ def arguments_of(case: Case, data: Path, runs: Path, model: Path) -> list[str]:
         return ["evaluate", *common, "--runs", str(model.parent), str(model)]
     settings = [word for one in (*TINY, f"seed={case.seed}") for word in ("--set", one)]
     share = str(64 // case.processes)
-    return ["train", "digits", *settings, *common, "--runs", str(runs), "--batch-per-gpu", share]
+    return [
+        "train",
+        "digits",
+        *settings,
+        *common,
+        "--runs",
+        str(runs),
+        "--batch-per-gpu",
+        share,
+        "--no-report",
+    ]
 
 
 def forked(arguments: list[str], said: Path) -> int:

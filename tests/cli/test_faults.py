@@ -30,7 +30,17 @@ LONG = ["--set", "epochs=100000", "--set", "global_batch=4", "--checkpoint-inter
 
 def training(photos: Path, folder: Path, *more: object, **environment: str) -> subprocess.Popen[str]:
     return command(
-        "train", "digits", *SETTINGS, *SMALL, *LONG, "--data", photos, *more, folder=folder, **environment
+        "train",
+        "digits",
+        *SETTINGS,
+        *SMALL,
+        *LONG,
+        "--no-report",
+        "--data",
+        photos,
+        *more,
+        folder=folder,
+        **environment,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -101,12 +102,14 @@ def test_the_whole_way_leaves_the_home_empty_and_looks_up_no_name(
         child_command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", "--json"),
         child_command("evaluate", "bundle", *data),
         child_command("evaluate", "models:/cats-and-dogs@candidate", *data),
+        ["sh", "-c", f"exec {shlex.join(child_command('report'))} runs/digits-* --json"],
     )
 
     assert asked == []
     assert [str(path) for path in home.rglob("*")] == []
     top1 = [json.loads(one).get("top1") for one in said]
-    assert top1 == [top1[0], None, top1[0], top1[0]]
+    assert Path(folder, json.loads(said[-1])["report"]).is_file()
+    assert top1 == [top1[0], None, top1[0], top1[0], None]
 
 
 def test_the_trap_catches_what_calls_home(folder: Path, tmp_path: Path) -> None:

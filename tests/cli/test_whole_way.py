@@ -103,6 +103,20 @@ def test_mlflow_has_every_point_of_the_journal_once(folder: Path, run: dict[str,
     assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
 
 
+def test_its_report_is_written_and_linked_in_mlflow(folder: Path, run: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    page = (folder / run["report"]).read_text()
+
+    assert folder / run["report"] == folder / run["run"] / "report" / "report.html"
+    assert f"{run['top1']:.2%}" in page
+    assert "Grad-CAM" in page or "answered rightly" in page
+    assert "finished" in page
+    assert "report/report.html" in {one.path for one in client.list_artifacts(run["run_id"], "report")}
+    assert "artifacts/report/report.html" in client.get_run(run["run_id"]).data.tags["mlflow.note.content"]
+
+
 def test_the_same_command_again_trains_nothing_and_says_so(
     folder: Path, run: dict[str, Any], photos: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer import metrics
+from trainer.processes import import_matplotlib
 from trainer.report._log import Log, Values
 from trainer.report._metrics import Bin, Slice
 
@@ -120,6 +121,7 @@ def png(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[Figure]:
+    import_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.processes import import_matplotlib
 from trainer.training import LrPoint, Suggestion
 
 LOSS, STEEPEST, MIN_DIV_10 = "#3b6fb6", "#d1495b", "#2a9d6f"
@@ -14,6 +15,7 @@ LOSS, STEEPEST, MIN_DIV_10 = "#3b6fb6", "#d1495b", "#2a9d6f"
 
 def plot_lr(path: Path, points: Sequence[LrPoint], suggestion: Suggestion | None, *, title: str) -> None:
     """Write a PNG of the loss over the learning rate, with the suggested ones marked."""
+    import_matplotlib()
     from matplotlib.figure import Figure  # takes a second, which other commands need not
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
