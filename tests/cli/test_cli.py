@@ -24,7 +24,7 @@ FLAGS = {
     "--partial --runs --set --steps",
     "prepare": "",
     "recipes": "--json",
-    "report": "--against --data --json --out --per-class",
+    "report": "--against --data --device --evaluate --json --out --per-class",
     "summary": "--classes --json --set",
     "sync": "--follow --promote",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "

@@ -172,6 +172,19 @@ def test_a_run_that_still_goes_on_has_a_report_that_says_what_is_not_there_yet(
     assert predicted in text
 
 
+def test_the_newest_checkpoint_of_a_run_that_goes_on_is_measured_if_asked_for(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / finished.name
+    shutil.copytree(finished, run)
+    left = read_predictions(run)
+    (run / PREDICTIONS).unlink()
+
+    report = report_run(ReportOptions(folder=run, evaluate=True, device="cpu"))
+    assert report.missing == ()
+    assert len(rows(report.folder / "mistakes.csv")) == int((~left.right).sum())
+
+
 def test_without_the_data_set_it_comes_without_pictures_and_says_so(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
     shutil.copytree(finished, run, ignore=shutil.ignore_patterns("checkpoints"))

@@ -37,6 +37,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the data set, if it is not where the run had it"
     )
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="measure the newest checkpoint now: for a run that still goes on, or ended before its last epoch",
+    )
+    _args.add_device(parser)
     _args.add_json(parser)
 
 

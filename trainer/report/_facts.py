@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import Recipe, load_recipe, shipped_recipes
-from trainer.dataset import Dataset, doubts, published_counts, shown
+from trainer.dataset import Dataset, shown
 from trainer.errors import ConfigError
 from trainer.tracking import PRICE, RunHistory
 
@@ -48,7 +48,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ),
         ("Seed", str(recipe.seed)),
         ("Data set", _dataset(run)),
-        ("Completeness", _completeness(run.dataset)),
+        ("Completeness", tags.get("dataset_completeness", "")),
         ("Left out", _skipped(run.dataset)),
         ("Hardware", _hardware(tags)),
         (
@@ -93,16 +93,6 @@ def _dataset(run: Run) -> str:
         return ""
     counts = ", ".join(f"{number:,} {name}" for name, number in info.counts.items())
     return f"{shown(info.name)}: {counts}; SHA-256 {info.digest[:16]}…, in {shown(info.source)}"
-
-
-def _completeness(dataset: Dataset | None) -> str:
-    if dataset is None:
-        return ""
-    published = published_counts(dataset)
-    counts = (len(dataset.train), len(dataset.val))
-    if published == counts:
-        return f"complete: {counts[0]:,} and {counts[1]:,} images are what its publisher gives"
-    return "; ".join(doubts(dataset)) if published else ""
 
 
 def _skipped(dataset: Dataset | None) -> str:

@@ -48,6 +48,7 @@ def write_report(
     run: Run,
     out: Path,
     *,
+    predictions: Predictions | None = None,
     others: Sequence[Log] = (),
     per_class: int = 0,
     network: Network = lambda: None,
@@ -57,6 +58,7 @@ def write_report(
     Args:
         run: as far as it has come.
         out: the folder; one that holds a report is replaced.
+        predictions: of the validation images; None: those that the end of the training left, if there are any.
         others: runs and published logs to draw beside it.
         per_class: mistakes of each class on a page of their own; 0: no such page.
         network: answers the run's network on the CPU, in eval mode, if it can be had; called if there are pictures.
@@ -74,7 +76,7 @@ def write_report(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             try:
-                missing = _write(run, partial, others, per_class, network)
+                missing = _write(run, partial, predictions, others, per_class, network)
                 shutil.rmtree(out, ignore_errors=True)
                 os.replace(partial, out)
                 sync_folder(out.parent)
@@ -87,9 +89,16 @@ def write_report(
     return Report(out, out / REPORT_PAGE, tuple(missing))
 
 
-def _write(run: Run, out: Path, others: Sequence[Log], per_class: int, network: Network) -> list[str]:
+def _write(
+    run: Run,
+    out: Path,
+    predictions: Predictions | None,
+    others: Sequence[Log],
+    per_class: int,
+    network: Network,
+) -> list[str]:
     missing = [run.missing] if run.missing else []
-    predictions = _predictions(run, missing)
+    predictions = predictions or _predictions(run, missing)
     log, known = log_of(run.history, name=run.folder.resolve().name), facts(run)
     page = Page(run=run, log=log, others=others, facts=known, command=command(run), missing=missing)
 
@@ -124,7 +133,7 @@ def _predictions(run: Run, missing: list[str]) -> Predictions | None:
     if predictions is None:
         missing.append(
             "there are no predictions yet, and so no confusion, mistakes, calibration or weak spots: they come with "
-            "the evaluation at the end of training"
+            "the evaluation at the end of training, and before it with --evaluate"
         )
     elif run.dataset and len(run.dataset.val) != len(predictions):
         missing.append(

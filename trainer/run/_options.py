@@ -81,6 +81,8 @@ class ReportOptions:
     against: tuple[Path, ...] = ()  # run folders and published logs (CSV) to draw beside it
     per_class: int = 0  # mistakes of each class on a page of their own
     data: Path | None = None  # folder of the data set; None: where the run had it
+    evaluate: bool = False  # measure the newest checkpoint now, instead of what the end of the training left
+    device: DeviceChoice = "auto"  # for that
 
 
 def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trainer.config import stored_recipe
 from trainer.dataset import Dataset, open_dataset, shown
 from trainer.errors import DataError, TrainerError
+from trainer.predictions import Predictions
 from trainer.report import OTHERS, Log, Report, Run, log_of, read_log, write_report
 from trainer.run._options import ReportOptions
 from trainer.run._plan import DATASET, RECIPE
@@ -17,6 +18,8 @@ from trainer.tracking import JOURNAL, REPORT, read_journal
 
 if TYPE_CHECKING:
     import torch
+
+EVALUATED = 64  # images at a time
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ def report_run(options: ReportOptions) -> Report:
     return write_report(
         run,
         options.out or folder / REPORT,
+        predictions=_evaluate(options, run) if options.evaluate else None,
         others=others,
         per_class=options.per_class,
         network=lambda: _network(folder),
@@ -95,6 +99,23 @@ def _siblings(folder: Path, run: Run) -> list[Log]:
             found.append((theirs.started, journal.parent.name, theirs))
     newest = sorted(found, key=lambda one: one[:2], reverse=True)[:OTHERS]
     return [log_of(theirs, name=name) for _, name, theirs in newest]
+
+
+def _evaluate(options: ReportOptions, run: Run) -> Predictions:
+    """What the newest checkpoint answers for all validation images, in fp32."""
+    from trainer.dataloader import ValLoader
+    from trainer.distributed import join_world
+    from trainer.run._resolve import resolve_model
+    from trainer.training import evaluate, full_precision
+
+    if run.dataset is None:
+        raise DataError(f"--evaluate needs the validation images, and {run.missing}")
+    with join_world(options.device) as world, full_precision():
+        model = resolve_model(str(run.folder), runs=run.folder.resolve().parent, device=world.device)
+        images = ValLoader(run.dataset.val, model.preprocess, world, batch=EVALUATED)
+        predictions = evaluate(model.network, images, world, keep=True).predictions
+    assert predictions is not None, "they are kept"
+    return predictions
 
 
 def _network(folder: Path) -> torch.nn.Module | None:
