@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from tests.nets import Line, Small
-from trainer.report._gradcam import gradcam
+from trainer.report._gradcam import _last_feature_map, gradcam
 
 
 def inputs(images: int = 3, size: int = 96) -> np.ndarray:
@@ -36,10 +36,11 @@ def test_of_pooling_and_one_linear_layer_it_is_the_weights_times_the_features() 
 
 def test_a_branch_of_a_residual_block_is_not_taken_for_the_whole() -> None:
     """At 32 px the last block answers with one place; its branches begin with four."""
-    network = torchvision.models.resnet18(num_classes=7).eval()
-    maps = gradcam(network, inputs(size=32), np.array([0, 1, 2]))
+    bottleneck = torchvision.models.resnet.Bottleneck
+    network = torchvision.models.ResNet(bottleneck, [1, 1, 1, 1], num_classes=7).eval()
 
-    assert maps.shape == (3, 2, 2)
+    assert _last_feature_map(network, torch.from_numpy(inputs(1, 32))).module is network.layer3
+    assert gradcam(network, inputs(size=32), np.array([0, 1, 2])).shape == (3, 2, 2)
 
 
 def test_what_speaks_for_a_class_glows_where_it_is() -> None:
