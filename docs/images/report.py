@@ -35,7 +35,7 @@ def draw(page_file: Path, file: Path) -> None:
     for picture in pictures:
         joined.paste(picture, (0, top))
         top += picture.height
-    joined.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)  # a third of the bytes
+    joined.save(file, optimize=True)
 
 
 if __name__ == "__main__":
