@@ -14,6 +14,7 @@ from trainer.dataloader import Batch, ValLoader
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import Stopped
+from trainer.preprocess import MEAN, STD
 from trainer.training import Accuracy, evaluate, flip_tta, predict
 
 CLASSES = 12
@@ -154,6 +155,58 @@ def test_two_processes_count_what_one_does(answers: Batch) -> None:
     seen = Batch(torch.cat([one.images for one in batches]), torch.cat([one.labels for one in batches]))
     assert together.num_images == 35
     assert counts(together) == by_hand(seen)
+
+
+class Photos(Share):
+    """A process's share of four photos, of which three are red, green and white."""
+
+    num_images = 4
+
+    @classmethod
+    def of(cls, rank: int, size: int) -> Photos:
+        pixels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
+        images = ((pixels - torch.tensor(MEAN)) / torch.tensor(STD))[:, :, None, None].expand(4, 3, 6, 6)
+        labels, indices = torch.tensor([0, 1, 2, 0]), torch.arange(4)
+        mine = slice(rank, None, size)
+        return cls([Batch(images[mine], labels[mine], None, indices[mine])])
+
+
+def classify(images: torch.Tensor) -> torch.Tensor:
+    """Seven logits: how red, green and blue it is, and four that are always the same."""
+    return torch.cat([3 * images.mean(dim=(2, 3)), torch.arange(4.0).expand(len(images), 4)], dim=1)
+
+
+def test_of_each_image_is_kept_what_was_answered_and_how_bright_it_is() -> None:
+    images = Photos.of(0, 1)
+    accuracy = evaluate(classify, images, ALONE, keep=7)
+    kept, shares = accuracy.predictions, classify(images[0].images).softmax(dim=1)
+
+    assert kept.labels.tolist() == [0, 1, 2, 0]
+    assert kept.right.mean() == accuracy.top1
+    assert kept.loss.mean() == pytest.approx(accuracy.loss, rel=1e-5)
+    assert kept.classes.shape == (4, 5)
+    assert kept.classes[:, 0].tolist() == shares.argmax(dim=1).tolist()
+    assert kept.probabilities[1].tolist() == pytest.approx(shares[1].topk(5).values.tolist(), rel=1e-5)
+    assert kept.label_probability.tolist() == pytest.approx(shares[range(4), kept.labels].tolist(), rel=1e-5)
+    assert kept.brightness.tolist() == pytest.approx([0.299, 0.587, 1, 0], abs=1e-6)
+
+
+def test_two_processes_keep_what_one_does() -> None:
+    second = Half(1, 2, ALONE.device)
+    evaluate(classify, Photos.of(1, 2), second, keep=7)
+    first = Half(0, 2, ALONE.device, others=tuple(second.mine))
+    together = evaluate(classify, Photos.of(0, 2), first, keep=7).predictions
+    alone = evaluate(classify, Photos.of(0, 1), ALONE, keep=7).predictions
+
+    for name, values in vars(together).items():
+        assert values.ravel().tolist() == pytest.approx(vars(alone)[name].ravel().tolist()), name
+
+
+def test_of_fewer_than_five_classes_all_are_kept() -> None:
+    kept = evaluate(lambda images: images.mean(dim=(2, 3)), Photos.of(0, 1), ALONE, keep=3).predictions
+
+    assert kept.classes.shape == (4, 3)
+    assert kept.probabilities.sum(axis=1).tolist() == pytest.approx([1] * 4)
 
 
 def test_a_mirrored_network_answers_the_mean_for_an_image_and_its_mirror_image() -> None:

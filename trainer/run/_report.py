@@ -113,7 +113,7 @@ def _evaluate(options: ReportOptions, run: Run) -> Predictions:
     with join_world(options.device) as world, full_precision():
         model = resolve_model(str(run.folder), runs=run.folder.resolve().parent, device=world.device)
         images = ValLoader(run.dataset.val, model.preprocess, world, batch=EVALUATED)
-        predictions = evaluate(model.network, images, world, keep=True).predictions
+        predictions = evaluate(model.network, images, world, keep=len(run.classes)).predictions
     assert predictions is not None, "they are kept"
     return predictions
 

@@ -121,7 +121,7 @@ def evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     classes: int = 0,
-    keep: bool = False,
+    keep: int = 0,
 ) -> Accuracy:
     """Accuracy of `network` over `batches`, summed over all processes; see `predict`.
 
@@ -131,11 +131,11 @@ def evaluate(
         world: the processes that share the images.
         stop: called before each batch, equally often on all processes; True ends the pass.
         classes: number of classes for `per_class`; 0: no accuracy of single classes.
-        keep: keep the `predictions` of all images, on all processes.
+        keep: number of classes for `predictions`, which all processes get; 0: none are kept.
 
     Raises: Stopped if asked to stop; DataError.
     """
-    kept = _Kept(batches.num_images, world) if keep else None
+    kept = _Kept(batches.num_images, min(MOST, keep), world) if keep else None
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # top1, top5, loss, images
     per_class = torch.zeros(3, classes, dtype=torch.int64, device=world.device)  # top1, top5, images
     for batch in predict(network, batches, world, stop=stop):
@@ -164,8 +164,8 @@ def evaluate(
 class _Kept:
     """What is kept of each image's answer, on the device until the end: nothing waits for it."""
 
-    def __init__(self, num_images: int, world: World) -> None:
-        self._num_images, self._world = num_images, world
+    def __init__(self, num_images: int, most: int, world: World) -> None:
+        self._num_images, self._most, self._world = num_images, most, world
         self._indices: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []
 
@@ -173,7 +173,7 @@ class _Kept:
         """Keep one batch: label, its probability, loss, brightness, classes and their probabilities."""
         _, logits, labels, images = batch
         log_probabilities = logits.double().log_softmax(dim=1)
-        best = log_probabilities.topk(min(MOST, logits.shape[1]))
+        best = log_probabilities.topk(self._most)
         of_label = log_probabilities.gather(1, labels[:, None])
         self._indices.append(batch.indices)
         columns = (
@@ -188,9 +188,7 @@ class _Kept:
 
     def gather(self) -> Predictions:
         """All processes' together: each image is in the share of one, so a sum puts them in place."""
-        k = min(MOST, (self._rows[0].shape[1] - 4) // 2) if self._rows else 0
-        if self._world.size > 1:  # one without an image knows no number of classes
-            k = int(self._world.all_gather(torch.tensor(k, device=self._world.device)).max())
+        k = self._most
         table = torch.zeros(self._num_images, 4 + 2 * k, dtype=torch.float64, device=self._world.device)
         if self._rows:
             table[torch.cat(self._indices).to(table.device)] = torch.cat(self._rows)

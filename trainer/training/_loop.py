@@ -200,7 +200,7 @@ def train(
             step.release_memory()
             measured = ema.module.eval()
             with full_precision():
-                return measured, evaluate(measured, val_images, world, stop=asked_to_stop, keep=True)
+                return measured, evaluate(measured, val_images, world, stop=asked_to_stop, keep=classes)
         except TrainingDiverged as error:
             raise error.after(checkpoints.newest()) from None
         except Stopped:
