@@ -81,6 +81,8 @@ def command(run: Run) -> str:
         words[-1] = f"{recipe.name}.yaml"
     if run.history.dataset:
         words += ["--data", run.history.dataset.source]
+    if run.history.tags.get("dataset_completeness", "").startswith("not "):
+        words.append("--partial")  # without which such a data set is refused
     name = run.folder.resolve().name[:-11]
     if name and name != recipe.name:
         words += ["--name", name]
