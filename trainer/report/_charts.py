@@ -226,6 +226,7 @@ def _others(axes: Axes, others: Sequence[Log], column: str, *, scale: float) -> 
                 marker="o" if len(at) == 1 else "",
                 markersize=3,
                 label=name,
+                zorder=1.9,
             )
 
 
@@ -258,6 +259,7 @@ def _thinned(at: Values, values: Values) -> tuple[Values, Values]:
 def _legend(axes: Axes) -> None:
     shown = [line for line in axes.lines if not str(line.get_label()).startswith("_") and line.get_label()]
     if shown:
+        shown.sort(key=lambda line: -line.get_zorder())  # this run before others
         axes.legend(handles=shown, loc="best", handlelength=1.6, labelspacing=0.3, borderaxespad=0.2)
 
 

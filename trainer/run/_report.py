@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 EVALUATED = 64  # images at a time
+READ = 20  # newest journals among which other runs of the experiment are looked for
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def _siblings(folder: Path, run: Run) -> list[Log]:
     """The newest other runs of the experiment that were measured on the same images."""
     found = []
     ours = run.history
-    for journal in folder.resolve().parent.glob(f"*/{JOURNAL}"):
+    journals = folder.resolve().parent.glob(f"*/{JOURNAL}")
+    for journal in sorted(journals, key=lambda path: path.stat().st_mtime)[-READ:]:
         if journal.parent == folder.resolve():
             continue
         try:
