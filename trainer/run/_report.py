@@ -99,8 +99,9 @@ def _siblings(folder: Path, run: Run) -> list[Log]:
         alike = ours.dataset and theirs.dataset and ours.dataset.val_digest == theirs.dataset.val_digest
         if alike and theirs.experiment == ours.experiment:
             found.append((theirs.started, journal.parent.name, theirs))
-    newest = sorted(found, key=lambda one: one[:2], reverse=True)[:OTHERS]
-    return [log_of(theirs, name=name) for _, name, theirs in newest]
+    newest = sorted(found, key=lambda one: one[:2], reverse=True)
+    logs = [log_of(theirs, name=name) for _, name, theirs in newest]
+    return [log for log in logs if log.best()][:OTHERS]  # a range test has no epochs
 
 
 def _evaluate(options: ReportOptions, run: Run) -> Predictions:
