@@ -107,6 +107,25 @@ def test_the_overview_of_a_run_has_its_result_in_the_first_screen(run: dict[str,
     assert not page.get_by_text("No description").is_visible()
 
 
+def test_the_report_is_linked_from_the_overview_and_opens_from_its_artifact(
+    run: dict[str, Any], page: Any
+) -> None:
+    overview = link(run, "watch").replace("/model-metrics", "")
+    page.goto(overview)
+    report = page.get_by_role("link", name="curves, mistakes, confusion").first
+    report.wait_for(state="attached")
+    page.goto(
+        report.get_attribute("href")
+        if "://" in report.get_attribute("href")
+        else overview.partition("#")[0] + report.get_attribute("href")
+    )
+
+    inside = page.frame_locator("iframe")
+    inside.get_by_role("heading", name="Confusion").wait_for()
+    assert inside.locator("svg").count() >= 6
+    assert inside.get_by_text(f"{run['top1']:.2%}").first.is_visible()
+
+
 def test_the_list_of_runs_has_the_columns_that_matter(run: dict[str, Any], page: Any) -> None:
     page.goto(link(run, "all runs"))
 

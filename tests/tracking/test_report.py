@@ -44,7 +44,7 @@ def test_a_report_is_an_artifact_and_is_linked_first_from_run_and_version(runs: 
         assert first.startswith("- **Report**: [curves, mistakes, confusion](#/experiments/")
         assert first.endswith(f"{page})")
         assert (
-            f"![curves of the training](get-artifact?path=report%2Fcurves.png&run_uuid={registered.run_id})"
+            f"![curves of the training](get-artifact?path=report%2Fthumbnail.png&run_uuid={registered.run_id})"
             in text
         )
         assert may_replace(text), "it is ours still"

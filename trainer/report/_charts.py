@@ -107,7 +107,7 @@ def svg_file(drawn: str) -> str:
     return f"{drawn[:at]}<style>{dark_and_light()}{background}</style>{drawn[at:]}\n"
 
 
-def png(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
+def png(path: Path, panels: Sequence[Panel], *, columns: int = 2, dpi: int = 144) -> None:
     """Several charts as one picture."""
     rows = -(-len(panels) // columns)
     with _figure((SIZE[0] * columns, SIZE[1] * rows)) as figure:
@@ -116,7 +116,7 @@ def png(path: Path, panels: Sequence[Panel], *, columns: int = 2) -> None:
             panel(one)
         for one in list(axes)[len(panels) :]:
             one.set_axis_off()
-        figure.savefig(path, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
 
 
 @contextmanager

@@ -109,6 +109,7 @@ def _write(
     )
     if log.epochs:
         _charts.png(out / "curves.png", [panel for _, panel in panels.values()])
+        _charts.png(out / "thumbnail.png", [panels[name][1] for name in ("top1", "loss")], dpi=72)
         for name, (label, panel) in panels.items():
             page.curves.append(_chart(out, name, label, panel))
     else:

@@ -66,5 +66,5 @@ def with_report_of(folder: Path, run: Run, description: str) -> str:
     return with_report(
         description,
         f"#/experiments/{run.info.experiment_id}/runs/{id}/artifacts/{REPORT}/{REPORT_PAGE}?{TRAINING_MODE}",
-        f"get-artifact?path={REPORT}%2Fcurves.png&run_uuid={id}",
+        f"get-artifact?path={REPORT}%2Fthumbnail.png&run_uuid={id}",
     )
