@@ -365,7 +365,9 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     here = f"http://127.0.0.1:{port}"
-    print(f"demo: {name_of(model)} is shown at {os.environ.get('DEMO_URL', here)}; Ctrl-C ends it", flush=True)
+    print(
+        f"demo: {name_of(model)} is shown at {os.environ.get('DEMO_URL', here)}; Ctrl-C ends it", flush=True
+    )
     try:
         while True:
             time.sleep(3600)
