@@ -9,6 +9,7 @@
     ├── TrackingError       the MLflow server, a run or a registered model
     │   └── TrackingDown    the server does not answer now
     ├── ExportError         a bundle that cannot be written or differs from its model
+    ├── PublishError        the Hugging Face Hub
     └── TrainingDiverged    the loss stopped being a number
     ProcessLost             exit 1: another process ended or is stuck; start again to go on
     ProcessesFailed         the exit code of processes that have said themselves what is wrong
@@ -62,6 +63,10 @@ class TrackingDown(TrackingError):
 
 class ExportError(TrainerError):
     """A bundle cannot be written, or differs from the model it was made from."""
+
+
+class PublishError(TrainerError):
+    """The Hugging Face Hub does not take what is published, or cannot be reached."""
 
 
 class TrainingDiverged(TrainerError):

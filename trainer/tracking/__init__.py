@@ -15,6 +15,7 @@ from trainer.tracking._history import (
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
+from trainer.tracking._origin import Origin, origin_of
 from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
@@ -23,6 +24,7 @@ from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, sa
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 from trainer.tracking._tensorboard import TensorBoardLog
+from trainer.tracking._weights import write_weights
 
 __all__ = [
     "CANDIDATE",
@@ -40,6 +42,7 @@ __all__ = [
     "LoadedModel",
     "ModelInfo",
     "NullLog",
+    "Origin",
     "Parent",
     "Point",
     "ProofProcess",
@@ -55,6 +58,7 @@ __all__ = [
     "check_reachable",
     "has_saved_model",
     "load_model",
+    "origin_of",
     "quiet",
     "read_journal",
     "read_run_ref",
@@ -66,4 +70,5 @@ __all__ = [
     "send_report",
     "sync",
     "tracking_uri",
+    "write_weights",
 ]

@@ -79,7 +79,7 @@ def load_model(uri: str, *, runs: Path = Path("runs"), trust: bool = False) -> L
 def _load(client: MlflowClient, version: ModelVersion, runs: Path, trust: bool) -> LoadedModel:
     registered = Registered(version.name, int(version.version), version.run_id or "")
     uri, digest = registered.uri, version.tags.get(FILES_SHA256)
-    noted = versions_of(runs, registered.name, registered.version, registered.run_id)
+    noted = versions_of(runs, registered)
     if noted and digest != noted:
         raise TrackingError(
             f"{uri} is not what its run registered: the run folder in {runs} has noted another {FILES_SHA256}; "

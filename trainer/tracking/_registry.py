@@ -261,16 +261,24 @@ def downloaded(client: MlflowClient, version: ModelVersion) -> Iterator[Path]:
         yield Path(download_artifacts(artifact_uri=stored, dst_path=folder, tracking_uri=client.tracking_uri))
 
 
-def versions_of(runs: Path, name: str, version: int, run_id: str) -> str | None:
+def versions_of(runs: Path, registered: Registered) -> str | None:
     """What the run folders below `runs` say is the `files_sha256` of a version; None if they do not know it."""
+    return next((digest for _, digest in _noted(runs, registered)), None)
+
+
+def run_folder_of(runs: Path, registered: Registered) -> Path | None:
+    """The run folder below `runs` that registered this version; None if it is not there."""
+    return next((folder for folder, _ in _noted(runs, registered)), None)
+
+
+def _noted(runs: Path, registered: Registered) -> Iterator[tuple[Path, str]]:
     for path in runs.glob(f"*/{REGISTERED}"):
         try:
             noted = json.loads(path.read_bytes())
-            if (noted["name"], noted["version"], noted["run_id"]) == (name, version, run_id):
-                return str(noted[FILES_SHA256])
+            if {**noted, **asdict(registered)} == noted:
+                yield path.parent, str(noted[FILES_SHA256])
         except (OSError, ValueError, TypeError, LookupError):
             continue
-    return None
 
 
 def _note(folder: Path, registered: Registered, files_sha256: str) -> None:

@@ -29,7 +29,8 @@ def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
         )
     # A copy of each, in one order: the format has no strides, and refuses two names of the same memory.
     plain = torch.contiguous_format
-    save_file({name: tensor.clone(memory_format=plain) for name, tensor in weights.items()}, path)
+    copies = {name: tensor.clone(memory_format=plain) for name, tensor in weights.items()}
+    save_file(copies, path, metadata={"format": "pt"})  # which transformers demands
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
