@@ -14,8 +14,9 @@ import pytest
 
 from tests.export.conftest import CLASSES
 from trainer.errors import ExportError
-from trainer.export import Bundle, is_bundle, load_bundle
+from trainer.export import Bundle, export, is_bundle, load_bundle
 from trainer.sealed import seal
+from trainer.tracking import LoadedModel
 
 
 @pytest.fixture
@@ -132,3 +133,14 @@ def test_a_bundle_is_read_and_run_without_torch_or_mlflow(bundle: Bundle, tmp_pa
     assert done.returncode == 0, done.stderr
     expected = np.load(bundle.folder / "golden" / "probabilities.npy")
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), expected, rtol=0, atol=1e-4)
+
+
+def test_a_bundle_without_photos_was_compared_with_its_model_all_the_same(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    bundle = export(model, tmp_path / "bundle", with_photos=False)
+
+    assert not (bundle.folder / "golden").exists()
+    assert bundle.max_difference is not None
+    assert "There is no golden/ here" in (bundle.folder / "README.txt").read_text()
+    load_bundle(bundle.folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.export._bundle import LoadedBundle, check_out, is_bundle, load_bundle
-    from trainer.export._export import Bundle, export, to_onnx
+    from trainer.export._export import Bundle, export, to_onnx, whole_or_nothing
     from trainer.export._preprocess import to_input
 
 _MODULES = {
@@ -22,9 +22,20 @@ _MODULES = {
     "load_bundle": "_bundle",
     "to_input": "_preprocess",
     "to_onnx": "_export",
+    "whole_or_nothing": "_export",
 }
 
-__all__ = ["Bundle", "LoadedBundle", "check_out", "export", "is_bundle", "load_bundle", "to_input", "to_onnx"]
+__all__ = [
+    "Bundle",
+    "LoadedBundle",
+    "check_out",
+    "export",
+    "is_bundle",
+    "load_bundle",
+    "to_input",
+    "to_onnx",
+    "whole_or_nothing",
+]
 
 
 def __getattr__(name: str) -> Any:

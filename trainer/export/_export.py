@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -39,6 +39,14 @@ from trainer.sealed import SUMS, safe_names, seal
 from trainer.tracking import LoadedModel, Sample
 
 OPSET = 17  # the highest that JetPack 5's TensorRT 8.5 reads
+GOLDEN = """\
+golden/ has photos, the input made of each, and the answers of the PyTorch model. An engine is right
+if its answers to golden/inputs.npy are close to golden/probabilities.npy (1e-4 here in float32,
+about 1e-2 in half precision) and the first class of each is the one in golden/expected.json.
+"""
+NO_GOLDEN = """\
+There is no golden/ here, for its photos may not be handed on: `trainer export` writes it for whoever has the model.
+"""
 ALLOWED = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 
 
@@ -55,12 +63,13 @@ class Bundle:
     size: int  # bytes, all files
 
 
-def export(model: LoadedModel, out: Path) -> Bundle:
+def export(model: LoadedModel, out: Path, *, with_photos: bool = True) -> Bundle:
     """Write `model` as a bundle to the new folder `out`: whole, or not at all.
 
     Args:
         model: a model with samples.
         out: a folder that is empty or does not exist yet.
+        with_photos: write the samples, and what is made of them, to `golden/`; they are compared in any case.
 
     Raises: ExportError if `out` cannot be written, the model has no samples, or ONNX Runtime and PyTorch disagree.
     """
@@ -68,8 +77,8 @@ def export(model: LoadedModel, out: Path) -> Bundle:
         raise ExportError(
             f"{model.source} has no sample images to compare with; put its data set where it was, or train it again"
         )
-    with _whole_or_nothing(out) as folder:
-        difference = _write(folder, model)
+    with whole_or_nothing(out) as folder:
+        difference = _write(folder, model, with_photos)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Bundle(out, model.source, len(model.samples), difference, size)
 
@@ -105,23 +114,19 @@ def to_onnx(network: torch.nn.Module, size: int, path: Path) -> None:
     assert not any(tensor.external_data for tensor in written.graph.initializer), "weights beside the model"
 
 
-def _write(folder: Path, model: LoadedModel) -> float:
+def _write(folder: Path, model: LoadedModel, with_photos: bool) -> float:
     info, size = model.info, int(model.info.preprocess["val_size"])
     network = rebuild(info.architecture, len(info.classes), model.state_dict)
-    photos = [f"golden/{name}" for name in safe_names([sample.name for sample in model.samples])]
-    (folder / "golden").mkdir()
-    for photo, sample in zip(photos, model.samples, strict=True):
-        (folder / photo).write_bytes(sample.jpeg)
     inputs = np.stack([_golden_input(model, sample) for sample in model.samples])
     with torch.inference_mode():
         probabilities = network(torch.from_numpy(inputs)).float().softmax(dim=1).numpy()
     to_onnx(network.to(memory_format=torch.contiguous_format), size, folder / MODEL)
-    np.save(folder / INPUTS, inputs)
-    np.save(folder / PROBABILITIES, probabilities)
+    if with_photos:
+        _write_golden(folder, model, inputs, probabilities)
 
     names = [name.replace("\n", " ") for name in info.classes]  # one a line
     (folder / LABELS).write_text("".join(f"{name}\n" for name in names), **TEXT)
-    _write_texts(folder, model, photos, probabilities)
+    _write_texts(folder, model, with_photos)
     difference = _compare(folder / MODEL, inputs, probabilities, model.source)
     seal(folder)
     return difference
@@ -136,10 +141,16 @@ def _golden_input(model: LoadedModel, sample: Sample) -> npt.NDArray[np.float32]
         ) from None
 
 
-def _write_texts(
-    folder: Path, model: LoadedModel, photos: Sequence[str], probabilities: npt.NDArray[np.float32]
+def _write_golden(
+    folder: Path, model: LoadedModel, inputs: npt.NDArray[np.float32], probabilities: npt.NDArray[np.float32]
 ) -> None:
-    info, registered = model.info, model.registered
+    info = model.info
+    photos = [f"golden/{name}" for name in safe_names([sample.name for sample in model.samples])]
+    (folder / "golden").mkdir()
+    for photo, sample in zip(photos, model.samples, strict=True):
+        (folder / photo).write_bytes(sample.jpeg)
+    np.save(folder / INPUTS, inputs)
+    np.save(folder / PROBABILITIES, probabilities)
     expected = [
         {
             "photo": photo,
@@ -153,6 +164,10 @@ def _write_texts(
         for photo, sample, of_photo in zip(photos, model.samples, probabilities, strict=True)
     ]
     _write_json(folder / EXPECTED, expected)
+
+
+def _write_texts(folder: Path, model: LoadedModel, with_photos: bool) -> None:
+    info, registered = model.info, model.registered
     _write_json(folder / PREPROCESS, _preprocess_json(model))
     title = f"{registered.name} version {registered.version}" if registered else model.source
     title += ", for NVIDIA Jetson"
@@ -172,6 +187,7 @@ def _write_texts(
             size=int(info.preprocess["val_size"]),
             input=INPUT_NAME,
             output=OUTPUT_NAME,
+            golden=GOLDEN if with_photos else NO_GOLDEN,
         ),
         **TEXT,
     )
@@ -234,7 +250,7 @@ def _compare(
 
 
 @contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
+def whole_or_nothing(out: Path) -> Iterator[Path]:
     """A hidden folder to write into; what is in it goes to `out` if all goes well, and is removed otherwise.
 
     It becomes `out`, or lies in it where that exists: a mount point or somebody's current folder cannot be replaced.
