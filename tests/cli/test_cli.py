@@ -23,6 +23,7 @@ FLAGS = {
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
     "prepare": "",
+    "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos",
     "recipes": "--json",
     "report": "--against --data --device --evaluate --json --out --per-class",
     "summary": "--classes --json --set",
@@ -65,6 +66,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "report",
         "demo",
         "export",
+        "publish",
         "bench",
     ]
     assert all(len(line) <= 110 for line in shown.splitlines())

@@ -30,7 +30,7 @@ from trainer.dataset._names import several, shown
 from trainer.dataset._preparation import Prepared, Progress, check_new, find_complete, prepare
 from trainer.dataset._source import Source, SourceImage
 from trainer.dataset.forms import FORMS, Fetch, Form, Found, Look, recognise
-from trainer.dataset.forms._imagenet_labels import imagenet_classes, imagenet_val_labels
+from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, imagenet_val_labels
 from trainer.dataset.forms.digits import digits
 from trainer.dataset.forms.fastai import fastai
 from trainer.dataset.forms.folder import folder
@@ -41,6 +41,7 @@ from trainer.dataset.forms.tiny_imagenet import tiny_imagenet
 
 __all__ = [
     "FORMS",
+    "IMAGENET",
     "SPLITS",
     "ArchiveFile",
     "Completeness",

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from trainer.run._evaluate import EvaluationResult, evaluate_model
     from trainer.run._export import export_model
     from trainer.run._find_lr import LrSuggestion, find_lr
-    from trainer.run._options import EvaluateOptions, FindLrOptions, ReportOptions, TrainOptions
+    from trainer.run._options import (
+        EvaluateOptions,
+        FindLrOptions,
+        PublishOptions,
+        ReportOptions,
+        TrainOptions,
+    )
     from trainer.run._plan import Plan, make_plan, proof_of, require_single_process
     from trainer.run._preflight import network_summary, preflight
+    from trainer.run._publish import Published, publish_model
     from trainer.run._report import report_run
     from trainer.run._resolve import ResolvedModel, resolve_model
     from trainer.run._result import RunResult, read_result
@@ -36,6 +43,8 @@ _MODULES = {
     "FindLrOptions": "_options",
     "LrSuggestion": "_find_lr",
     "Plan": "_plan",
+    "PublishOptions": "_options",
+    "Published": "_publish",
     "ReportOptions": "_options",
     "ResolvedModel": "_resolve",
     "RunResult": "_result",
@@ -48,6 +57,7 @@ _MODULES = {
     "network_summary": "_preflight",
     "preflight": "_preflight",
     "proof_of": "_plan",
+    "publish_model": "_publish",
     "read_result": "_result",
     "report_run": "_report",
     "require_single_process": "_plan",
@@ -64,6 +74,8 @@ __all__ = [
     "FindLrOptions",
     "LrSuggestion",
     "Plan",
+    "PublishOptions",
+    "Published",
     "ReportOptions",
     "ResolvedModel",
     "RunResult",
@@ -76,6 +88,7 @@ __all__ = [
     "network_summary",
     "preflight",
     "proof_of",
+    "publish_model",
     "read_result",
     "report_run",
     "require_single_process",

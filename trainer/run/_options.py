@@ -85,6 +85,27 @@ class ReportOptions:
     device: DeviceChoice = "auto"  # for that
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """What `publish_model` takes."""
+
+    model: str  # in any of its forms but a bundle, see `resolve_model`
+    repo: str  # NAME or OWNER/NAME on the Hugging Face Hub
+    space: str | None = None  # NAME or OWNER/NAME of a Space with its demo
+    public: bool = False  # everybody may see it
+    license: str | None = None  # of the weights, as the Hub calls it, such as mit
+    with_photos: bool = False  # photos of the data set may be shown
+    runs: Path = Path("runs")  # folder of all runs, and of MLflow's SQLite store where no server is named
+    trust: bool = False  # take a registered version that `trainer train` has not sealed
+    dry_run: bool = False  # write folders and ask nobody
+    out: Path | None = None  # where a dry run writes; None: publish/NAME
+
+    @property
+    def folder(self) -> Path:
+        """Where a dry run writes."""
+        return self.out or Path("publish", self.repo.rpartition("/")[2])
+
+
 def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list[str]:
     words: list[str] = []
     for field in dataclasses.fields(options):
