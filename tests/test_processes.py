@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cli.conftest import SETTINGS, SMALL
 from trainer.processes import MAIN, SWITCHES, child_command, safe_path
@@ -117,3 +119,22 @@ def test_switches_are_set_by_the_import_and_yield_to_the_user() -> None:
 
     assert eval(said) == [*SWITCHES.values()]
     assert eval(other) == ["mine"] * len(SWITCHES)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_that_is_set_elsewhere_too_is_set_alike(name: str) -> None:
+    """For programs that do not import this package: MLflow's server, the demo, a notebook."""
+    listed = subprocess.check_output(
+        ["git", "ls-files", "--", "*.yaml", "docker", "notebooks", "scripts", "trainer"], cwd=ROOT, text=True
+    )
+    for file in listed.splitlines():
+        text = (ROOT / file).read_text(errors="replace") if (ROOT / file).is_file() else ""
+        for value in re.findall(rf"""{name}\\?["']?\s*[:=]\s*\\?["']?([\w.]*)""", text):
+            assert value == SWITCHES[name], file
+
+
+@pytest.mark.parametrize("service", ["mlflow", "migrate"])
+def test_services_that_run_mlflow_alone_call_nobody(service: str) -> None:
+    settings = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][service]
+
+    assert settings["environment"]["MLFLOW_DISABLE_TELEMETRY"] == SWITCHES["MLFLOW_DISABLE_TELEMETRY"]

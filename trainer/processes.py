@@ -23,6 +23,7 @@ SWITCHES = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "DO_NOT_TRACK": "1",  # the convention of consoledonottrack.com
 }

@@ -16,6 +16,15 @@ from trainer.processes import child_command
 
 pytestmark = pytest.mark.slow
 
+# What follows a training, each once; {data} stands for the options of an evaluation.
+MODEL = "models:/cats-and-dogs@candidate"
+AFTER = (
+    f"export {MODEL} --out bundle --json",
+    "evaluate bundle {data}",
+    f"evaluate {MODEL} {{data}}",
+    f"publish {MODEL} --repo cats --space dogs --dry-run --out published --json",
+)
+
 # In a network of its own, where nothing but the loopback is, and a name server that notes what it is asked.
 INSIDE = """
 import fcntl, json, os, socket, struct, subprocess, sys, threading
@@ -95,21 +104,15 @@ def test_the_whole_way_leaves_the_home_empty_and_looks_up_no_name(
 ) -> None:
     home, data = tmp_path / "home", ["--data", str(photos), "--device", "cpu", "--json"]
     recipe = ["digits", *SETTINGS, *SMALL]
-    asked, said = in_isolation(
-        home,
-        folder,
-        child_command("train", *recipe, *data),
-        child_command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", "--json"),
-        child_command("evaluate", "bundle", *data),
-        child_command("evaluate", "models:/cats-and-dogs@candidate", *data),
-        ["sh", "-c", f"exec {shlex.join(child_command('report'))} runs/digits-* --json"],
-    )
+    after = [child_command(*line.format(data=" ".join(data)).split()) for line in AFTER]
+    report = ["sh", "-c", f"exec {shlex.join(child_command('report'))} runs/digits-* --json"]
+    asked, said = in_isolation(home, folder, child_command("train", *recipe, *data), *after, report)
 
     assert asked == []
     assert [str(path) for path in home.rglob("*")] == []
     top1 = [json.loads(one).get("top1") for one in said]
     assert Path(folder, json.loads(said[-1])["report"]).is_file()
-    assert top1 == [top1[0], None, top1[0], top1[0], None]
+    assert top1 == [top1[0], None, top1[0], top1[0], None, None]
 
 
 def test_the_trap_catches_what_calls_home(folder: Path, tmp_path: Path) -> None:

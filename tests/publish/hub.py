@@ -229,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
                         for file, content in repo.files.items()
                     ],
                 )
-            about = {"id": named[2], "sha": repo.sha, "private": repo.private, "tags": []}
+            about: Json = {"id": named[2], "sha": repo.sha, "private": repo.private, "tags": []}
             return self.say(200, {**about, "siblings": [{"rfilename": file} for file in repo.files]})
         if named := re.fullmatch(r"/(?:(spaces)/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             repo = self.hub.repos.get((named[1] or "models", named[2]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,10 +50,16 @@ def test_it_is_the_demo_beside_the_bundle(model: LoadedModel, tmp_path: Path) ->
     packages = (space / "requirements.txt").read_text()
     assert "onnxruntime" in packages
     assert "gradio" not in packages
-    assert "trainer" not in [
-        line.split()[1]
-        for line in (space / "app.py").read_text().splitlines()
-        if line.startswith(("import ", "from "))
+    code = (
+        "import app, json, sys; bundle = app.find_bundle(app.Path('bundle')); model = app.load(bundle)\n"
+        "print(json.dumps([app.classify(model, one).top for one in app.examples(bundle)]))\n"
+        "assert not {'trainer', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((space / "bundle" / "golden" / "expected.json").read_text())
+    assert [next(iter(top)) for top in json.loads(done.stdout)] == [
+        one["top5"][0]["class"] for one in expected
     ]
 
 

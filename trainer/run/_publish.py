@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from trainer.run._options import PublishOptions
 from trainer.run._resolve import load_any
 from trainer.tracking import origin_of
 
+logger = logging.getLogger(__name__)
 MODEL, SPACE = "model", "space"  # folders below --out
 
 
@@ -93,6 +95,8 @@ def _upload(
     hub.prepare(repo, "model", public=options.public)
     if space:
         hub.prepare(space, "space", public=options.public)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    logger.info("uploading %.0f MB to %s", size / 1e6, f"{repo} and {space}" if space else repo)
     message = f"Publish {publication.model.source if publication.model.registered else repo}"
     model = hub.upload(folder / MODEL, repo, "model", message=message, ours=MODEL_FILES)
     if not space:
