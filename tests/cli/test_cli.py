@@ -23,7 +23,8 @@ FLAGS = {
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
     "prepare": "",
-    "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos",
+    "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos "
+    "--with-report",
     "recipes": "--json",
     "report": "--against --data --device --evaluate --json --out --per-class",
     "summary": "--classes --json --set",

@@ -202,6 +202,17 @@ def test_imagenets_photos_are_refused(
     assert not hub.repos
 
 
+def test_a_report_is_published_if_it_is_there_and_its_photos_may_be_shown(
+    hub: Hub, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"has no report in .*/one; make it with `trainer report`"):
+        publish_model(options(runs, with_report=True))
+    monkeypatch.setattr("trainer.publish._photos.FREE", {})
+    with pytest.raises(ConfigError, match="the report shows photos of the data set; add --with-photos"):
+        publish_model(options(runs, with_report=True))
+    assert not hub.repos
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -32,6 +32,7 @@ def published(
     of: Origin | None = None,
     *,
     photos: bool = True,
+    report: bool = False,
 ) -> Path:
     folder.mkdir(exist_ok=True)
     write_model_folder(
@@ -43,6 +44,7 @@ def published(
             space="ana/demo",
             licence=None,
             photos=photos,
+            report=report,
         ),
     )
     return folder
@@ -132,10 +134,14 @@ def test_nothing_of_this_machine_or_its_user_is_in_it_but_the_report(
     checkpoint = run / "checkpoints" / "step-00000308-0123456789abcdef.pt"
     (run / "report").mkdir(parents=True)
     (run / "report" / "report.html").write_text("<html>")
+    (run / "report" / "label_errors.html").write_text("<html>")
     (run / "report" / "curves.png").write_text("not listed")
     (run / "journal.jsonl").write_text("{}\n")
     folder = published(
-        tmp_path / "out", replace(model, registered=None, source=str(checkpoint)), origin(run=run)
+        tmp_path / "out",
+        replace(model, registered=None, source=str(checkpoint)),
+        origin(run=run),
+        report=True,
     )
 
     assert {file for file in files(folder) if "bundle" not in file} == {
@@ -143,6 +149,7 @@ def test_nothing_of_this_machine_or_its_user_is_in_it_but_the_report(
         "config.json",
         "model.safetensors",
         "report.html",
+        "label_errors.html",
         "SHA256SUMS",
     }
     assert "`report.html` shows" in (folder / "README.md").read_text()
@@ -154,14 +161,10 @@ def test_nothing_of_this_machine_or_its_user_is_in_it_but_the_report(
     )
 
 
-def test_imagenets_photos_are_left_out_and_the_report_that_shows_them(tmp_path: Path) -> None:
+def test_imagenets_photos_are_left_out(tmp_path: Path) -> None:
     wnids = tuple(list(imagenet_classes())[:10])
-    (tmp_path / "run" / "report").mkdir(parents=True)
-    (tmp_path / "run" / "report" / "report.html").write_text("<html>")
-    of_run = origin(run=tmp_path / "run", dataset="imagenette")
-    folder = published(tmp_path / "out", loaded(class_ids=wnids), of_run, photos=False)
+    folder = published(tmp_path / "out", loaded(class_ids=wnids), origin(dataset="imagenette"), photos=False)
 
-    assert "report.html" not in files(folder)
     assert not any("golden" in file for file in files(folder))
     load_bundle(folder / "bundle")
     assert "There is no golden/ here" in (folder / "bundle" / "README.txt").read_text()

@@ -45,8 +45,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--with-photos",
         action="store_true",
-        help="the data set's photos may be shown: publish the bundle's golden photos, as they are with their EXIF, and "
-        "the run's report (default: only for the digits; never for ImageNet's)",
+        help="the data set's photos may be shown: publish the bundle's golden photos, as they are with their EXIF "
+        "(default: only for the digits; never for ImageNet's)",
+    )
+    parser.add_argument(
+        "--with-report",
+        action="store_true",
+        help="publish the run's report too; it shows photos, and paths of this machine",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="write the folders to --out and upload nothing; needs no token"
@@ -93,7 +98,7 @@ def _show(published: Published) -> None:
     if not published.with_timm:
         print("timm and torchvision have no such network: there is the ONNX bundle alone")
     if not published.with_photos:
-        print("left out: golden photos and report, for they show photos of the data set")
+        print("left out: the golden photos, which are of the data set")
 
 
 def _line(uploaded: Uploaded) -> str:

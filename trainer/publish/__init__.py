@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.publish._hub import Hub, Uploaded, valid_repo
-    from trainer.publish._model_folder import MODEL_FILES, Publication, write_model_folder
+    from trainer.publish._model_folder import MODEL_FILES, Publication, report_pages, write_model_folder
     from trainer.publish._photos import may_show
     from trainer.publish._space import SPACE_FILES, write_space_folder
 
@@ -21,6 +21,7 @@ _MODULES = {
     "SPACE_FILES": "_space",
     "Uploaded": "_hub",
     "may_show": "_photos",
+    "report_pages": "_model_folder",
     "valid_repo": "_hub",
     "write_model_folder": "_model_folder",
     "write_space_folder": "_space",
@@ -33,6 +34,7 @@ __all__ = [
     "Publication",
     "Uploaded",
     "may_show",
+    "report_pages",
     "valid_repo",
     "write_model_folder",
     "write_space_folder",

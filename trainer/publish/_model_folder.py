@@ -4,7 +4,7 @@ README.md            the model card
 config.json          timm's description of network and preprocessing …
 model.safetensors    … and the weights, by torchvision's names; both only where timm has the network
 bundle/              what `trainer export` writes; without golden/ where the photos may not be handed on
-report.html          what `trainer report` has written, under the same condition
+report.html          what `trainer report` has written, and its other pages; only if asked for: it has photos and paths
 SHA256SUMS           all of them
 
 Each file is written here or copied by its name; nothing else of a run folder gets into it.
@@ -24,9 +24,10 @@ from trainer.publish._timm import CONFIG, LAYERS, WEIGHTS, known_to_timm, timm_c
 from trainer.sealed import SUMS, seal, sha256
 from trainer.tracking import LoadedModel, Origin, write_weights
 
-CARD, BUNDLE, REPORT = "README.md", "bundle", "report.html"
-MODEL_FILES = (CARD, CONFIG, WEIGHTS, f"{BUNDLE}/", REPORT, SUMS)
-RUN_REPORT = "report/report.html"  # in a run folder
+CARD, BUNDLE = "README.md", "bundle"
+REPORT = "report"  # in a run folder
+PAGES = ("report.html", "mistakes_by_class.html", "label_errors.html")  # in it; the first leads to the others
+MODEL_FILES = (CARD, CONFIG, WEIGHTS, f"{BUNDLE}/", *PAGES, SUMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Publication:
     space: str | None  # OWNER/NAME
     licence: str | None  # as the Hub calls it, such as mit
     photos: bool  # photos of its data set may be shown
+    report: bool = False  # the report of its run may be shown, and is there
 
     @property
     def with_timm(self) -> bool:
@@ -50,11 +52,11 @@ class Publication:
         """Whether it was trained on photos of ImageNet."""
         return of_imagenet(self.model.info.class_ids)
 
-    @property
-    def report(self) -> Path | None:
-        """The report of the run, if there is one that may be shown: it has photos."""
-        path = self.origin.run / RUN_REPORT if self.origin.run else None
-        return path if self.photos and path and path.is_file() else None
+
+def report_pages(origin: Origin) -> list[Path]:
+    """The pages of the run's report, as far as they are there."""
+    folder = origin.run / REPORT if origin.run else None
+    return [folder / name for name in PAGES if (folder / name).is_file()] if folder else []
 
 
 def write_model_folder(folder: Path, publication: Publication) -> None:
@@ -76,7 +78,8 @@ def write_model_folder(folder: Path, publication: Publication) -> None:
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     digests[f"{BUNDLE}/model.onnx"] = sha256(folder / BUNDLE / "model.onnx")
     if publication.report:
-        shutil.copyfile(publication.report, folder / REPORT)
+        for page in report_pages(publication.origin):
+            shutil.copyfile(page, folder / page.name)
     facts = CardFacts(
         repo=publication.repo,
         space=publication.space,
@@ -84,7 +87,7 @@ def write_model_folder(folder: Path, publication: Publication) -> None:
         of_imagenet=publication.of_imagenet,
         with_timm=publication.with_timm,
         with_photos=publication.photos,
-        with_report=publication.report is not None,
+        with_report=publication.report,
         in_fp32=model.registered is not None,
         digests=digests,
     )

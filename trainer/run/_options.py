@@ -95,6 +95,7 @@ class PublishOptions:
     public: bool = False  # everybody may see it
     license: str | None = None  # of the weights, as the Hub calls it, such as mit
     with_photos: bool = False  # photos of the data set may be shown
+    with_report: bool = False  # so may the report of its run, which has photos and paths of this machine
     runs: Path = Path("runs")  # folder of all runs, and of MLflow's SQLite store where no server is named
     trust: bool = False  # take a registered version that `trainer train` has not sealed
     dry_run: bool = False  # write folders and ask nobody

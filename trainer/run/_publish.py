@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.errors import ExportError, PublishError
+from trainer.errors import ConfigError, ExportError, PublishError
 from trainer.export import whole_or_nothing
 from trainer.publish import (
     MODEL_FILES,
@@ -17,12 +17,13 @@ from trainer.publish import (
     Publication,
     Uploaded,
     may_show,
+    report_pages,
     write_model_folder,
     write_space_folder,
 )
 from trainer.run._options import PublishOptions
 from trainer.run._resolve import load_any
-from trainer.tracking import origin_of
+from trainer.tracking import Origin, origin_of
 
 logger = logging.getLogger(__name__)
 MODEL, SPACE = "model", "space"  # folders below --out
@@ -52,8 +53,16 @@ def publish_model(options: PublishOptions) -> Published:
     origin = origin_of(loaded, options.runs)
     dataset = origin.history.dataset.name if origin.history.dataset else None
     photos = may_show(loaded.info.class_ids, dataset, asked=options.with_photos)
+    if options.with_report:
+        _check_report(loaded.source, origin, photos)
     publication = Publication(
-        model=loaded, origin=origin, repo=repo, space=space, licence=options.license, photos=photos
+        model=loaded,
+        origin=origin,
+        repo=repo,
+        space=space,
+        licence=options.license,
+        photos=photos,
+        report=options.with_report,
     )
     with ExitStack() as stack:
         if hub is None:
@@ -79,6 +88,20 @@ def publish_model(options: PublishOptions) -> Published:
         with_timm=publication.with_timm,
         with_photos=photos,
     )
+
+
+def _check_report(source: str, origin: Origin, photos: bool) -> None:
+    """Check that there is a report to be published. Raises: ConfigError."""
+    if not photos:
+        raise ConfigError(
+            "the report shows photos of the data set; add --with-photos if they may be shown (ImageNet's may not), or "
+            "leave out --with-report"
+        )
+    if not report_pages(origin):
+        where = origin.run or "the folder of its run, which is not in --runs"
+        raise ConfigError(
+            f"{source} has no report in {where}; make it with `trainer report`, or leave out --with-report"
+        )
 
 
 def _full(hub: Hub | None, name: str | None) -> str | None:
