@@ -130,7 +130,7 @@ def test_a_name_that_is_somebody_elses_is_refused_and_nothing_of_it_is_changed(
     [
         ("/commit/", 500, "has trouble of its own"),
         ("/commit/", 403, "may not write to it"),
-        ("/preupload/", 429, "too many requests"),
+        ("/repos/create", 429, "too many requests"),
         ("/validate-yaml", 418, "does not take ana/digits"),
         ("/repos/create", 402, "wants a paid account for ana/digits"),
         ("PUT /lfs/", 403, "ana/digits"),
