@@ -131,20 +131,21 @@ def _is_of(name: str, ours: tuple[str, ...]) -> bool:
 
 @contextmanager
 def _in_words(endpoint: str, what: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    # Of httpx, or of httpx2 in newer versions of huggingface_hub.
-    transport: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         yield
-    except (transport, OSError, ValueError, RuntimeError) as error:
+    except OfflineModeIsEnabled:
+        raise PublishError(f"{what} is to be uploaded, and HF_HUB_OFFLINE forbids that; unset it") from None
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         # Of an upload it says that it failed, and only its cause says why.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(cause, HfHubHTTPError):
             said = " ".join((cause.server_message or "").split())[:200]
             answer = _answer(cause.response.status_code, endpoint, what)
             raise PublishError(answer + (f" ({said})" if said else "")) from None
-        if isinstance(cause, (transport, OSError)):
+        if isinstance(cause, (httpx2.HTTPError, OSError)):
             raise PublishError(
                 f"{endpoint} does not answer ({first_line(cause)}); nothing of {what} was changed: look at the "
                 "network, and start the same command again"
