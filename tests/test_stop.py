@@ -85,6 +85,7 @@ def test_what_waits_in_a_library_and_heeds_no_signal_is_ended_all_the_same() -> 
     ) as waiting:
         assert waiting.stdout is not None
         waiting.stdout.readline()
+        time.sleep(1)  # until it does
         waiting.send_signal(signal.SIGTERM)
         _, err = waiting.communicate(timeout=20)
 

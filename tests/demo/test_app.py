@@ -317,7 +317,7 @@ def test_the_file_runs_without_the_package_and_tells_nobody() -> None:
     code = (
         f"import os, runpy, sys; runpy.run_path({str(APP)!r}); "
         "assert not {'trainer', 'gradio', 'onnx', 'onnxruntime', 'torch'} & set(sys.modules); "
-        "print(*(os.environ[name] for name in ('ORT_DISABLE_TELEMETRY', 'GRADIO_ANALYTICS_ENABLED', 'HF_HUB_OFFLINE')))"
+        "print(*(os.environ[name] for name in ('ORT_DISABLE_TELEMETRY', 'GRADIO_ANALYTICS_ENABLED', 'DO_NOT_TRACK')))"
     )
     clean = {"PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=clean)

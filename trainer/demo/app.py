@@ -37,7 +37,6 @@ for _switch, _value in {
     "ORT_DISABLE_TELEMETRY": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_switch, _value)
@@ -278,9 +277,17 @@ def examples(folder: Path) -> list[str]:
     return [str(photo) for photo in photos if photo.suffix[1:].upper() in ("JPG", *FORMATS)]
 
 
+def _gradio() -> Any:
+    """Gradio, which asks the Hub for nothing; set late, because others in this process may want to."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import gradio
+
+    return gradio
+
+
 def make_page(model: Model, pictures: list[str]) -> Any:
     """The page (gradio.Blocks)."""
-    import gradio as gr
+    gr = _gradio()
 
     # The file as it was uploaded: gr.Image would decode it here, and of a failure say only "Error". Not in an instance,
     # which Gradio makes anew when the picture changes, nor in a class of ours, beside whose file it writes another.
@@ -330,7 +337,7 @@ def make_page(model: Model, pictures: list[str]) -> Any:
 
 def serve(model: Model, pictures: list[str], port: int) -> None:
     """Answer at GRADIO_SERVER_NAME and `port` from now on."""
-    import gradio as gr
+    gr = _gradio()
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
