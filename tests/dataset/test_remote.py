@@ -167,6 +167,7 @@ def test_a_wrong_length_is_found_before_anything_is_read(web: FileServer) -> Non
         (403, r"answers 403 Forbidden: .* make a new one"),
         (404, r"answers 404 Not Found: there is no such file"),
         (410, r"answers 410 Gone"),
+        (499, r"answers 499: download the file"),
     ],
 )
 def test_a_server_that_refuses_is_quoted_without_the_signature(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING
 
 from trainer.dataset._addresses import Gone, shown_url
@@ -90,9 +91,11 @@ def is_permanent(status: int) -> bool:
 
 def refusal(url: str, status: int) -> str:
     """Why the file does not come, and what to do."""
-    cure = {
+    cures: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: "it wants a login: put it into ~/.netrc, or download the file and give its path",
         HTTPStatus.FORBIDDEN: "it may not be read; a presigned address ends after some hours: make a new one",
         HTTPStatus.NOT_FOUND: "there is no such file; look at the address again",
-    }.get(HTTPStatus(status), "download the file and give its path")
-    return f"{shown_url(url)}: the server answers {status} {HTTPStatus(status).phrase}: {cure}"
+    }
+    cure = cures.get(status, "download the file and give its path")
+    # Servers have codes of their own, which have no name.
+    return f"{shown_url(url)}: the server answers {status} {responses.get(status, '')}".rstrip() + f": {cure}"
