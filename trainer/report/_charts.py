@@ -135,6 +135,12 @@ def _attribute(text: str) -> str:
     return text
 
 
+def _at_most_all(axes: Axes) -> None:
+    """No tick above 100 %, nor below none."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -1.5), min(high, 101.5))
+
+
 def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tuple[str, Panel]]:
     """What changed over the run, by name: what it shows in words, and the drawing."""
 
@@ -145,6 +151,7 @@ def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tupl
     def top1(axes: Axes) -> None:
         _title(axes, "Top-1", "accuracy, %")
         _pair(axes, log, others, "top1", scale=100)
+        _at_most_all(axes)
         if bar:
             axes.axhline(100 * bar, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -162,6 +169,7 @@ def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tupl
     def top5(axes: Axes) -> None:
         _title(axes, "Top-5", "accuracy, %")
         _pair(axes, log, others, "top5", scale=100)
+        _at_most_all(axes)
 
     def lr(axes: Axes) -> None:
         _title(axes, "Learning rate", "learning rate")
