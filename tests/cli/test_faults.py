@@ -134,6 +134,7 @@ class Machine:
             "digits",
             *SETTINGS,
             *SMALL,
+            "--no-report",
             "--data",
             photos,
             "--runs",
@@ -243,7 +244,8 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
 ) -> None:
     from mlflow import MlflowClient
 
-    arguments = ["train", "digits", *SETTINGS, *SMALL, "--data", str(photos), "--device", "cpu"]
+    arguments = ["train", "digits", *SETTINGS, *SMALL, "--no-report"]
+    arguments += ["--data", str(photos), "--device", "cpu"]
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody listens on "discard"
     refused = command(*arguments, folder=tmp_path, **nowhere)
     _, err = refused.communicate(timeout=60)

@@ -137,7 +137,17 @@ def test_what_is_planned_is_trained_measured_registered_and_exported(
         return
     with tempfile.TemporaryDirectory() as runs, contextlib.chdir(runs), pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        arguments = ["train", *recipe(chosen), "--data", odd, "--device", "cpu", "--batch-per-gpu", 8]
+        arguments = [
+            "train",
+            *recipe(chosen),
+            "--data",
+            odd,
+            "--device",
+            "cpu",
+            "--batch-per-gpu",
+            8,
+            "--no-report",
+        ]
         if not called(*arguments, "--dry-run"):
             return
         run = called(*arguments, "--json")

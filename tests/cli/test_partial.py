@@ -128,6 +128,7 @@ def test_partial_trains_it_and_mlflow_says_what_is_missing(
         "digits",
         *SETTINGS,
         *SMALL,
+        "--no-report",
         "--data",
         root,
         "--device",

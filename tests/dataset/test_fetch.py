@@ -189,10 +189,10 @@ def test_kills_at_random_moments_cost_nothing(bucket: Bucket, tmp_path: Path) ->
     url, rng, midway = bucket.put(tmp_path / "set", "set"), random.Random(0), 0
     for _ in range(6):
         process = subprocess.Popen(fetch_command(url, tmp_path / "out"), stdout=subprocess.DEVNULL)
+        more = rng.randrange(1, 40)  # images until it is killed
         before = sum(1 for _ in (tmp_path / "out").rglob("*.JPEG"))
-        while process.poll() is None and sum(1 for _ in (tmp_path / "out").rglob("*.JPEG")) == before:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.2))
+        while process.poll() is None and sum(1 for _ in (tmp_path / "out").rglob("*.JPEG")) < before + more:
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
         midway += not (tmp_path / "out" / "dataset.json").exists()
