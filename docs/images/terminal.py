@@ -75,7 +75,13 @@ def main(run: Path, file: Path, columns: int = 100) -> None:
             console.print()  # they have no ends of their own
     console.quiet = False
     _train._show(
-        replace(result, again=False, run=f"/runs/{run.name}", url=f"{MLFLOW}/runs/{result.run_id}"),
+        replace(
+            result,
+            again=False,
+            run=f"/runs/{run.name}",
+            report=result.report and f"/runs/{run.name}/report/report.html",
+            url=f"{MLFLOW}/runs/{result.run_id}",
+        ),
         TrainOptions(recipe=str(params["name"]), data=Path("/data"), runs=Path("/runs")),
     )
     file.write_text(console.export_svg(title=f"{params['name']} on {result.device}"), encoding="utf-8")
