@@ -100,6 +100,7 @@ with t.file_lock(Path(sys.argv[1]), timeout=0, otherwise=t.HELD):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL])
 def test_without_locks_processes_of_one_machine_still_exclude_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int

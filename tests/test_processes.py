@@ -94,6 +94,7 @@ def test_an_empty_part_of_the_path_is_not_the_current_folder_for_a_child(
     assert safe_path() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": "/a:/b"}
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_found_and_its_neighbours_replace_nothing(
     folder: Path, photos: Path
 ) -> None:

@@ -11,6 +11,7 @@ from benchmarks.datasets import bench_open, main
 from trainer.config import load_recipe
 
 
+@pytest.mark.slow
 def test_checking_is_compared_with_pillow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--images", "8", "--scratch", str(tmp_path), "--json"]) == 0
 

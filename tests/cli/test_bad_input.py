@@ -152,6 +152,7 @@ def test_a_gpu_that_is_not_there(folder: Path, photos: Path, capsys: pytest.Capt
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_mlflow_server_that_does_not_answer(
     folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,7 @@ def test_rectangles_are_erased_as_torchvision_erases_them(photo: Image8) -> None
     assert painted[11, 21].tolist() == [124, 116, 104]
 
 
+@pytest.mark.slow
 def test_augmented_images_are_the_same_after_a_restart_and_at_any_number_of_processes(
     dataset: Dataset, tiny: Recipe
 ) -> None:

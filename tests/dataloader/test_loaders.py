@@ -297,6 +297,7 @@ def test_a_strip_that_an_older_trainer_has_prepared_is_named_before_it_takes_all
         list(ValLoader(dataset.val, preprocess, ALONE, batch=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 10_000, 20_000])
 def test_batches_are_the_same_when_their_images_are_decoded_in_pieces(
     dataset: Dataset, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, most: int

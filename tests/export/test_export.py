@@ -155,6 +155,7 @@ assert load_bundle(export(model, Path(sys.argv[1])).folder).classes == classes
 """
 
 
+@pytest.mark.slow
 def test_names_in_any_script_and_bytes_that_are_no_text_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-c", NAMES, tmp_path / "out"],

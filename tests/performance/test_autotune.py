@@ -28,6 +28,7 @@ def recipe(tiny: Recipe) -> Recipe:
     return replace(tiny, model="tests.nets:Small")
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_here_is_logged_and_not_chosen(
     recipe: Recipe, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_is_given_is_not_tried(recipe: Recipe, dataset: Dataset) -> None:
     assert result == AutotuneResult(Execution(batch_per_gpu=4, compile="off", decoder="cpu"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA's"), RuntimeError("unable to find an engine")]
 )

@@ -41,6 +41,7 @@ def test_every_loader_is_measured_in_every_round(recipe: Recipe, dataset: Datase
         assert ratio.images_per_cpu_second > 0
 
 
+@pytest.mark.slow
 def test_one_baseline_and_photos_stored_smaller(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     result = bench_loader(
         dataset.train,

@@ -93,6 +93,7 @@ def registered(photos: Path, runs: Path, run: str, seed: int, name: str) -> str:
     return register(folder).uri
 
 
+@pytest.mark.slow
 def test_a_recipe_means_the_candidate_of_its_registered_model(
     photos: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_recipe_means_the_candidate_of_its_registered_model(
         export_model("imagenette", runs=runs)
 
 
+@pytest.mark.slow
 def test_a_version_is_exported_once_and_a_bundle_that_is_not_it_is_left_alone(
     photos: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

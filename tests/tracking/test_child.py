@@ -15,6 +15,7 @@ from tests.tracking.synced import in_mlflow, start, wait_for_step
 from trainer.tracking._child import PARENT, BackgroundChild, Parent
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_leaves_no_sync_behind(runs: Path) -> None:
     start(runs / "r").log(1, {"loss": 1})
     code = (

@@ -84,6 +84,7 @@ def test_what_somebody_has_written_stays(runs: Path) -> None:
     assert descriptions(runs, registered.run_id)[0] == "mine"
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_named(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished_run(runs / "r")
     write_report(runs / "r")

@@ -55,6 +55,7 @@ def test_a_server_that_never_answers_is_named_within_the_limit(monkeypatch: pyte
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_processes_that_come_to_an_empty_store_at_once_all_get_through(tmp_path: Path) -> None:
     """A run of a second is over before its sync has made the tables."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -55,6 +55,7 @@ def test_syncing_again_changes_nothing(runs: Path) -> None:
     assert (in_mlflow(runs / "r").to_dictionary(), rows(runs / "r")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # the child is killed anyway
 def test_a_sync_killed_at_any_moment_leaves_neither_gap_nor_duplicate(runs: Path) -> None:
     journal = start(runs / "r", gpu="T4")
