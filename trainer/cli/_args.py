@@ -49,6 +49,17 @@ def add_data(parser: ArgumentParser) -> None:
     )
 
 
+def add_model(parser: ArgumentParser, *, bundle: bool = False) -> None:
+    """MODEL. `bundle`: whether a bundle is one for this command."""
+    last = "a run folder, a checkpoint file or a bundle" if bundle else "a run folder or a checkpoint file"
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
+        f"runs:/RUN_ID, {last}",
+    )
+
+
 def add_runs(parser: ArgumentParser) -> None:
     """--runs."""
     parser.add_argument(

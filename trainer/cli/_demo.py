@@ -15,12 +15,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
     for add in (_args.add_runs, _args.add_trust):
         add(parser)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
-        "runs:/RUN_ID, a run folder, a checkpoint file or a bundle",
-    )
+    _args.add_model(parser, bundle=True)
     parser.add_argument(
         "--port",
         type=_args.positive_int,

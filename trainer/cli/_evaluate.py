@@ -30,12 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         _args.add_json,
     ):
         add(parser)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
-        "runs:/RUN_ID, a run folder, a checkpoint file or a bundle",
-    )
+    _args.add_model(parser, bundle=True)
     parser.add_argument(
         "--batch-size",
         type=_args.positive_int,

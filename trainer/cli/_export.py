@@ -17,12 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
     for add in (_args.add_runs, _args.add_trust, _args.add_json):
         add(parser)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a recipe (the candidate of its registered model), models:/NAME@ALIAS, models:/NAME/VERSION, "
-        "runs:/RUN_ID, a run folder or a checkpoint file",
-    )
+    _args.add_model(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new or empty folder (default: export/NAME-VERSION)"
     )
