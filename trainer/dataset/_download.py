@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from trainer.dataset._addresses import is_url, name_of, shown_url
 from trainer.dataset._archive_files import ArchiveFile
+from trainer.dataset._disk import require_space
 from trainer.dataset._remote import RemoteFile
 from trainer.dataset._web import is_permanent, version_of
 from trainer.errors import DataError
@@ -22,6 +23,7 @@ TRIES = 6  # in a row without a single byte
 BACKOFF = 1.0  # seconds after the first failed try, doubled after each
 TIMEOUT = 30  # seconds without a byte
 READ_SIZE = 2**20  # bytes at most between two calls of progress
+OTHER_DISK = "or name a folder on another disk with --downloads"
 
 Progress = Callable[[int, int], None]  # called with the bytes downloaded so far and the total (0: unknown)
 
@@ -77,7 +79,7 @@ def _copy(url: str, downloads: Path, progress: Progress) -> Path:
     file = RemoteFile(url)
     version = {"url": str(file), "version": file.version, "total": file.size}
     size = _size(partial) if file.version and _known_version(partial) == version else 0
-    _check_space(partial, file.size - size)
+    require_space(partial.parent, file.size - size, "the download needs", OTHER_DISK)
     _version_file(partial).write_text(json.dumps(version))
     with partial.open("ab") as copy:
         copy.truncate(size)
@@ -138,7 +140,7 @@ def _get(url: str, partial: Path, progress: Progress) -> None:
             raise _CutOff("the server sent another range than the requested one")
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else 0
-        _check_space(partial, total - done)
+        require_space(partial.parent, total - done, "the download needs", OTHER_DISK)
         version = {"url": shown_url(url), "version": version_of(response), "total": total}
         _version_file(partial).write_text(json.dumps(version))
         with partial.open("ab") as file:
@@ -189,15 +191,6 @@ def _known_version(partial: Path) -> dict[str, object]:
         if isinstance(known, dict):
             return known
     return {}
-
-
-def _check_space(partial: Path, needed: int) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if needed > free:
-        raise DataError(
-            f"the download needs {needed / 1e9:,.1f} GB more, and the disk of {partial.parent} has "
-            f"{free / 1e9:,.1f} GB free; free some, or name a folder on another disk with --downloads"
-        )
 
 
 # Go on after a kill, with the pieces that are right, and write no file of zeros first.

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from trainer.dataset._addresses import Gone, is_url, shown_url
+from trainer.dataset._disk import require_space
 from trainer.dataset._filesystems import open_filesystem, why
 from trainer.dataset._manifest import DATASET, UNFINISHED, Dataset, image_records, open_dataset, read_metadata
 from trainer.dataset._names import shown
@@ -161,12 +162,7 @@ def _check_space(images: Sequence[Wanted], out: Path) -> None:
             needed -= min(image.bytes, os.stat(out / image.path).st_size)
         except FileNotFoundError:
             continue
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise DataError(
-            f"the images need {needed / 1e9:,.1f} GB more, and the disk of {out} has {free / 1e9:,.1f} GB free; "
-            "free some, or use another --out"
-        )
+    require_space(out, needed, "the images need", "or use another --out")
 
 
 _Counts = tuple[int, int]  # images and their bytes

@@ -7,7 +7,6 @@ and what it says becomes a sentence.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from trainer.dataset._disk import require_space
 from trainer.dataset._names import several
 from trainer.errors import DataError
 
@@ -175,17 +175,12 @@ def check_disk(repository: Repository, names: list[str], folder: Path) -> None:
     """Check that a folder has room for files that stay there. Raises: DataError if it has not."""
     there = {name: folder / name for name in names}
     needed = sum(repository.files[name] for name, path in there.items() if not path.is_file())
-    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
-    if needed > free:
-        raise DataError(
-            f"the shards need {needed / 1e9:,.1f} GB more, and the disk of {folder} has {free / 1e9:,.1f} GB free; "
-            "free some, or leave out --downloads: then each is deleted when it has been read"
-        )
+    cure = "or leave out --downloads: then each is deleted when it has been read"
+    require_space(folder, needed, "the shards need", cure)
 
 
 def _configure() -> None:
     """The library reads these when it is imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")  # each byte is wanted once
     from huggingface_hub.utils import logging
 

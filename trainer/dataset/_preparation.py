@@ -22,6 +22,7 @@ from typing import Any
 
 from trainer.dataset._changes import find_changes
 from trainer.dataset._checksums import Checksums
+from trainer.dataset._disk import require_space
 from trainer.dataset._images import Resize, image_size
 from trainer.dataset._manifest import (
     UNFINISHED,
@@ -189,13 +190,8 @@ def _check_space(source: Source, out: Path, log: ResumeLog, resize: Resize | Non
     if source.in_place:
         return
     images = 0 if resize else source.bytes - sum(image.bytes for image in log.images.values())
-    needed = images + source.spare
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise DataError(
-            f"the images need about {needed / 1e9:,.1f} GB more, and the disk of {out} has {free / 1e9:,.1f} GB "
-            "free; free some, use another --out, or store the images smaller with --shorter-side 352"
-        )
+    cure = "use another --out, or store the images smaller with --shorter-side 352"
+    require_space(out, images + source.spare, "the images need about", cure)
 
 
 def _write(
