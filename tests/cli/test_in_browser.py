@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import chromium  # noqa: F401
 from tests.cli.conftest import ROOT, SMALL, command
 from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
 from trainer import metrics
 from trainer.tracking._system_metrics import SYSTEM
 
-CHROMIUM = shutil.which("chromium")
 WIDTH, HEIGHT = 1440, 900
 ASSISTANT = 1060  # where MLflow's Assistant begins, at a first visit
 SETTINGS = ["epochs=6", "global_batch=128", "log_every=4"]
-
-if not CHROMIUM and not os.environ.get("CI"):
-    pytest.skip("there is no chromium here (Debian: apt install chromium)", allow_module_level=True)
-sync_api = (
-    import_module("playwright.sync_api")
-    if os.environ.get("CI")
-    else pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser brings it")
-)
 
 pytestmark = pytest.mark.slow
 
@@ -58,14 +47,6 @@ def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return {**json.loads(out), "said": err}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import chromium  # noqa: F401
 from tests.report.conftest import HOSTILE
 from trainer.run import ReportOptions, report_run
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
 WIDTHS = (390, 1440)  # pixels of a telephone, and of a laptop
-
-if not CHROMIUM and not os.environ.get("CI"):
-    pytest.skip("there is no chromium here (Debian: apt install chromium)", allow_module_level=True)
-sync_api = (
-    import_module("playwright.sync_api")
-    if os.environ.get("CI")
-    else pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser brings it")
-)
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +22,6 @@ def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole report."""
     out = tmp_path_factory.mktemp("out") / "report"
     return report_run(ReportOptions(folder=finished, out=out, per_class=2)).folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 class Visit:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,10 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.browser import chromium  # noqa: F401
 from tests.stack.conftest import MARKS, ROOT, Stack, free_port
 
-CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = ROOT / "screenshots"
-
-if not CHROMIUM and not os.environ.get("CI"):
-    pytest.skip("there is no chromium here (Debian: apt install chromium)", allow_module_level=True)
-sync_api = (
-    import_module("playwright.sync_api")
-    if os.environ.get("CI")
-    else pytest.importorskip("playwright.sync_api", reason="./scripts/install --group browser brings it")
-)
 
 pytestmark = MARKS
 
@@ -51,14 +40,6 @@ def demo(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dem
         yield Demo(alone, f"http://127.0.0.1:{port}", stack.folder / "export" / "resnet50-digits-1")
     finally:
         alone.down()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize(
