@@ -118,7 +118,7 @@ def test_every_setting_is_in_the_table_with_its_default_and_no_other() -> None:
     rows = [[cell.strip("`") for cell in row[:2]] for row in table(RECIPES, "setting")]
     defaults = dict(settings())
 
-    assert [key for key, _ in rows] == list(defaults), "in the order of config.py"
+    assert [key for key, _ in rows] == list(defaults), "in the order of trainer/config"
     for key, shown in rows:
         if defaults[key] is dataclasses.MISSING:
             assert shown == "required"

@@ -1,0 +1,31 @@
+"""What a training run is: recipes as frozen, validated dataclasses.
+
+A recipe is a YAML file that says *what* is trained; paths, addresses and devices come from the command line.
+"""
+
+from trainer.config._load import load_recipe, shipped_recipes, stored_recipe
+from trainer.config._recipe import WORDS, Recipe
+from trainer.config._settings import (
+    CompileMode,
+    Decoder,
+    DeviceChoice,
+    Execution,
+    Optimizer,
+    Preprocess,
+    Schedule,
+)
+
+__all__ = [
+    "WORDS",
+    "CompileMode",
+    "Decoder",
+    "DeviceChoice",
+    "Execution",
+    "Optimizer",
+    "Preprocess",
+    "Recipe",
+    "Schedule",
+    "load_recipe",
+    "shipped_recipes",
+    "stored_recipe",
+]

@@ -1,0 +1,165 @@
+"""One way to train one model, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from trainer import names
+from trainer.config._settings import (
+    CHECKED,
+    Count,
+    Fraction,
+    NotNegative,
+    Optimizer,
+    Preprocess,
+    Schedule,
+    Seed,
+)
+from trainer.errors import ConfigError
+
+WORDS = {"name", "description", "bar", "classes"}  # of a recipe; nothing is trained otherwise for them
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Recipe:
+    """One way to train one model. The same recipe runs on 1 GPU or 8."""
+
+    name: str = "unnamed"  # the file's name; not a key of the file
+    description: str = ""  # one line, for `trainer recipes`
+    bar: Annotated[float, Field(gt=0, lt=1)] | None = None  # top-1 on ImageNet that the recipe is for
+    classes: Count | None = None  # that its data set must have; None: any number
+    registered_model_name: Annotated[str, AfterValidator(names.model_name)]  # in MLflow's model registry
+    experiment_name: Annotated[str, AfterValidator(names.experiment_name)] | None = None  # None: the model's
+    # a name of torchvision's, also with _blurpool behind it, or package.module:Name
+    model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = "resnet50"
+    epochs: Count = 90
+    global_batch: Count = 1024  # images per optimizer step, all processes together
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
+    zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
+    sync_batch_norm: bool = False  # one set of statistics over all GPUs; the host waits at each layer
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn
+    cutmix: NotNegative = 0.0  # likewise
+    ema_decay: Fraction = 0.0  # of the moving average of the weights, which then is the model; 0: none
+    ema_steps: Count = 1  # optimizer steps between its updates
+    seed: Seed = 0
+    log_every: Count = 50  # steps; the host waits for the GPU only this often
+    preprocess: Preprocess = Preprocess()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.schedule.name != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest learning rate of the run: linear scaling rule, arXiv:1706.02677 section 2.1."""
+        return self.optimizer.base_lr * self.global_batch / 256
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment that runs of this recipe belong to."""
+        return self.experiment_name or self.registered_model_name
+
+    def accumulation_steps(self, processes: int, batch_per_gpu: int | None) -> int:
+        """Micro-batches per optimizer step on each of `processes` processes: the fewest that fit.
+
+        Args:
+            processes: that share the global batch.
+            batch_per_gpu: images that fit at a time; None: as many as there are.
+
+        Raises: ConfigError if the global batch cannot be shared evenly.
+        """
+        if self.global_batch % processes:
+            raise ConfigError(
+                f"global_batch={self.global_batch} cannot be shared evenly by {processes} processes; use "
+                f"--set global_batch={-(-self.global_batch // processes) * processes} or another --nproc-per-node"
+            )
+        share = self.global_batch // processes
+        fewest = -(-share // (batch_per_gpu or share))
+        return next(steps for steps in range(fewest, share + 1) if share % steps == 0)
+
+    def micro_batch(self, processes: int, batch_per_gpu: int | None) -> int:
+        """Images that each of `processes` processes trains at a time; see `accumulation_steps`."""
+        return self.global_batch // (processes * self.accumulation_steps(processes, batch_per_gpu))
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimizer steps in one pass over `images`; the last partial batch is left out.
+
+        Raises: ConfigError if not even one batch fits.
+        """
+        if images < self.global_batch:
+            raise ConfigError(
+                f"global_batch={self.global_batch} is larger than the {images} training images; "
+                f"use --set global_batch={images} or less"
+            )
+        return images // self.global_batch
+
+    def train_size(self, epoch: int) -> int:
+        """Side of a training crop in pixels in this epoch (0-based).
+
+        Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_resolution`; Howard 2018 (DAWNBench).
+        """
+        crops = self.preprocess
+        first, last = crops.min_res or crops.train_size, crops.train_size
+        begin, end = (share * self.epochs for share in crops.ramp)
+        if epoch <= begin:
+            return first
+        if epoch >= end:
+            return last
+        between = first + (last - first) * (epoch - begin) / (end - begin)
+        return min(last, max(first, round(between / crops.res_step) * crops.res_step))
+
+    def at_full_res(self) -> Recipe:
+        """The recipe with crops of the final size from the start: what is measured must hold to the end."""
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, min_res=None))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings as plain nested data, as in the recipe file."""
+        return dataclasses.asdict(self)
+
+    def flat(self) -> dict[str, Any]:
+        """All settings by dotted key, as `--set` takes them."""
+        return dict(_flatten(self.as_dict()))
+
+    def digest(self) -> str:
+        """SHA-256 of all settings that differ from the defaults; a run's folder is named by its first digits.
+
+        A later program with more settings finds the same folder. Whether what it finds there is the same run,
+        `differences` says.
+        """
+        defaults = Recipe(registered_model_name="unnamed").flat()
+        settings = {
+            key: value for key, value in self.flat().items() if key not in WORDS and value != defaults[key]
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Settings that are not as in `stored`, another recipe's `as_dict()`: by dotted key, its value and ours.
+
+        A setting that an earlier program did not know counts as its default; WORDS do not count.
+        """
+        defaults = Recipe(registered_model_name="unnamed").flat()
+        both = self.flat(), defaults | dict(_flatten(stored))
+        ours, theirs = (json.loads(json.dumps(settings)) for settings in both)  # tuples become lists
+        keys = sorted((ours.keys() | theirs.keys()) - WORDS)
+        return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
