@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -306,6 +307,11 @@ def written(root: Path) -> dict[str, dict[str, bytes]]:
         }
         for split in ("train", "val")
     }
+
+
+def images_in(root: Path) -> int:
+    """Images below `root`, whatever is moved or removed meanwhile: `rglob` raises then."""
+    return sum(name.endswith(".JPEG") for _, _, files in os.walk(root) for name in files)
 
 
 def wanted() -> dict[str, dict[str, bytes]]:
