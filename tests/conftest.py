@@ -20,7 +20,11 @@ from trainer.distributed import World
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        # Several processes take files in this order: the longest first, that none is left to one of them at the end.
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (not item.get_closest_marker("stack"), item.path not in slow))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
