@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ FILES = [
     ]
 ]
 
+AUGMENTED = "preprocess: {augment: randaugment, erasing: 0.1}\n"
 # What stands for a value in a quoted command.
 PLACEHOLDERS = {"N": "1", "SECONDS": "1", "USD": "1", "PX": "1", "LR": "0.1"}
 # Flags that are quoted without their command, and are not ours.
@@ -156,6 +158,18 @@ def test_the_example_of_a_recipe_is_one(tmp_path: Path) -> None:
     (tmp_path / "flowers.yaml").write_text(example)
 
     assert load_recipe(str(tmp_path / "flowers.yaml")).registered_model_name == "resnet50-flowers"
+
+
+def test_the_examples_of_phases_are_some(tmp_path: Path) -> None:
+    examples = re.findall(
+        r"((?:^    preprocess: .*\n)?^    phases:\n(?:      - .*\n)+)", RECIPES.read_text(), re.M
+    )
+    for example in examples:
+        before = "mixup: 0.2\ncutmix: 1.0\n" + ("" if "trivial" in example else AUGMENTED)
+        (tmp_path / "r.yaml").write_text(f"registered_model_name: r\n{before}{textwrap.dedent(example)}")
+        assert load_recipe(str(tmp_path / "r.yaml")).phases
+
+    assert len(examples) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

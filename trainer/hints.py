@@ -53,6 +53,8 @@ ALIASES = {
     "random_erase": "preprocess.erasing",
     "aa": "preprocess.augment",
     "auto_augment": "preprocess.augment",
+    "mixup_off_epoch": "phases",
+    "fixres": "phases",
 }
 # What is no setting of a recipe but an option of the command.
 FLAGS = {

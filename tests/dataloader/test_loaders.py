@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import ALONE
 from tests.dataset.encoded import encoded, inserted, lossless, pixels
-from trainer.config import Execution, Preprocess, Recipe
+from trainer.config import Execution, Phase, PhasePreprocess, Preprocess, Recipe
 from trainer.dataloader import Batch, TrainLoader, ValLoader, check_decoding, step_draws
 from trainer.dataloader._crops import CROP_DRAWS
 from trainer.dataloader._reader import MAX_PIXELS, PlannedBatch
@@ -164,6 +164,49 @@ def test_crops_grow_with_the_epoch_and_the_order_goes_on(dataset: Dataset, tiny:
         dataset.train.labels[images.indices(step, 0)].tolist() for step in range(8)
     ]
     assert torch.equal(resumed.images, batches[5].images)
+
+
+def test_batches_are_those_of_the_old_settings_before_a_phase_and_of_its_own_from_it_on(
+    dataset: Dataset, tiny: Recipe
+) -> None:
+    """Bit for bit, and taken up at its first step and in its middle as well as run through."""
+    crops = replace(AUGMENTED, min_res=16, res_step=8, ramp=(0, 0.25))
+    before = replace(tiny, epochs=4, preprocess=crops)
+    changes = PhasePreprocess(
+        train_size=40, augment="trivialaugment", erasing=0.0, crop_area=(0.9, 1.0), flip=False
+    )
+    recipe = replace(before, phases=(Phase(at=0.5, preprocess=changes),))
+    afterwards = replace(
+        before,
+        preprocess=Preprocess(
+            train_size=40,
+            augment="trivialaugment",
+            color_jitter=AUGMENTED.color_jitter,
+            crop_area=(0.9, 1.0),
+            flip=False,
+        ),
+    )
+
+    def images(recipe: Recipe, first: int, last: int) -> list[torch.Tensor]:
+        execution = Execution(batch_per_gpu=4)
+        loader = TrainLoader(dataset.train, recipe, ALONE, execution)
+        return [batch.images for batch in loader.batches(first_step=first, last_step=last)]
+
+    ours = images(recipe, 0, 8)
+    expected = images(before, 0, 4) + images(afterwards, 4, 8)
+
+    assert [one.shape[-1] for one in ours] == 4 * [16] + 4 * [32] + 8 * [40]
+    assert all(torch.equal(*both) for both in zip(ours, expected, strict=True))
+    for first in (4, 5):
+        assert all(
+            torch.equal(*both) for both in zip(images(recipe, first, 8), ours[2 * first :], strict=True)
+        )
+
+
+def test_a_phase_that_leaves_the_images_alone_builds_no_pipeline(dataset: Dataset, tiny: Recipe) -> None:
+    loader = TrainLoader(dataset.train, replace(tiny, phases=(Phase(at=0.5, mixup=0.2),)), ALONE)
+
+    assert [(one.first, one.last) for one in loader._stretches(1, 6)] == [(1, 6)]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ALONE, write_photo
-from trainer.config import Recipe
+from trainer.config import Phase, Recipe
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.predictions import write_predictions
 from trainer.run._metadata import dataset_info
@@ -40,7 +40,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="package")
 def finished(tiny: Recipe, hostile: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with everything that the end of a training leaves for its report."""
-    recipe = replace(tiny, model="tests.nets:Small", epochs=2, bar=0.99, description="a <b>bold</b> recipe")
+    recipe = replace(
+        tiny,
+        model="tests.nets:Small",
+        epochs=2,
+        bar=0.99,
+        description="a <b>bold</b> recipe",
+        phases=(Phase(at=0.5, mixup=0.1),),
+    )
     run = tmp_path_factory.mktemp("runs") / "small-0123456789"
     run.mkdir()
     Plan(recipe, hostile, run).write()

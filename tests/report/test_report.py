@@ -134,6 +134,15 @@ def test_the_page_says_what_the_run_was_and_how_to_make_it_again(page: Path) -> 
     assert "commit abc" in text
     assert re.search(r"trainer train digits --set .*epochs=2 .*--data ", text)
     assert "missed" in text, "the bar"
+    assert "from epoch 2 on: mixup 0.1" in text
+    assert """--set 'phases=[{"at": 0.5, "mixup": 0.1}]'""" in text
+
+
+def test_the_curves_are_dotted_where_a_phase_begins(page: Path) -> None:
+    dotted = "stroke-dasharray: 1,2"
+
+    assert all(path.read_text().count(dotted) == 1 for path in (page.parent / "charts").glob("l*.svg"))
+    assert dotted not in (page.parent / "charts" / "calibration.svg").read_text()
 
 
 def test_a_second_report_takes_the_place_of_the_first_and_is_the_same(page: Path, finished: Path) -> None:

@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import torch
 
 from tests.conftest import write_photo
-from tests.training.trainee import IMAGES, RECIPE, Phase, train_here
+from tests.training.trainee import CHANGING, IMAGES, RECIPE, Phase, train_here
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints
+from trainer.config import Recipe
 from trainer.dataset import folder as class_folders
 from trainer.dataset import prepare
 from trainer.tracking import read_journal
@@ -51,12 +53,12 @@ class Training:
         *,
         size: int,
         attempt: int,
-        epochs: int = RECIPE.epochs,
+        recipe: Recipe = CHANGING,
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.ranks = [
-            processes.Process(target=train_here, args=(rank, size, port, data, folder, attempt, epochs))
+            processes.Process(target=train_here, args=(rank, size, port, data, folder, attempt, recipe))
             for rank in range(size)
         ]
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,9 @@ class Training:
 def unbroken(processes: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Makes the folder of a run that nobody disturbed."""
 
-    def of(size: int, epochs: int = RECIPE.epochs) -> Path:
+    def of(size: int, recipe: Recipe = CHANGING) -> Path:
         run = tmp_path_factory.mktemp("unbroken")
-        assert Training(processes, data, run, size=size, attempt=0, epochs=epochs).end() == [0] * size
+        assert Training(processes, data, run, size=size, attempt=0, recipe=recipe).end() == [0] * size
         return run
 
     return of
@@ -158,21 +160,25 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert learned(tmp_path) == learned(expected)
     for epoch, seen in used(tmp_path).items():
         assert sorted(seen) == list(range(IMAGES)), f"epoch {epoch}"
-    assert len(used(tmp_path)) == RECIPE.epochs
+    assert len(used(tmp_path)) == CHANGING.epochs
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
     processes: Any, data: Path, unbroken: Any, tmp_path: Path
 ) -> None:
-    """Few epochs: the sums are the same but for rounding, which grows from step to step."""
+    """Few epochs: the sums are the same but for rounding, which grows from step to step.
+
+    What is mixed depends on the process, so nothing is.
+    """
+    recipe = replace(RECIPE, epochs=4)
     which = random.Random(1)
     for attempt, size in enumerate((2, 1)):
-        training = Training(processes, data, tmp_path, size=size, attempt=attempt, epochs=4)
+        training = Training(processes, data, tmp_path, size=size, attempt=attempt, recipe=recipe)
         assert training.kill_in("epoch end", which)
         training.end_after_a_death()
-    assert Training(processes, data, tmp_path, size=4, attempt=2, epochs=4).end() == [0] * 4
+    assert Training(processes, data, tmp_path, size=4, attempt=2, recipe=recipe).end() == [0] * 4
 
-    resumed, expected = last_state(tmp_path), last_state(unbroken(1, epochs=4))
+    resumed, expected = last_state(tmp_path), last_state(unbroken(1, recipe))
     assert resumed["progress"]["step"] == expected["progress"]["step"]
     for name, value in resumed["model"].items():
         if name.endswith(("weight", "bias")):  # BatchNorm's statistics are the first process's own

@@ -15,7 +15,7 @@ from tests import nets
 from tests.conftest import ALONE
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints, load_state
-from trainer.config import Execution, Optimizer, Recipe
+from trainer.config import Execution, Optimizer, Phase, PhasePreprocess, Recipe
 from trainer.dataset import Dataset
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.tracking import NullLog
@@ -183,6 +183,7 @@ def test_a_stop_during_the_start_up_begins_no_step(small: Recipe, dataset: Datas
 def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_one(
     small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
+    """The stop is in the middle of the first of two phases."""
     recipe = replace(
         small,
         epochs=4,
@@ -201,6 +202,16 @@ def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_on
             color_jitter=(0.4, 0.4, 0.4, 0.1),
             erasing=0.3,
         ),
+        phases=(
+            Phase(
+                at=0.5,
+                cutmix=0,
+                label_smoothing=0.2,
+                ema_decay=0.5,
+                preprocess=PhasePreprocess(train_size=36, augment="randaugment", color_jitter=(0, 0, 0, 0)),
+            ),
+            Phase(at=0.75, mixup=0, label_smoothing=0, preprocess=PhasePreprocess(augment="none", erasing=0)),
+        ),
     )
     expected, accuracy = train(recipe, dataset, tmp_path / "unbroken", ALONE, Notes())
     notes = Notes(stop_at=5)
@@ -215,6 +226,27 @@ def test_a_stopped_run_with_all_that_a_recipe_can_ask_for_ends_as_an_unbroken_on
     average, last = load_state(newest, "ema")["weights"], load_state(newest, "model")
     assert torch.equal(average["layers.8.weight"], expected.layers[8].weight), "the EMA is kept"
     assert not torch.equal(average["layers.8.weight"], last["layers.8.weight"])
+
+
+def test_a_phase_changes_nothing_before_it_begins_and_is_announced_once(
+    small: Recipe, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The third of three epochs, of two steps each, which goes on in another process."""
+    plain, stopped = Notes(), Notes(stop_at=5)
+    train(small, dataset, tmp_path / "plain", ALONE, plain)
+    recipe = replace(small, phases=(Phase(at=0.5, label_smoothing=0.5),))
+    caplog.set_level("INFO", "trainer.training._phases")
+    with pytest.raises(Stopped):
+        train(recipe, dataset, tmp_path / "phase", ALONE, stopped)
+
+    assert caplog.messages == ["phase from epoch 3 on: label_smoothing 0.5"]
+    before = [
+        load_state(next((tmp_path / run / "checkpoints").glob("step-00000004-*")), "model")
+        for run in ("plain", "phase")
+    ]
+    torch.testing.assert_close(before[1], before[0], rtol=0, atol=0)
+    for ours, others in zip(stopped.of(metrics.TRAIN_LOSS), plain.of(metrics.TRAIN_LOSS), strict=False):
+        assert (ours == others) == (ours[0] <= 4)
 
 
 def test_a_finished_run_is_not_trained_again(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:

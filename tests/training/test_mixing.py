@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import ALONE
-from trainer.config import Recipe
+from trainer.config import Phase, Recipe
 from trainer.dataloader import Batch
 from trainer.distributed import World
 from trainer.training import make_loss, mixed
@@ -27,7 +27,17 @@ def plain(count: int = 6, first: int = 0) -> Iterator[Batch]:
 
 
 def mixing(recipe: Recipe, *, first: int = 0, world: World = ALONE) -> list[Batch]:
-    return list(mixed(plain(first=first), recipe, CLASSES, world, accumulation_steps=1, first_step=first))
+    return list(
+        mixed(
+            plain(first=first),
+            recipe,
+            CLASSES,
+            world,
+            accumulation_steps=1,
+            steps_per_epoch=2,
+            first_step=first,
+        )
+    )
 
 
 def test_without_mixing_batches_pass_as_they_are(tiny: Recipe) -> None:
@@ -91,6 +101,21 @@ def test_mixing_leaves_the_generator_of_others_alone(tiny: Recipe) -> None:
     expected = torch.rand(3)
     torch.manual_seed(0)
     recipe = replace(tiny, mixup=0.2)
-    list(islice(mixed(plain(), recipe, CLASSES, ALONE, accumulation_steps=1, first_step=0), 3))
+    batches = mixed(plain(), recipe, CLASSES, ALONE, accumulation_steps=1, steps_per_epoch=2, first_step=0)
+    list(islice(batches, 3))
 
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_from_a_phase_on_batches_are_mixed_as_if_they_had_always_been_mixed_so(tiny: Recipe) -> None:
+    """Epochs of two steps."""
+    cutmix, mixup = replace(tiny, cutmix=1.0), replace(tiny, mixup=0.8)
+    phases = (Phase(at=0.3, cutmix=0, mixup=0.8), Phase(at=0.6, mixup=0))
+    ours = mixing(replace(cutmix, phases=phases))
+    expected = [*mixing(cutmix)[:2], *mixing(mixup)[2:4], *mixing(tiny)[4:]]
+
+    for one, other in zip(ours, expected, strict=True):
+        assert torch.equal(one.images, other.images)
+    assert [batch.targets is None for batch in ours] == 4 * [False] + 2 * [True]
+    resumed = mixing(replace(cutmix, phases=phases), first=3)
+    assert all(torch.equal(one.images, other.images) for one, other in zip(resumed, ours[3:], strict=True))

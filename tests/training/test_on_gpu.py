@@ -93,11 +93,11 @@ def test_augmented_images_are_those_of_the_cpu(
 def test_mixing_and_averaging_make_the_host_wait_for_nothing(gpu: World, tiny: Recipe) -> None:
     recipe = replace(tiny, mixup=0.2, cutmix=1.0, ema_decay=0.9, loss="binary_cross_entropy")
     model = make_model(recipe, 10, gpu)
-    ema, meter = EMA(model, recipe), Meter(gpu)
+    ema, meter = EMA(model, recipe, steps_per_epoch=100), Meter(gpu)
     step = Step(model, make_optimizer(model, recipe), recipe, gpu)
     images = torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last)
     fixed = itertools.repeat(Batch(images, torch.arange(8, device=gpu.device)))
-    batches = mixed(fixed, recipe, 10, gpu, accumulation_steps=1, first_step=0)
+    batches = mixed(fixed, recipe, 10, gpu, accumulation_steps=1, steps_per_epoch=100, first_step=0)
     for number in range(1, 4):
         step(batches, 0.01, meter)
         ema.update(number)

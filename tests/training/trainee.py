@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.checkpoint import Checkpoints
-from trainer.config import Execution, load_recipe
+from trainer.config import Execution, Recipe, load_recipe
 from trainer.dataloader import Batch
 from trainer.dataset import open_dataset
 from trainer.distributed import join_world
@@ -24,20 +23,33 @@ from trainer.training import _loop
 from trainer.training._step import Step
 
 IMAGES = 24  # each of a class of its own, so that a label says which image it was
-RECIPE = load_recipe(
+SETTINGS = [
+    "model=tests.nets:Small",
+    "epochs=60",
+    "global_batch=8",
+    "schedule.warmup_epochs=1",
+    "log_every=2",
+    "preprocess.train_size=32",
+    "preprocess.val_size=32",
+    "preprocess.val_resize=36",
+    "preprocess.flip=true",
+    "precision=fp32",
+    "ema_decay=0.5",
+]
+RECIPE = load_recipe("digits", SETTINGS)
+# All that changes while a run goes on: crops that grow, and phases of mixing, averaging, augmentation and size.
+CHANGING = load_recipe(
     "digits",
     [
-        "model=tests.nets:Small",
-        "epochs=60",
-        "global_batch=8",
-        "schedule.warmup_epochs=1",
-        "log_every=2",
-        "preprocess.train_size=32",
-        "preprocess.val_size=32",
-        "preprocess.val_resize=36",
-        "preprocess.flip=true",
-        "precision=fp32",
-        "ema_decay=0.5",
+        *SETTINGS,
+        "mixup=0.2",
+        "cutmix=1.0",
+        "preprocess.min_res=24",
+        "preprocess.res_step=4",
+        "preprocess.ramp=[0.1,0.4]",
+        "phases=[{at: 0.3, cutmix: 0, preprocess: {erasing: 0.3}},"
+        "{at: 0.6, ema_decay: 0.9, label_smoothing: 0.1, preprocess: {augment: trivialaugment}},"
+        "{at: 0.8, mixup: 0, preprocess: {augment: none, erasing: 0, train_size: 40, crop_area: [0.9, 1]}}]",
     ],
 )
 EXECUTION = Execution(batch_per_gpu=2)
@@ -66,7 +78,9 @@ class Phase:
         return wrapped
 
 
-def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attempt: int, epochs: int) -> None:
+def train_here(
+    rank: int, size: int, port: int, data: Path, folder: Path, attempt: int, recipe: Recipe
+) -> None:
     """Train as process `rank` of `size`; go on from what is in `folder`."""
     environment: dict[str, object] = {
         "RANK": rank,
@@ -120,6 +134,5 @@ def train_here(rank: int, size: int, port: int, data: Path, folder: Path, attemp
     log = Book(folder) if rank == 0 else Log()
     log.start(RunInfo(name="r", experiment="e", params={}, tags={}, dataset=DatasetInfo("d", "", "")))
     with join_world("cpu", timeout=60) as world:
-        recipe = replace(RECIPE, epochs=epochs)
         _loop.train(recipe, dataset, folder, world, log, execution=EXECUTION, checkpoint_interval=0.0001)
     log.finish("finished")

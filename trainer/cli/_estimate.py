@@ -91,10 +91,9 @@ def run(options: Namespace) -> int:
     if options.json:
         print(json.dumps({instance: dataclasses.asdict(one) for instance, one in made.items()}))
         return 0
-    sizes = " to ".join(
-        str(size) for size in dict.fromkeys((recipe.train_size(0), recipe.preprocess.train_size))
-    )
-    what = f"{recipe.name}, {recipe.epochs} epochs at {sizes} px of {name}, {images[0]:,} images"
+    sizes = {recipe.full_res, *map(recipe.train_size, recipe.in_force)}
+    shown = " to ".join(str(size) for size in sorted({min(sizes), max(sizes)}))
+    what = f"{recipe.name}, {recipe.epochs} epochs at {shown} px of {name}, {images[0]:,} images"
     rows = {instance: _row(one) for instance, one in made.items()}
     if options.instance:
         one = made[options.instance]

@@ -142,6 +142,7 @@ def _show_plan(plan: Plan, given: TrainOptions) -> None:
             "steps": f"{recipe.epochs} epochs of {steps:,} steps of {recipe.global_batch:,} images",
             "batch": f"{processes} process(es) with {share} images of each step; {at_a_time}",
             "peak lr": f"{recipe.peak_lr:g}",
+            **({"phases": "; ".join(recipe.describe_phases().values())} if recipe.phases else {}),
             "run": str(plan.folder),
             "MLflow": tracking,
             **({"new": plan.news} if plan.news else {}),

@@ -4,6 +4,7 @@ A recipe is a YAML file that says *what* is trained; paths, addresses and device
 """
 
 from trainer.config._load import load_recipe, shipped_recipes, stored_recipe
+from trainer.config._phase import Phase, PhasePreprocess
 from trainer.config._recipe import WORDS, Recipe
 from trainer.config._settings import (
     CompileMode,
@@ -22,6 +23,8 @@ __all__ = [
     "DeviceChoice",
     "Execution",
     "Optimizer",
+    "Phase",
+    "PhasePreprocess",
     "Preprocess",
     "Recipe",
     "Schedule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.config._phase import phase_settings
 from trainer.config._recipe import Recipe
 from trainer.errors import ConfigError
 from trainer.hints import nearest, setting_hint
@@ -101,6 +103,8 @@ def _sentence(error: ValidationError, known: Iterable[str]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     match first["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden" if first["loc"][0] == "phases":
+            return _not_of_a_phase(key, known)
         case "unexpected_keyword_argument" | "extra_forbidden":
             return f"there is no setting {key}{setting_hint(key, known)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
@@ -108,5 +112,18 @@ def _sentence(error: ValidationError, known: Iterable[str]) -> str:
         case "value_error" if not isinstance(first["input"], str):  # of a section, which names its settings
             return str(first["ctx"]["error"])
     said = first["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+    said = re.sub("a dictionary or an instance of .*", "KEY: VALUE pairs", said).replace(
+        "valid tuple", "list"
+    )
     # reprlib: a few lines of YAML may stand for gigabytes
     return f"{key} = {_SHORT.repr(first['input'])}: {said[0].lower()}{said[1:]}"
+
+
+def _not_of_a_phase(key: str, known: Iterable[str]) -> str:
+    """What is said of a key in a phase that is none."""
+    _, _, setting = key.split(".", 2)
+    can, hint = phase_settings(), setting_hint(setting, known)
+    meant = "".join(re.findall(r"did you mean (\S+)\?", hint)) or setting
+    if meant in known and meant not in can:
+        return f"{meant} cannot change in a phase; what can: {', '.join(can)}"
+    return f"there is no setting {key}" + re.sub(r"preprocess\.(\w+)", r"preprocess: {\1: …}", hint)

@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from trainer import names
+from trainer.config._phase import Phase, in_force
 from trainer.config._settings import (
     CHECKED,
     Count,
@@ -55,17 +57,41 @@ class Recipe:
     preprocess: Preprocess = Preprocess()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    phases: tuple[Phase, ...] = ()  # other values for some settings, from shares of the run on
 
     def __post_init__(self) -> None:
         if self.schedule.name != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
             )
+        if self.phases:
+            assert self.in_force  # which checks them
 
     @property
     def peak_lr(self) -> float:
         """Highest learning rate of the run: linear scaling rule, arXiv:1706.02677 section 2.1."""
         return self.optimizer.base_lr * self.global_batch / 256
+
+    @cached_property
+    def in_force(self) -> dict[int, Recipe]:
+        """What is trained by from each epoch (0-based) on at which a setting changes: recipes without phases."""
+        return in_force(self) if self.phases else {0: self}
+
+    def at(self, epoch: int) -> Recipe:
+        """The recipe as it is in force in this epoch (0-based), with the settings of the phase; it has no phases.
+
+        The same object for all epochs of a phase; the last phase does not end.
+        """
+        return self.in_force[self.begin_of_phase(epoch)]
+
+    def begin_of_phase(self, epoch: int) -> int:
+        """The first epoch of the phase that this one is in; 0 before all of them."""
+        return max(begin for begin in self.in_force if begin <= epoch)
+
+    @property
+    def uses_ema(self) -> bool:
+        """Whether weights are averaged in any part of the run."""
+        return any(part.ema_decay for part in self.in_force.values())
 
     @property
     def experiment(self) -> str:
@@ -111,7 +137,7 @@ class Recipe:
 
         Source: github.com/libffcv/ffcv-imagenet, train_imagenet.py, `get_resolution`; Howard 2018 (DAWNBench).
         """
-        crops = self.preprocess
+        crops = self.at(epoch).preprocess
         first, last = crops.min_res or crops.train_size, crops.train_size
         begin, end = (share * self.epochs for share in crops.ramp)
         if epoch <= begin:
@@ -121,13 +147,25 @@ class Recipe:
         between = first + (last - first) * (epoch - begin) / (end - begin)
         return min(last, max(first, round(between / crops.res_step) * crops.res_step))
 
+    @property
+    def full_res(self) -> int:
+        """Side of the run's largest training crops in pixels."""
+        return max(part.preprocess.train_size for part in self.in_force.values())
+
     def at_full_res(self) -> Recipe:
-        """The recipe with crops of the final size from the start: what is measured must hold to the end."""
-        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, min_res=None))
+        """The recipe with the largest crops from the start and no phase: what is measured must hold to the end."""
+        crops = dataclasses.replace(self.preprocess, train_size=self.full_res, min_res=None)
+        return dataclasses.replace(self, preprocess=crops, phases=())
 
     def as_dict(self) -> dict[str, Any]:
         """All settings as plain nested data, as in the recipe file."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "phases": tuple(phase.as_dict() for phase in self.phases)}
+
+    def describe_phases(self) -> dict[int, str]:
+        """Each phase in words, which count epochs from 1 on as the log does, by its first epoch (0-based)."""
+        begins = list(self.in_force)[1:]
+        phases = zip(begins, self.phases, strict=True)
+        return {begin: f"from epoch {begin + 1} on: {phase.describe()}" for begin, phase in phases}
 
     def flat(self) -> dict[str, Any]:
         """All settings by dotted key, as `--set` takes them."""

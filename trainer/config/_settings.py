@@ -23,6 +23,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
+Range = tuple[Positive, Positive]
+Augment = Literal["none", "randaugment", "trivialaugment"]
+RandomOps = Annotated[int, Field(ge=1, le=16)]
+Magnitude = Annotated[int, Field(ge=0, le=30)]
+ColorJitter = tuple[NotNegative, NotNegative, NotNegative, Hue]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -35,14 +40,14 @@ class Preprocess:
     res_step: Pixels = 32  # … in multiples of so many pixels
     val_resize: Pixels = 256  # pixels; shorter side before the centre crop
     val_size: Pixels = 224  # pixels; side of the centre crop
-    crop_area: tuple[Positive, Positive] = (0.08, 1.0)  # share of the image a crop covers
-    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of a crop
+    crop_area: Range = (0.08, 1.0)  # share of the image a crop covers
+    crop_ratio: Range = (3 / 4, 4 / 3)  # width / height of a crop
     flip: bool = True  # mirror half of the training images
-    augment: Literal["none", "randaugment", "trivialaugment"] = "none"
-    randaugment_ops: Annotated[int, Field(ge=1, le=16)] = 2  # one after the other
-    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
+    augment: Augment = "none"
+    randaugment_ops: RandomOps = 2  # one after the other
+    randaugment_magnitude: Magnitude = 9  # of 30
     # brightness, contrast, saturation, hue, as torchvision's ColorJitter
-    color_jitter: tuple[NotNegative, NotNegative, NotNegative, Hue] = (0, 0, 0, 0)
+    color_jitter: ColorJitter = (0, 0, 0, 0)
     erasing: Share = 0.0  # of the training images get a random rectangle erased
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Decoder, Execution, Preprocess, Recipe
-from trainer.dataloader._augment import make_augmentations
+from trainer.dataloader._augment import Augmentation, make_augmentations
 from trainer.dataloader._crops import CROP_DRAWS, centre_crops, random_resized_crops
 from trainer.dataloader._pipelines import (
     BATCHES_IN_USE,
@@ -53,6 +53,16 @@ class Batch(NamedTuple):
     indices: torch.Tensor | None = (
         None  # (N,) int64, on the CPU: positions in the split; None: not of a split
     )
+
+
+class Stretch(NamedTuple):
+    """Steps whose crops are made alike, by the same pipelines."""
+
+    first: int  # step
+    last: int  # step after the last one
+    size: int  # side of the crops, in pixels
+    preprocess: Preprocess
+    augmentations: list[Augmentation]
 
 
 class TrainLoader:
@@ -82,7 +92,6 @@ class TrainLoader:
         """
         self._split, self._recipe, self._world, self._dtype = split, recipe, world, dtype
         self._decoder: Decoder = execution.decoder or default_decoder(world)
-        self._augmentations = make_augmentations(recipe.preprocess)
         self.steps_per_epoch = recipe.steps_per_epoch(len(split))
         self.accumulation_steps = recipe.accumulation_steps(world.size, execution.batch_per_gpu)
         self.micro_batch = recipe.micro_batch(world.size, execution.batch_per_gpu)
@@ -100,12 +109,12 @@ class TrainLoader:
 
         Raises: DataError naming the file when one cannot be read or decoded.
         """
-        for number, (size, first, last) in enumerate(self._sizes(first_step, last_step)):
+        for number, stretch in enumerate(self._stretches(first_step, last_step)):
             if number:
                 gc.collect()  # frees the last pipelines (a reference cycle) with their threads and GPU memory
-            reader = self._reader(first, last, size)
+            reader = self._reader(stretch)
             stages = train_stages(
-                reader, self._augmentations, size=size, decoder=self._decoder, dtype=self._dtype
+                reader, stretch.augmentations, size=stretch.size, decoder=self._decoder, dtype=self._dtype
             )
             pipelines = build_pipelines(stages, conditionals=True, **self._options())
             yield from _batches(pipelines, reader)
@@ -113,9 +122,12 @@ class TrainLoader:
 
     def crops(self, *, first_step: int, last_step: int) -> Iterator[Any]:
         """Decoded crops in their own sizes, as DALI's lists, to measure reading and decoding alone."""
-        size = self._recipe.preprocess.train_size
-        reader = self._reader(first_step, last_step, size)
-        stages = train_stages(reader, self._augmentations, size=size, decoder=self._decoder)
+        preprocess = self._recipe.preprocess
+        stretch = Stretch(
+            first_step, last_step, preprocess.train_size, preprocess, make_augmentations(preprocess)
+        )
+        reader = self._reader(stretch)
+        stages = train_stages(reader, stretch.augmentations, size=stretch.size, decoder=self._decoder)
         pipeline = decoding_pipeline(stages, **self._options())
         while True:
             try:
@@ -123,15 +135,19 @@ class TrainLoader:
             except StopIteration:
                 return
 
-    def _sizes(self, first_step: int, last_step: int) -> Iterator[tuple[int, int, int]]:
-        """Stretches of steps with equal crops: side of the crops, first step, and step after the last one."""
+    def _stretches(self, first_step: int, last_step: int) -> Iterator[Stretch]:
+        """These steps, cut where the crops grow or a phase makes them otherwise."""
+
+        def of(epoch: int) -> tuple[int, Preprocess]:
+            return self._recipe.train_size(epoch), self._recipe.at(epoch).preprocess
+
         while first_step < last_step:
             epoch = first_step // self.steps_per_epoch
-            size = self._recipe.train_size(epoch)
-            # Beyond the recipe's epochs, where a benchmark may go, the size stays.
-            ends = (e for e in range(epoch + 1, self._recipe.epochs) if self._recipe.train_size(e) != size)
-            end = next((e * self.steps_per_epoch for e in ends), last_step)
-            yield size, first_step, min(end, last_step)
+            size, preprocess = of(epoch)
+            # Beyond the recipe's epochs, where a benchmark may go, all stays.
+            ends = (e for e in range(epoch + 1, self._recipe.epochs) if of(e) != (size, preprocess))
+            end = min(last_step, next((e * self.steps_per_epoch for e in ends), last_step))
+            yield Stretch(first_step, end, size, preprocess, make_augmentations(preprocess))
             first_step = end
 
     def _options(self) -> dict[str, Any]:
@@ -142,34 +158,34 @@ class TrainLoader:
         start = (micro_step * self._world.size + self._world.rank) * self.micro_batch
         return slice(start, start + self.micro_batch)
 
-    def _reader(self, first_step: int, last_step: int, size: int) -> Reader:
+    def _reader(self, stretch: Stretch) -> Reader:
         reader = Reader(self._split, kept=BATCHES_IN_USE, decoder=self._decoder)
-        reader.start(self._plan(first_step, last_step, size))
+        reader.start(self._plan(stretch))
         return reader
 
-    def _plan(self, first_step: int, last_step: int, size: int) -> Iterator[PlannedBatch]:
+    def _plan(self, stretch: Stretch) -> Iterator[PlannedBatch]:
         """The micro-batches of this process, with the inputs of `train_stages`."""
         recipe = self._recipe
-        columns = CROP_DRAWS + 1 + sum(augmentation.draws for augmentation in self._augmentations)
-        for step in range(first_step, last_step):
+        columns = CROP_DRAWS + 1 + sum(augmentation.draws for augmentation in stretch.augmentations)
+        for step in range(stretch.first, stretch.last):
             draws = step_draws(recipe.seed, step, recipe.global_batch, columns)
             for micro_step in range(self.accumulation_steps):
                 indices = self.indices(step, micro_step)
-                arrays = self._arrays(indices, draws[self._positions(micro_step)], size)
+                arrays = self._arrays(indices, draws[self._positions(micro_step)], stretch)
                 yield from PlannedBatch(indices, arrays).pieces(self._split.sizes[indices].prod(axis=1))
 
     def _arrays(
-        self, indices: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], size: int
+        self, indices: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], stretch: Stretch
     ) -> tuple[npt.NDArray[Any], ...]:
         """Inputs of `train_stages` for these images, from their draws (N, …): crop, flip, augmentations."""
-        preprocess = self._recipe.preprocess
+        preprocess = stretch.preprocess
         crop, flip, rest = draws[:, :CROP_DRAWS], draws[:, CROP_DRAWS], draws[:, CROP_DRAWS + 1 :]
         anchors, shapes = random_resized_crops(self._split.sizes[indices], crop, preprocess)
-        sizes = np.full((len(indices), 2), size, np.float32)
+        sizes = np.full((len(indices), 2), stretch.size, np.float32)
         mirror = ((flip < 0.5) & preprocess.flip).astype(np.int32)
         params = []
-        for augmentation in self._augmentations:
-            params.append(augmentation.make_params(rest[:, : augmentation.draws], size))
+        for augmentation in stretch.augmentations:
+            params.append(augmentation.make_params(rest[:, : augmentation.draws], stretch.size))
             rest = rest[:, augmentation.draws :]
         return anchors, shapes, sizes, self._split.labels[indices], mirror, *params
 

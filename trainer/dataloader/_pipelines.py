@@ -1,10 +1,10 @@
-"""DALI's pipeline of each phase, from encoded bytes to normalised images.
+"""DALI's pipelines of training and of validation, from encoded bytes to normalised images.
 
     training:    read -> decode a random crop -> resize -> augment -> flip, normalise -> images, labels
     validation:  read -> decode the image     -> resize -> cut out the centre, normalise -> images, labels
 
-`train_stages` and `val_stages` say what a phase does before the resize (`decode`) and after it (`finish`), in
-the order in which an image goes through them. `build_pipelines` puts the resize between the two stages.
+`train_stages` and `val_stages` say what is done before the resize (`decode`) and after it (`finish`), in the
+order in which an image goes through them. `build_pipelines` puts the resize between the two stages.
 
 On a GPU that is one pipeline. On the CPU there are two, with torch's resize between them: both resize
 bilinearly with antialiasing, but DALI's takes five times as long there, longer than the decoding
@@ -54,7 +54,7 @@ Source = Callable[[], tuple[Any, ...]]  # called for each batch; StopIteration e
 
 
 class Stages(NamedTuple):
-    """What a phase does with an image before the resize and after it."""
+    """What is done with an image before the resize and after it."""
 
     decode: Callable[
         [], DataNodes

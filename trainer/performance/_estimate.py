@@ -59,18 +59,18 @@ def estimate(
         instance: hardware and price of the machine.
         images: number of training images, and of validation images.
         kilobytes: mean size of a stored image.
-        gpu_images_per_second: throughput of one GPU at the recipe's final image size, as `trainer bench train` measures
-            it without JPEGs; None: predicted from the GPU's memory bandwidth.
+        gpu_images_per_second: throughput of one GPU at the recipe's largest image size, as `trainer bench train`
+            measures it without JPEGs; None: predicted from the GPU's memory bandwidth.
         disk_mb: throughput of the volume, in megabytes per second.
         disk_iops: reads per second of the volume.
         usd_per_hour: price of the machine; None: on demand.
     """
     # Time is taken as proportional to pixels: smaller crops early in the run and larger ones in validation count so.
-    final_pixels = recipe.preprocess.train_size**2
+    full_pixels = recipe.full_res**2
     epochs = range(recipe.epochs)
-    train_pixels = mean(recipe.train_size(epoch) ** 2 for epoch in epochs) / final_pixels
-    val_pixels = FORWARD_SHARE * recipe.preprocess.val_size**2 / final_pixels
-    megabytes = MEGABYTES_AT_224 * final_pixels / 224**2
+    train_pixels = mean(recipe.train_size(epoch) ** 2 for epoch in epochs) / full_pixels
+    val_pixels = FORWARD_SHARE * recipe.preprocess.val_size**2 / full_pixels
+    megabytes = MEGABYTES_AT_224 * full_pixels / 224**2
     predicted = BANDWIDTH_SHARE[instance.gpu] * instance.gpu_gb_per_second * 1000 / megabytes
     per_gpu = (gpu_images_per_second or predicted) / train_pixels
     limits = {

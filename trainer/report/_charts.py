@@ -141,8 +141,18 @@ def _at_most_all(axes: Axes) -> None:
     axes.set_ylim(max(low, -1.5), min(high, 101.5))
 
 
-def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tuple[str, Panel]]:
-    """What changed over the run, by name: what it shows in words, and the drawing."""
+def curves(
+    log: Log, others: Sequence[Log], bar: float | None, phases: Sequence[int] = ()
+) -> dict[str, tuple[str, Panel]]:
+    """What changed over the run, by name: what it shows in words, and the drawing; dotted where `phases` begin."""
+
+    def marked(panel: Panel) -> Panel:
+        def draw(axes: Axes) -> None:
+            panel(axes)
+            for epoch in phases:
+                axes.axvline(epoch, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1.5)
+
+        return draw
 
     def loss(axes: Axes) -> None:
         _title(axes, "Loss", "cross-entropy, nats")
@@ -188,7 +198,7 @@ def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tupl
         _steps(axes, log, metrics.DATA_WAIT, colour=TRAIN, label="each log interval", scale=100)
         axes.set_ylim(0, max(5.0, axes.get_ylim()[1]))
 
-    return {
+    panels = {
         "top1": ("Top-1 accuracy by epoch", top1),
         "loss": ("Loss by epoch", loss),
         "top5": ("Top-5 accuracy by epoch", top5),
@@ -196,6 +206,7 @@ def curves(log: Log, others: Sequence[Log], bar: float | None) -> dict[str, tupl
         "throughput": ("Images per second by epoch", throughput),
         "data-wait": ("Share of the time that training waited for data, by epoch", data_wait),
     }
+    return {name: (label, marked(panel)) for name, (label, panel) in panels.items()}
 
 
 def _title(axes: Axes, title: str, y: str, x: str = "epoch") -> None:

@@ -41,6 +41,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     rows = [
         ("Recipe", f"{recipe.name}: {recipe.epochs} epochs, {recipe.global_batch:,} images per step{bar}"),
         ("Description", recipe.description),
+        ("Phases", "; ".join(recipe.describe_phases().values())),
         (
             "Network",
             recipe.model

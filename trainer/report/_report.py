@@ -102,7 +102,7 @@ def _write(
     log, known = log_of(run.history, name=run.folder.resolve().name), facts(run)
     page = Page(run=run, log=log, others=others, facts=known, command=command(run), missing=missing)
 
-    panels = _charts.curves(log, others, run.recipe.bar)
+    panels = _charts.curves(log, others, run.recipe.bar, list(run.recipe.describe_phases()))
     (out / "log.csv").write_text(log_csv(log), encoding="utf-8")
     (out / "log.md").write_text(
         log_md(log, [*known, ("Command", page.command)]), encoding="utf-8", errors="backslashreplace"

@@ -41,7 +41,7 @@ def rehearse(plan: Plan, micro_batch: int) -> None:
 
 def _rehearse_schedule(recipe: Recipe, steps_per_epoch: int) -> None:
     total, name = recipe.epochs * steps_per_epoch, recipe.schedule.name
-    if recipe.ema_decay and recipe.ema_steps > total:
+    if recipe.uses_ema and recipe.ema_steps > total:
         raise ConfigError(
             f"ema_steps={recipe.ema_steps} is more than the {total} steps of the run, so that nothing would be "
             f"averaged; use --set ema_steps={min(total, 32)} or less, or ema_decay=0"
@@ -104,7 +104,7 @@ def _rehearse_registration(recipe: Recipe, network: torch.nn.Module) -> None:
 
 
 def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> torch.nn.Module:
-    """Forward and backward passes of `images` images of all sizes that occur, and a validation pass; the network."""
+    """Passes of `images` images of the sizes that phases begin with and the largest, and a validation pass."""
     labels = torch.zeros(images, dtype=torch.int64)
     batches = mixed(
         iter([Batch(torch.zeros(images, 3, 8, 8), labels)]),
@@ -112,6 +112,7 @@ def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> t
         classes,
         World(0, 1, CPU),
         accumulation_steps=1,
+        steps_per_epoch=1,
         first_step=0,
     )
     (batch,) = batches
@@ -120,8 +121,8 @@ def _train(recipe: Recipe, classes: int, images: int, device: torch.device) -> t
         network = make_model(dataclasses.replace(recipe, sync_batch_norm=False), classes, World(0, 1, device))
         loss = make_loss(recipe)
         network.train()
-        sizes = {recipe.train_size(epoch) for epoch in (0, recipe.epochs - 1)}
-        for size in sorted(sizes):
+        sizes = {recipe.full_res, *map(recipe.train_size, recipe.in_force)}
+        for size in sorted({min(sizes), max(sizes)}):
             logits = network(_zeros(images, size))
             if logits.shape != (images, classes):
                 raise ValueError(f"answers {tuple(logits.shape)} to {images} images of {classes} classes")

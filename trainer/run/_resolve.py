@@ -124,7 +124,7 @@ def _of_checkpoint(path: Path) -> LoadedModel:
     path = follow(path)
     content = load_checkpoint(path)
     recipe, states = stored_recipe(content["recipe"]), content["states"]
-    weights = states.get("ema", {}).get("weights") if recipe.ema_decay else states.get("model")
+    weights = states.get("ema", {}).get("weights") if recipe.uses_ema else states.get("model")
     classes: dict[str, str] = content["classes"]
     if not isinstance(weights, dict) or not classes:
         raise CheckpointError(f"the checkpoint {path} holds no weights or no classes; use another one")

@@ -14,16 +14,16 @@ from trainer.config import Recipe
 class EMA:
     """An exponential moving average of weights and BatchNorm's statistics.
 
-    Without a decay, and before its first update, it is the network itself.
+    As long as there is no decay, and before the first update with one, it is the network itself.
 
     Source: torch.optim.swa_utils, as torchvision's references use it (references/classification, `--model-ema`). Its
     AveragedModel keeps its count of updates on a device, for which the host would wait at each update.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
-        self._model, self._every, self._updates = model, recipe.ema_steps, 0
-        self._blend = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        self._average = copy.deepcopy(model) if recipe.ema_decay else model
+    def __init__(self, model: torch.nn.Module, recipe: Recipe, *, steps_per_epoch: int) -> None:
+        self._model, self._recipe, self._steps_per_epoch = model, recipe, steps_per_epoch
+        self._updates = 0
+        self._average = copy.deepcopy(model) if recipe.uses_ema else model
 
     @property
     def module(self) -> torch.nn.Module:
@@ -33,13 +33,17 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after `step` optimizer steps; the first ones are taken as they are."""
-        if self._average is self._model or step % self._every:
+        decay = self._recipe.at((step - 1) // self._steps_per_epoch).ema_decay
+        if not decay:
+            self._updates = 0  # a later phase begins anew
+            return
+        if step % self._recipe.ema_steps:
             return
         pairs = list(zip(self._average.state_dict().values(), self._model.state_dict().values(), strict=True))
         blended = [(mean, now) for mean, now in pairs if mean.is_floating_point() and self._updates]
         if blended:
             means, nows = zip(*blended, strict=True)
-            self._blend(means, nows, None)
+            get_ema_multi_avg_fn(decay)(means, nows, None)  # type: ignore[no-untyped-call]
         for mean, now in pairs:
             if not (mean.is_floating_point() and self._updates):  # the first weights, and counters
                 mean.copy_(now)

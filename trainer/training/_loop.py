@@ -26,6 +26,7 @@ from trainer.training._loss_scale import LossScaleMonitor
 from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
 from trainer.training._optimizer import make_optimizer
+from trainer.training._phases import Phases
 from trainer.training._schedule import learning_rate
 from trainer.training._spot import SpotWatch, metadata_service
 from trainer.training._step import Step, make_loader, make_model
@@ -103,12 +104,13 @@ def train(
         optimizer = make_optimizer(model, recipe)
         step = Step(model, optimizer, recipe, world, execution)
         step.warm_up(sorted({recipe.train_size(e) for e in range(recipe.epochs)}), images.micro_batch)
-        ema = EMA(model, recipe)
+        epoch = images.steps_per_epoch
+        ema = EMA(model, recipe, steps_per_epoch=epoch)
 
         # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
-        epoch = images.steps_per_epoch
         total = epoch * recipe.epochs
         lr_at = learning_rate(recipe, steps_per_epoch=epoch)
+        phases = Phases(recipe, step, steps_per_epoch=epoch)
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
         progress, meter = Progress(), Meter(world)
@@ -121,7 +123,7 @@ def train(
             "progress": progress,
             "meter": meter,
         }
-        if recipe.ema_decay:
+        if recipe.uses_ema:
             states["ema"] = ema
         checkpoints.restore_newest(states)
         first_step = progress.step
@@ -146,6 +148,7 @@ def train(
             classes,
             world,
             accumulation_steps=images.accumulation_steps,
+            steps_per_epoch=epoch,
             first_step=first_step,
         )
         try:
@@ -173,6 +176,7 @@ def train(
                     break
 
                 # One update.
+                phases.enter(progress.step)
                 lr = lr_at(progress.step)
                 step(batches, lr, meter, asked_to_stop=asked_between_micro_batches)
                 progress.step += 1

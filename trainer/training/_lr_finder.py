@@ -91,6 +91,7 @@ def range_test(
     Raises: Stopped if asked to stop; DataError.
     """
     torch.manual_seed(recipe.seed)
+    recipe = recipe.at(0)  # as it begins, however few epochs it has
     images = make_loader(dataset.train, recipe, world, execution)
     classes = len(dataset.classes)
     model = make_model(recipe, classes, world)
@@ -103,6 +104,7 @@ def range_test(
         classes,
         world,
         accumulation_steps=images.accumulation_steps,
+        steps_per_epoch=images.steps_per_epoch,
         first_step=0,
     )
     for start in range(0, len(lrs), BLOCK):

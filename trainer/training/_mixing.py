@@ -22,6 +22,7 @@ def mixed(
     world: World,
     *,
     accumulation_steps: int,
+    steps_per_epoch: int,
     first_step: int,
 ) -> Iterator[Batch]:
     """The micro-batches, mixed if the recipe says so, with `targets` (N, classes), shares of each class.
@@ -31,25 +32,21 @@ def mixed(
 
     Args:
         batches: micro-batches from `first_step` on.
-        recipe: the alphas of mixup and cutmix, 0 for none.
+        recipe: the alphas of mixup and cutmix, 0 for none; a phase may change them.
         classes: number of classes.
         world: the processes that share the global batch.
         accumulation_steps: number of micro-batches in an optimizer step.
+        steps_per_epoch: number of optimizer steps in an epoch.
         first_step: number of optimizer steps done before.
 
     Source: Zhang et al. 2017, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899; torchvision's transforms v2.
     """
-    ways: list[Mix] = []
-    if recipe.mixup:
-        ways.append(v2.MixUp(alpha=recipe.mixup, num_classes=classes))
-    if recipe.cutmix:
-        ways.append(v2.CutMix(alpha=recipe.cutmix, num_classes=classes))
-    if not ways:
-        yield from batches
-        return
     rng = torch.default_generator  # the only one that torchvision draws from
-    number = first_step * accumulation_steps
-    for batch in batches:
+    for number, batch in enumerate(batches, first_step * accumulation_steps):
+        ways = _ways(recipe.at(number // (accumulation_steps * steps_per_epoch)), classes)
+        if not ways:
+            yield batch
+            continue
         before = rng.get_state()
         seeds = np.random.SeedSequence([recipe.seed % 2**64, number, world.rank])
         rng.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
@@ -59,4 +56,12 @@ def mixed(
         # On a GPU, MixUp's `roll` answers in NCHW.
         images = images.contiguous(memory_format=torch.channels_last)
         yield batch._replace(images=images, targets=targets)
-        number += 1
+
+
+def _ways(recipe: Recipe, classes: int) -> list[Mix]:
+    ways: list[Mix] = []
+    if recipe.mixup:
+        ways.append(v2.MixUp(alpha=recipe.mixup, num_classes=classes))
+    if recipe.cutmix:
+        ways.append(v2.CutMix(alpha=recipe.cutmix, num_classes=classes))
+    return ways

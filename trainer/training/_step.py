@@ -77,7 +77,7 @@ class Step:
         self.precision = choose_precision(recipe.precision, world.device)
         self.scaler = LossScaler(world.device.type, enabled=self.precision.scaled)
         self._optimizer = optimizer
-        self._loss = make_loss(recipe)
+        self._loss = make_loss(recipe.at(0))
         self._clip_norm = recipe.optimizer.clip_norm
         self._accumulation_steps = recipe.accumulation_steps(world.size, execution.batch_per_gpu)
         if execution.compile == "cudagraphs" and self._accumulation_steps > 1:
@@ -99,6 +99,10 @@ class Step:
         self._graphs, self._on_gpu = execution.compile == "cudagraphs", world.device.type == "cuda"
         self._compiled = execution.compile != "off"
         self._ahead: deque[torch.cuda.Event] = deque()
+
+    def enter(self, phase: Recipe) -> None:
+        """Take on what may change when a phase begins: the loss."""
+        self._loss = make_loss(phase)
 
     def warm_up(self, sizes: Iterable[int], micro_batch: int) -> None:
         """Run passes on zeros for each crop size in pixels; weights and statistics stay as they are.
