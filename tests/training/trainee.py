@@ -48,8 +48,8 @@ CHANGING = load_recipe(
         "preprocess.res_step=4",
         "preprocess.ramp=[0.1,0.4]",
         "phases=[{at: 0.3, cutmix: 0, preprocess: {erasing: 0.3}},"
-        "{at: 0.6, ema_decay: 0.9, label_smoothing: 0.1, preprocess: {augment: trivialaugment}},"
-        "{at: 0.8, mixup: 0, preprocess: {augment: none, erasing: 0, train_size: 40, crop_area: [0.9, 1]}}]",
+        "{at: 0.6, ema_decay: 0.9, label_smoothing: 0.1, preprocess: {color_jitter: [0.4, 0.4, 0.4, 0]}},"
+        "{at: 0.8, mixup: 0, preprocess: {erasing: 0, train_size: 40, crop_area: [0.9, 1]}}]",
     ],
 )
 EXECUTION = Execution(batch_per_gpu=2)
