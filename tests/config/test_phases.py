@@ -44,13 +44,13 @@ def test_a_phase_begins_with_the_first_epoch_that_begins_at_its_share_or_later(
 
 
 def test_the_size_of_a_phase_is_that_of_all_its_crops_and_the_largest_is_measured() -> None:
-    ramp = ("preprocess.min_res=16", "preprocess.ramp=[0,0.5]", "preprocess.res_step=8")
-    recipe = phased(*ramp, "phases=[{at: 0.5, preprocess: {train_size: 40}}]", epochs=4)
+    ramp = ("preprocess.min_res=16", "preprocess.ramp=[0,1]", "preprocess.res_step=8")
+    recipe = phased(*ramp, "phases=[{at: 0.5, preprocess: {train_size: 40}}]", epochs=8)
 
-    assert [recipe.train_size(epoch) for epoch in range(4)] == [16, 24, 40, 40]
+    assert [recipe.train_size(epoch) for epoch in range(8)] == [16, 16, 16, 24, 40, 40, 40, 40]
     assert recipe.full_res == 40
     assert recipe.at_full_res().preprocess.train_size == 40
-    assert {recipe.at_full_res().train_size(epoch) for epoch in range(4)} == {40}
+    assert {recipe.at_full_res().train_size(epoch) for epoch in range(8)} == {40}
     assert recipe.at_full_res().phases == ()
     smaller = phased("phases=[{at: 0.5, preprocess: {train_size: 8}}]", epochs=4)
     assert [smaller.train_size(epoch) for epoch in range(4)] == [32, 32, 8, 8]

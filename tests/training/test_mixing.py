@@ -26,15 +26,16 @@ def plain(count: int = 6, first: int = 0) -> Iterator[Batch]:
         yield Batch(images, torch.randint(CLASSES, (8,), generator=rng))
 
 
-def mixing(recipe: Recipe, *, first: int = 0, world: World = ALONE) -> list[Batch]:
+def mixing(recipe: Recipe, *, first: int = 0, world: World = ALONE, accumulated: bool = False) -> list[Batch]:
+    """Six micro-batches of three epochs: of two steps each, or of one step of two micro-batches."""
     return list(
         mixed(
             plain(first=first),
             recipe,
             CLASSES,
             world,
-            accumulation_steps=1,
-            steps_per_epoch=2,
+            accumulation_steps=2 if accumulated else 1,
+            steps_per_epoch=1 if accumulated else 2,
             first_step=first,
         )
     )
@@ -108,7 +109,6 @@ def test_mixing_leaves_the_generator_of_others_alone(tiny: Recipe) -> None:
 
 
 def test_from_a_phase_on_batches_are_mixed_as_if_they_had_always_been_mixed_so(tiny: Recipe) -> None:
-    """Epochs of two steps."""
     cutmix, mixup = replace(tiny, cutmix=1.0), replace(tiny, mixup=0.8)
     phases = (Phase(at=0.3, cutmix=0, mixup=0.8), Phase(at=0.6, mixup=0))
     ours = mixing(replace(cutmix, phases=phases))
@@ -117,5 +117,7 @@ def test_from_a_phase_on_batches_are_mixed_as_if_they_had_always_been_mixed_so(t
     for one, other in zip(ours, expected, strict=True):
         assert torch.equal(one.images, other.images)
     assert [batch.targets is None for batch in ours] == 4 * [False] + 2 * [True]
+    accumulated = mixing(replace(cutmix, phases=phases), accumulated=True)
+    assert all(torch.equal(one.images, other.images) for one, other in zip(accumulated, ours, strict=True))
     resumed = mixing(replace(cutmix, phases=phases), first=3)
     assert all(torch.equal(one.images, other.images) for one, other in zip(resumed, ours[3:], strict=True))
