@@ -10,30 +10,28 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from trainer.checkpoint._files import (
+    BEGINNING,
     BEST,
-    checkpoint_name,
     checkpoint_step,
     list_checkpoints,
     load_content,
     read_verified,
-    write_content,
+    write_checkpoint,
 )
 from trainer.checkpoint._staging import Memory, Stateful, arrival, copy_to_host, is_finite
 from trainer.config import Recipe
 from trainer.distributed import World
 from trainer.errors import CheckpointError, first_line
-from trainer.files import point, sync_folder
+from trainer.files import point
 
 KEEP = 3  # newest checkpoints, and the best
 INTERVAL = 60.0  # seconds
@@ -200,6 +198,8 @@ class Checkpoints:
                 "--name"
             )
         for name, part in states.items():
+            if saved.get(BEGINNING) and name not in saved["states"]:
+                continue  # the run begins with this part as it was made
             try:
                 part.load_state_dict(saved["states"][name])
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -266,21 +266,12 @@ class Checkpoints:
             raise CheckpointError(
                 f"the state at step {staged.step} is not saved: it holds numbers that are infinite or none"
             )
-        partial = self._folder / ".partial.pt"
         try:
             staged.flush_first()
             # Not its parents: where a volume was, there is now a folder of another disk.
             self._folder.mkdir(exist_ok=True)
-            with partial.open("wb") as file:
-                digest = write_content(staged.content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            final = self._folder / checkpoint_name(staged.step, digest)
-            os.replace(partial, final)
-            sync_folder(self._folder)
+            final = write_checkpoint(self._folder, staged.step, staged.content)
         except OSError as error:
-            with suppress(OSError):  # of a disk that takes nothing the first error says enough
-                partial.unlink(missing_ok=True)
             raise CheckpointError(
                 f"the checkpoint of step {staged.step} cannot be written to {self._folder}: {error.strerror}"
             ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import warnings
@@ -15,8 +16,9 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from trainer.errors import CheckpointError, first_line
-from trainer.files import follow
+from trainer.files import follow, sync_folder
 
+BEGINNING = "beginning"  # set in the content of a checkpoint that holds only what a run begins with
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
 _KEYS = {"recipe": dict, "dataset_digest": str, "classes": dict, "states": dict}  # of a checkpoint's content
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
@@ -101,6 +103,27 @@ def write_content(content: dict[str, Any], file: BinaryIO) -> str:
     if hashed.error:
         raise hashed.error
     return hashed.sha256.hexdigest()[:16]
+
+
+def write_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> Path:
+    """Write a checkpoint of `step` to `folder`, which is there: complete or not at all, whenever the power goes.
+
+    Raises: OSError if the disk does not take it.
+    """
+    partial = folder / ".partial.pt"
+    try:
+        with partial.open("wb") as file:
+            digest = write_content(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        final = folder / checkpoint_name(step, digest)
+        os.replace(partial, final)
+        sync_folder(folder)
+    except OSError:
+        with suppress(OSError):  # of a disk that takes nothing the first error says enough
+            partial.unlink(missing_ok=True)
+        raise
+    return final
 
 
 def read_verified(path: Path) -> bytes | None:

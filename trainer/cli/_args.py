@@ -157,6 +157,8 @@ def options_of(kind: type[T], namespace: argparse.Namespace) -> T:
     """The dataclass `kind`, with the values of the arguments that are called as its fields."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if not hasattr(namespace, field.name):  # of an argument that the command does not have
+            continue
         value = getattr(namespace, field.name)
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

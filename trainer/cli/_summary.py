@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from trainer.cli import _args
 from trainer.config import load_recipe
 
-NAME, GROUP, ORDER = "summary", "train", 5
+NAME, GROUP, ORDER = "summary", "train", 6
 HELP = "show layers, parameters and multiply-adds of a recipe's network"
 EXAMPLE = "trainer summary rn50-baseline"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import typing
 from argparse import ArgumentParser, Namespace
 
 from trainer.cli import _args
-from trainer.run import Plan, RunResult, TrainOptions, make_plan, read_result
+from trainer.run import Plan, RunResult, StartOptions, TrainOptions, Weights, make_plan, read_result
 from trainer.stop import stop_at_once
 
 NAME, GROUP, ORDER = "train", "train", 4
@@ -18,8 +19,27 @@ EXAMPLE = "trainer train rn50-baseline --data /data/imagenet --set epochs=30"
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
     _args.add_run(parser)
+    parser.add_argument(
+        "--from",
+        dest="from_",
+        metavar="MODEL",
+        help="begin with the weights of this model: a run folder, a checkpoint file, models:/NAME/VERSION, "
+        "models:/NAME@ALIAS, runs:/RUN_ID, or a recipe (its candidate)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=typing.get_args(Weights),
+        help="with --from and a checkpoint: its last weights, or their moving average (default: what was or would be "
+        "registered)",
+    )
+    _args.add_trust(parser)
+    add_start(parser)
+
+
+def add_start(parser: ArgumentParser) -> None:
+    """The arguments of `StartOptions` that `_args.add_run` lacks, and --dry-run."""
     _args.add_nproc(parser)
-    defaults = TrainOptions
+    defaults = StartOptions
     parser.add_argument("--name", help="name of the run (default: the recipe's)")
     parser.add_argument(
         "--checkpoint-interval",
@@ -78,7 +98,7 @@ def _run(options: Namespace) -> int:
 
     configure_logging()
     if options.dry_run and not read_result(plan.folder):
-        _show_plan(plan, given)
+        show_plan(plan, given)
         return 0
     from trainer.run import train_run
 
@@ -86,15 +106,16 @@ def _run(options: Namespace) -> int:
         if options.json:
             print(json.dumps(result.as_dict()))
         else:
-            _show(result, given)
+            show(result, given)
     return 0
 
 
-def _show(result: RunResult, given: TrainOptions) -> None:
+def show(result: RunResult, given: StartOptions) -> None:
+    """Print what came out."""
     from trainer.cli._terminal import show_table
     from trainer.run import duration
 
-    runs = "" if given.runs == TrainOptions.runs or result.url else f" --runs {given.runs}"
+    runs = "" if given.runs == StartOptions.runs or result.url else f" --runs {given.runs}"
     rows = {
         "top-1": f"{result.top1:.2%} of {result.num_images:,} validation images",
         "top-5": f"{result.top5:.2%}",
@@ -114,7 +135,8 @@ def _show(result: RunResult, given: TrainOptions) -> None:
     show_table("this run is finished already; nothing was trained" if result.again else "finished", rows)
 
 
-def _show_plan(plan: Plan, given: TrainOptions) -> None:
+def show_plan(plan: Plan, given: StartOptions) -> None:
+    """Check all that a start would, and print it."""
     from trainer.cli._terminal import show_table
     from trainer.dataset import completeness
     from trainer.run import proof_of

@@ -85,6 +85,24 @@ def rebuild(architecture: str, classes: int, weights: Mapping[str, torch.Tensor]
     return module.eval()
 
 
+def classifier_tensors(architecture: str, classes: int) -> frozenset[str]:
+    """Names, in the state_dict, of what has another shape for another number of classes.
+
+    Raises: ConfigError as `build`.
+    """
+
+    def shapes(classes: int) -> dict[str, torch.Size]:
+        try:
+            with torch.device("meta"):
+                network = build(architecture, classes)
+        except Exception:  # as of a network of one's own that wants real numbers
+            network = build(architecture, classes)
+        return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+    ours, others = shapes(classes), shapes(classes + 1)
+    return frozenset(name for name, shape in ours.items() if others.get(name) != shape)
+
+
 def find(architecture: str) -> Maker:
     """What makes this architecture; see `build`.
 

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from trainer.run._eta import Eta, duration
     from trainer.run._evaluate import EvaluationResult, evaluate_model
     from trainer.run._export import export_model
+    from trainer.run._extension import Extension, make_extension
     from trainer.run._find_lr import LrSuggestion, find_lr
     from trainer.run._options import (
         EvaluateOptions,
+        ExtendOptions,
         FindLrOptions,
         PublishOptions,
         ReportOptions,
+        StartOptions,
         TrainOptions,
+        Weights,
     )
     from trainer.run._plan import Plan, make_plan, proof_of, require_single_process
     from trainer.run._preflight import network_summary, preflight
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from trainer.run._report import report_run
     from trainer.run._resolve import ResolvedModel, resolve_model
     from trainer.run._result import RunResult, read_result
-    from trainer.run._train import train_run
+    from trainer.run._train import extend_run, train_run
     from trainer.run._worker import Display
 
 _MODULES = {
@@ -40,6 +44,8 @@ _MODULES = {
     "Eta": "_eta",
     "EvaluateOptions": "_options",
     "EvaluationResult": "_evaluate",
+    "ExtendOptions": "_options",
+    "Extension": "_extension",
     "FindLrOptions": "_options",
     "LrSuggestion": "_find_lr",
     "Plan": "_plan",
@@ -48,11 +54,15 @@ _MODULES = {
     "ReportOptions": "_options",
     "ResolvedModel": "_resolve",
     "RunResult": "_result",
+    "StartOptions": "_options",
     "TrainOptions": "_options",
+    "Weights": "_options",
     "duration": "_eta",
     "evaluate_model": "_evaluate",
     "export_model": "_export",
+    "extend_run": "_train",
     "find_lr": "_find_lr",
+    "make_extension": "_extension",
     "make_plan": "_plan",
     "network_summary": "_preflight",
     "preflight": "_preflight",
@@ -71,6 +81,8 @@ __all__ = [
     "Eta",
     "EvaluateOptions",
     "EvaluationResult",
+    "ExtendOptions",
+    "Extension",
     "FindLrOptions",
     "LrSuggestion",
     "Plan",
@@ -79,11 +91,15 @@ __all__ = [
     "ReportOptions",
     "ResolvedModel",
     "RunResult",
+    "StartOptions",
     "TrainOptions",
+    "Weights",
     "duration",
     "evaluate_model",
     "export_model",
+    "extend_run",
     "find_lr",
+    "make_extension",
     "make_plan",
     "network_summary",
     "preflight",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trainer.config import CompileMode, Decoder, DeviceChoice
 
+Weights = Literal["raw", "ema"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class TrackedOptions:
     """What every tracked run is started with."""
 
-    recipe: str  # name of a shipped recipe, or path of a YAML file
-    data: Path  # folder of a prepared data set
-    set: tuple[str, ...] = ()  # KEY=VALUE settings that replace the recipe's
     runs: Path = Path("runs")  # folder of all runs, and of MLflow's SQLite store where no server is named
     name: str | None = None  # of the run; None: the recipe's
     device: DeviceChoice = "auto"
@@ -27,8 +27,17 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
-    """What `train_run` takes."""
+class RunOptions(TrackedOptions):
+    """What a run of a recipe is started with."""
+
+    recipe: str  # name of a shipped recipe, or path of a YAML file
+    data: Path  # folder of a prepared data set
+    set: tuple[str, ...] = ()  # KEY=VALUE settings that replace the recipe's
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions(TrackedOptions):
+    """How a run that trains to its end is started."""
 
     nproc_per_node: int | None = None  # processes on this machine; None: one a GPU, one on the CPU
     checkpoint_interval: float = 60.0  # seconds of training between two checkpoints
@@ -38,9 +47,32 @@ class TrainOptions(RunOptions):
     tensorboard: bool = False  # write its event file beside the journal
     no_report: bool = False  # leave out the report at the end
 
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(StartOptions, RunOptions):
+    """What `train_run` takes."""
+
+    from_: str | None = None  # the model whose weights the run begins with, in any of its forms but a bundle
+    weights: Weights | None = None  # of a checkpoint; None: those that are registered, EMA's where there are
+    trust: bool = False  # begin with a registered version that `trainer train` has not sealed
+
     def arguments(self) -> list[str]:
         """The arguments of `trainer train` that mean the same."""
         return _arguments(self, "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendOptions(StartOptions):
+    """What `extend_run` takes."""
+
+    run: Path  # folder of the run that is extended
+    epochs: int  # of the extended run, those that are done included
+    cooldown: bool = False  # let the learning rate fall from where it is to zero, in a straight line
+    data: Path | None = None  # folder of its data set; None: where the run had it
+
+    def arguments(self) -> list[str]:
+        """The arguments of `trainer extend` that mean the same."""
+        return _arguments(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +139,10 @@ class PublishOptions:
         return self.out or Path("publish", self.repo.rpartition("/")[2])
 
 
-def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list[str]:
+def _arguments(options: TrainOptions | ExtendOptions | EvaluateOptions, positional: str) -> list[str]:
     words: list[str] = []
     for field in dataclasses.fields(options):
-        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        value, flag = getattr(options, field.name), f"--{field.name.rstrip('_').replace('_', '-')}"
         if field.name == positional or value == field.default:
             continue
         if isinstance(value, bool):
@@ -118,4 +150,4 @@ def _arguments(options: TrainOptions | EvaluateOptions, positional: str) -> list
         else:
             values = value if isinstance(value, list | tuple) else (value,)
             words += [f"{flag}={one}" for one in values]
-    return [*words, "--", getattr(options, positional)]
+    return [*words, "--", str(getattr(options, positional))]

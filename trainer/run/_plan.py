@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from trainer.config import Recipe, load_recipe
 from trainer.dataset import Dataset, completeness, open_dataset, require_complete
 from trainer.errors import ConfigError
 from trainer.files import write_json
-from trainer.run._options import RunOptions
+from trainer.run._options import RunOptions, TrackedOptions
+from trainer.run._parent import PARENT, Parent, other_parent, parent_of
 from trainer.tracking import ProofProcess, Question
 
 RECIPE, DATASET = "recipe.json", "dataset.json"  # in the run folder: what the run is made of
@@ -30,6 +32,7 @@ class Plan:
     recipe: Recipe
     dataset: Dataset
     folder: Path  # the run folder
+    parent: Parent | None = None  # what it begins with
     news: str = ""  # how a new run differs from one that is there, as words; empty if none is alike
 
     def write(self) -> None:
@@ -49,6 +52,7 @@ class Plan:
                 "completeness": as_published(dataset),
                 "class_names": list(dataset.class_names),
             },
+            **({PARENT: self.parent.as_dict()} if self.parent else {}),
         }
         # One alone is of a start that was cut off.
         if any(_stored(self.folder / name) is None for name in files):
@@ -86,20 +90,31 @@ def make_plan(options: RunOptions) -> Plan:
         )
     recipe.steps_per_epoch(len(dataset.train))
     require_complete(dataset, partial=options.partial)
+    return plan_of(recipe, dataset, options, parent_of(options))
+
+
+def plan_of(recipe: Recipe, dataset: Dataset, options: TrackedOptions, parent: Parent | None) -> Plan:
+    """The run of this recipe, data set and parent: the one that is there, else a new one.
+
+    Raises: ConfigError.
+    """
     name = options.name if options.name is not None else recipe.name
     try:
         names.folder_name(name)
     except ValueError as error:
         raise ConfigError(f"--name {name[:50]!r} cannot name a folder: {error}; give another") from None
     alike = {
-        folder: differences(folder, recipe, dataset, unknown=UNKNOWN)
-        for folder in _folders(options.runs, name)
+        folder: differences(folder, recipe, dataset, parent, unknown=UNKNOWN)
+        for folder in run_folders(options.runs, name)
     }
     for folder, others in alike.items():
         if not others:
-            return Plan(recipe, dataset, folder)
-    folder = options.runs / f"{name}-{recipe.digest()[:6]}{dataset.digest[:4]}"
-    if there := differences(folder, recipe, dataset):
+            return Plan(recipe, dataset, folder, parent)
+    made_of = recipe.digest()
+    if parent:
+        made_of = hashlib.sha256(json.dumps([made_of, parent.as_dict()]).encode()).hexdigest()
+    folder = options.runs / f"{name}-{made_of[:6]}{dataset.digest[:4]}"
+    if there := differences(folder, recipe, dataset, parent):
         raise ConfigError(
             f"the run in {folder} was begun with {there}; go on with its own settings (--set KEY=VALUE), or give "
             "the new run another --name"
@@ -107,11 +122,15 @@ def make_plan(options: RunOptions) -> Plan:
     known = {run: others for run, others in alike.items() if others != UNKNOWN and len(others) <= MUCH}
     nearest = min(known, key=lambda run: len(known[run]), default=None)
     return Plan(
-        recipe, dataset, folder, f"{nearest} has {known[nearest]}; this is a new run" if nearest else ""
+        recipe,
+        dataset,
+        folder,
+        parent,
+        f"{nearest} has {known[nearest]}; this is a new run" if nearest else "",
     )
 
 
-def _folders(runs: Path, name: str) -> list[Path]:
+def run_folders(runs: Path, name: str) -> list[Path]:
     """Folders of runs of this name."""
     try:
         if runs.exists() and not runs.is_dir():
@@ -124,19 +143,22 @@ def _folders(runs: Path, name: str) -> list[Path]:
         raise ConfigError(f"--runs {runs} cannot be used: {error.strerror}; choose another") from None
 
 
-def proof_of(plan: Plan, options: RunOptions, *, dry: bool) -> ProofProcess:
+def proof_of(plan: Plan, options: TrackedOptions, *, dry: bool) -> ProofProcess:
     """What checks, beside this process, that MLflow will take the run; `dry`: and leaves a local store as it was."""
     recipe = plan.recipe
     return ProofProcess(Question(options.runs, recipe.experiment, recipe.registered_model_name, dry))
 
 
-def differences(folder: Path, recipe: Recipe, dataset: Dataset, *, unknown: str = "") -> str:
+def differences(
+    folder: Path, recipe: Recipe, dataset: Dataset, parent: Parent | None, *, unknown: str = ""
+) -> str:
     """How the run in `folder` differs from these, as words; empty if it does not.
 
     Args:
         folder: a run folder, which need not exist.
         recipe: compared as a whole with the stored one, so that a default that has changed since shows.
         dataset: compared by its digest.
+        parent: compared as it was named, whatever that name leads to by now.
         unknown: the answer where nothing is stored.
     """
     stored, trained_on = _stored(folder / RECIPE), _stored(folder / DATASET)
@@ -148,6 +170,8 @@ def differences(folder: Path, recipe: Recipe, dataset: Dataset, *, unknown: str 
     ]
     if trained_on.get("digest") != dataset.digest:
         found.append(f"another data set ({trained_on.get('name')} {str(trained_on.get('digest'))[:10]})")
+    if other := other_parent(folder, parent):
+        found.append(other)
     return ", ".join(found)
 
 

@@ -13,7 +13,8 @@ from trainer.distributed import choose_device, choose_nproc
 from trainer.errors import ConfigError, Stopped, TrackingDown, TrackingError
 from trainer.model import Summary, find, summary_of
 from trainer.performance import defaults as autotune_defaults
-from trainer.run._options import TrainOptions
+from trainer.run._beginning import check_beginning
+from trainer.run._options import StartOptions
 from trainer.run._plan import Plan
 from trainer.run._rehearsal import rehearse
 from trainer.stop import StopRequest
@@ -39,7 +40,7 @@ class Preflight(NamedTuple):
     tracking: str  # where, and what was made there, as words; empty in all processes but the first
 
 
-def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflight:
+def preflight(plan: Plan, options: StartOptions, proof: ProofProcess) -> Preflight:
     """Check that the run can be trained on this machine to its end, and that MLflow will take it.
 
     Args:
@@ -61,6 +62,7 @@ def preflight(plan: Plan, options: TrainOptions, proof: ProofProcess) -> Preflig
     rehearse(plan, recipe.micro_batch(processes, fits))
     made = make_runs_folder(options.runs)
     try:
+        check_beginning(plan, options.runs)
         # A run that was in MLflow before has the right address. A new one may have a wrong one.
         if options.offline or read_run_ref(plan.folder):
             check_tracking(options.runs, offline=True)

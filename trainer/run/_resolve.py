@@ -18,6 +18,7 @@ from trainer.errors import CheckpointError, ConfigError, DataError, ExportError
 from trainer.export import is_bundle, load_bundle
 from trainer.files import follow
 from trainer.model import rebuild
+from trainer.run._options import Weights
 from trainer.run._plan import DATASET, RECIPE
 from trainer.run._samples import samples_of
 from trainer.tracking import CANDIDATE, LoadedModel, ModelInfo, Sample, load_model
@@ -83,6 +84,27 @@ def load_any(model: str, *, runs: Path, trust: bool = False) -> LoadedModel:
     return loaded
 
 
+def load_weights(
+    model: str, *, runs: Path, weights: Weights | None = None, trust: bool = False
+) -> LoadedModel:
+    """The weights that `model` names, for a network that the caller makes: no code is imported for them.
+
+    Args:
+        model: as `load_any`.
+        runs: as `load_any`.
+        weights: the last ones or their moving average, of a checkpoint; None: those that are registered.
+        trust: as `load_any`.
+
+    Raises: as `load_any`; ConfigError if `model` has no such weights.
+    """
+    if not model.startswith(("models:/", "runs:/")) and is_bundle(Path(model)):
+        raise ConfigError(
+            f"{model} is a bundle, whose ONNX file holds a network to be run and no weights to be trained; give the "
+            "registered version or the run that it was made of"
+        )
+    return _load(model, runs, trust, weights)
+
+
 def _own_networks(runs: Path) -> set[str]:
     """The networks that the runs in `runs` were trained with."""
     found = set()
@@ -98,15 +120,20 @@ def _holds_run(path: Path) -> bool:
     return (path / "checkpoints").is_dir()
 
 
-def _load(model: str, runs: Path, trust: bool) -> LoadedModel:
+def _load(model: str, runs: Path, trust: bool, weights: Weights | None = None) -> LoadedModel:
     if model.startswith(("models:/", "runs:/")):
+        if weights:
+            raise ConfigError(
+                f"--weights {weights} is for a checkpoint, and {model} has only what was registered; leave it out, or "
+                "give a checkpoint of its run"
+            )
         return load_model(model, runs=runs, trust=trust)
     path = Path(model)
     if is_bundle(path):
         raise ExportError(f"{model} is an exported bundle already; copy the folder to the device as it is")
     if model.endswith((".yaml", ".yml")) or (model in shipped_recipes() and not _holds_run(path)):
         name = load_recipe(model).registered_model_name
-        return load_model(f"models:/{name}@{CANDIDATE}", runs=runs, trust=trust)
+        return _load(f"models:/{name}@{CANDIDATE}", runs, trust, weights)
     if path.is_dir():
         checkpoints = list_checkpoints(path / "checkpoints")
         if not checkpoints:
@@ -116,22 +143,26 @@ def _load(model: str, runs: Path, trust: bool) -> LoadedModel:
         path = checkpoints[0]
     elif not path.exists():
         raise ConfigError(f"there is no model {model}; give {FORMS}")
-    return _of_checkpoint(path)
+    return _of_checkpoint(path, weights)
 
 
-def _of_checkpoint(path: Path) -> LoadedModel:
+def _of_checkpoint(path: Path, choice: Weights | None) -> LoadedModel:
     """The model in a checkpoint file: all that is believed of it is in the file, which its name's digest covers."""
     path = follow(path)
     content = load_checkpoint(path)
     recipe, states = stored_recipe(content["recipe"]), content["states"]
-    weights = states.get("ema", {}).get("weights") if recipe.uses_ema else states.get("model")
+    if choice == "ema" and not recipe.uses_ema:
+        raise ConfigError(f"{path} has no EMA weights, its recipe has ema_decay=0; leave out --weights ema")
+    averaged = recipe.uses_ema and choice != "raw"
+    weights = states.get("ema", {}).get("weights") if averaged else states.get("model")
     classes: dict[str, str] = content["classes"]
     if not isinstance(weights, dict) or not classes:
         raise CheckpointError(f"the checkpoint {path} holds no weights or no classes; use another one")
     # Measured on these weights only if no step came after.
     progress, step = states.get("progress", {}), checkpoint_step(path)
     top1, top5 = (
-        progress.get(key) if progress.get("evaluated") == step else None for key in ("top1", "top5")
+        progress.get(key) if progress.get("evaluated") == step and choice is None else None
+        for key in ("top1", "top5")
     )
     info = ModelInfo(
         architecture=recipe.model,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainer import ranks
-from trainer.run._options import TrainOptions
-from trainer.run._plan import make_plan, proof_of
+from trainer.run._options import ExtendOptions, StartOptions, TrainOptions
+from trainer.run._plan import Plan, make_plan, proof_of
 from trainer.run._result import RESULT, RunResult, read_result
 
 if TYPE_CHECKING:
@@ -33,7 +34,37 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
         TrainingDiverged; Stopped when the run was stopped, with everything saved; ProcessesFailed.
     """
     ranks.require_nproc(options.nproc_per_node)
-    plan = make_plan(options)
+    return run_plan(make_plan(options), options, ["train", *options.arguments()], display)
+
+
+def extend_run(options: ExtendOptions, *, display: Display | None = None) -> RunResult | None:
+    """Go on from a finished or stopped run for more epochs, as a run of its own; the same options again go on with it.
+
+    Args:
+        options: which run, to how many epochs, and how.
+        display: see `train_run`.
+
+    Returns: as `train_run`.
+    Raises: as `train_run`; ConfigError if the learning rate would jump.
+    """
+    from trainer.run._extension import make_extension
+
+    ranks.require_nproc(options.nproc_per_node)
+    plan = make_extension(options).plan
+    return run_plan(plan, options, ["extend", *options.arguments()], display)
+
+
+def run_plan(
+    plan: Plan, options: StartOptions, command: Sequence[str], display: Display | None
+) -> RunResult | None:
+    """Train what is planned, in as many processes as there are GPUs; see `train_run`.
+
+    Args:
+        plan: the run.
+        options: how it is started.
+        command: arguments of `trainer` that mean both.
+        display: see `train_run`.
+    """
     if not ranks.under_torchrun() and (result := read_result(plan.folder)):
         return result
     with proof_of(plan, options, dry=False) as proof:
@@ -49,7 +80,7 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
         wait_for_spot_end()
         if processes > 1:
             launch_until_done(
-                ["train", *options.arguments()],
+                command,
                 processes,
                 plan.folder,
                 result=plan.folder / RESULT,

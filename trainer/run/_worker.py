@@ -23,9 +23,11 @@ from trainer.model import rebuild
 from trainer.performance import autotune, halve_batch_when_out_of_memory
 from trainer.predictions import write_predictions
 from trainer.run._background_report import BackgroundReport
+from trainer.run._beginning import begin
 from trainer.run._eta import Eta
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
-from trainer.run._options import TrainOptions
+from trainer.run._options import StartOptions
+from trainer.run._parent import parent_tags
 from trainer.run._plan import Plan
 from trainer.run._preflight import network_summary
 from trainer.run._result import RunResult, read_result, write_result
@@ -62,7 +64,7 @@ logger = logging.getLogger(__name__)
 Display = Callable[[RunLog, Eta, Sequence[Point]], AbstractContextManager[RunLog]]
 
 
-def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResult | None:
+def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResult | None:
     """Train as one of the run's processes; the first one tracks and registers, and returns the result.
 
     Args:
@@ -100,6 +102,7 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
         with record_exit_status(log), join_world(options.device, timeout=options.timeout) as world:
             if done := _finished_before(folder, world):
                 return done if is_main else None
+            world.broadcast_from_rank0(lambda: begin(plan, options.runs))
             with world.detect_lost_ranks():
                 execution = autotune(
                     recipe,
@@ -115,7 +118,13 @@ def work(plan: Plan, options: TrainOptions, display: Display | None) -> RunResul
                     name=folder.name,
                     experiment=recipe.experiment,
                     params=recipe.flat(),
-                    tags={**run_tags(plan, world), **execution_tags(execution), **parameters, **price},
+                    tags={
+                        **run_tags(plan, world),
+                        **execution_tags(execution),
+                        **parameters,
+                        **price,
+                        **parent_tags(folder),
+                    },
                     dataset=dataset_info(dataset),
                     description=recipe.description,
                 )
@@ -269,7 +278,7 @@ def _register(folder: Path) -> Registered:
 
 def _result(
     plan: Plan,
-    options: TrainOptions,
+    options: StartOptions,
     registered: Registered,
     accuracy: Accuracy,
     device: str,

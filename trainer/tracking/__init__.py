@@ -15,7 +15,7 @@ from trainer.tracking._history import (
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
-from trainer.tracking._origin import Origin, origin_of
+from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import PRICE
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
@@ -24,7 +24,7 @@ from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, sa
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
 from trainer.tracking._sync import RUN_ARTIFACTS, sync
 from trainer.tracking._tensorboard import TensorBoardLog
-from trainer.tracking._weights import write_weights
+from trainer.tracking._weights import weights_sha256, write_weights
 
 __all__ = [
     "CANDIDATE",
@@ -64,11 +64,13 @@ __all__ = [
     "read_run_ref",
     "redact",
     "register",
+    "run_that_made",
     "run_url",
     "runs_url",
     "save_model",
     "send_report",
     "sync",
     "tracking_uri",
+    "weights_sha256",
     "write_weights",
 ]

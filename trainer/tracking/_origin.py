@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trainer.errors import TrackingError
 from trainer.tracking._history import DatasetInfo, RunHistory, read_journal
 from trainer.tracking._load_model import LoadedModel
+from trainer.tracking._mlflow_run import read_run_ref
 from trainer.tracking._registry import Registered, run_folder_of
 from trainer.tracking._server import connect, quiet, redact, shortened, tracking_uri
 
@@ -43,6 +44,33 @@ def origin_of(model: LoadedModel, runs: Path) -> Origin:
     if folder_here := run_folder_of(runs, model.registered):
         return Origin(folder_here, read_journal(folder_here, empty=True))
     return Origin(None, _of_mlflow(model.registered, runs))
+
+
+def run_that_made(model: LoadedModel, runs: Path) -> tuple[str, str] | None:
+    """Id of the run that made `model` on the MLflow in use, and the name of its experiment; None if it has none there.
+
+    Raises: TrackingError if MLflow does not give the run of a registered version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(runs)
+    if model.registered is None:
+        folder = Path(model.source).resolve().parent.parent
+        ref = read_run_ref(folder)
+        if ref is None or ref.tracking_uri != redact(uri):
+            return None
+        return ref.run_id, read_journal(folder, empty=True).experiment
+    if not model.registered.run_id:
+        return None
+    try:
+        with quiet():
+            client = connect(uri)
+            experiment = client.get_run(model.registered.run_id).info.experiment_id
+            return model.registered.run_id, str(client.get_experiment(experiment).name)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"the run of {model.registered.uri} could not be read from MLflow at {redact(uri)}: {shortened(error)}"
+        ) from None
 
 
 def _of_mlflow(registered: Registered, runs: Path) -> RunHistory:

@@ -13,7 +13,6 @@ name code that is run when they are loaded.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trainer.errors import TrackingError
 from trainer.sealed import SUMS, SealBroken, check_seal, safe_names, seal, valid_names, valid_preprocess
 from trainer.tracking._server import quiet
-from trainer.tracking._weights import WEIGHTS, read_weights, write_weights
+from trainer.tracking._weights import WEIGHTS, read_weights, weights_sha256, write_weights
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +103,7 @@ def save_model(
     import torch
 
     exportable = _exportable(model)
-    weights = _weights_sha256(exportable)
+    weights = weights_sha256(exportable.state_dict())
     final, partial = folder / MODEL, folder / f".{MODEL}"
     if _is_saved(final, weights):
         return
@@ -268,15 +267,6 @@ def _exportable(model: torch.nn.Module) -> torch.nn.Module:
     so the same kernels run and the same numbers come out.
     """
     return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float().eval().requires_grad_(False)
-
-
-def _weights_sha256(model: torch.nn.Module) -> str:
-    """Equal names and weights, equal digest, however they are stored."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()
 
 
 def release(version: str) -> str:

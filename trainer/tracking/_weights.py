@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrackingError
 
@@ -45,3 +46,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of `weights`, on the CPU: equal names and numbers in the same order, equal digest, however stored."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        numbers: Any = tensor.contiguous().numpy()  # NumPy's stubs do not say that it is a buffer
+        digest.update(numbers)
+    return digest.hexdigest()
