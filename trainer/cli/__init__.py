@@ -38,7 +38,7 @@ GROUPS = {
 }
 
 
-DECODING = ("train", "evaluate", "find-lr", "report")  # commands that hand files to native decoders
+DECODING = ("train", "extend", "evaluate", "find-lr", "report")  # commands that hand files to native decoders
 
 
 def program() -> int:

@@ -24,7 +24,7 @@ COLUMNS = 60  # of the curve
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a run that is finished, or was stopped"
+        "folder", type=Path, metavar="RUN", help="folder of a run that is finished, or was stopped"
     )
     parser.add_argument(
         "--epochs",

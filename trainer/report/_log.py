@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trainer import metrics
 from trainer.errors import ConfigError
 from trainer.files import read_regular
-from trainer.tracking import Point, RunHistory
+from trainer.tracking import BEGUN, Point, RunHistory
 
 Values = npt.NDArray[np.float64]
 MOST_BYTES = 10_000_000  # of a published log
@@ -75,15 +75,18 @@ def log_of(history: RunHistory, *, name: str = "") -> Log:
         last = {point.step: point.value for point in points if math.isfinite(point.value)}
         at = np.array(sorted(last), float)
         steps[key] = at / steps_per_epoch, np.array([last[int(step)] for step in at])
-    return Log(name or history.name, tuple(_epochs(steps, steps_per_epoch, batch)), steps)
+    begun = float(history.tags.get(BEGUN, 0))
+    return Log(name or history.name, tuple(_epochs(steps, steps_per_epoch, batch, begun)), steps)
 
 
-def _epochs(steps: Mapping[str, tuple[Values, Values]], steps_per_epoch: int, batch: int) -> Iterator[Epoch]:
+def _epochs(
+    steps: Mapping[str, tuple[Values, Values]], steps_per_epoch: int, batch: int, begun: float
+) -> Iterator[Epoch]:
     nothing = np.zeros(0), np.zeros(0)
     last = max((float(at[-1]) for at, _ in steps.values() if len(at)), default=0.0)
     ends, speeds = steps.get(metrics.THROUGHPUT, nothing)
-    images = np.diff(ends, prepend=0.0) * steps_per_epoch * batch  # of each log interval
-    for number in range(1, math.ceil(last) + 1):
+    images = np.diff(ends, prepend=begun) * steps_per_epoch * batch  # of each log interval
+    for number in range(int(begun) + 1, math.ceil(last) + 1):
         inside = (ends > number - 1) & (ends <= number)
 
         def mean(key: str, inside: npt.NDArray[np.bool_] = inside) -> float:

@@ -29,10 +29,9 @@ from trainer.model import classifier_tensors
 from trainer.run._parent import PARENT, Parent, parent_tags
 from trainer.run._plan import Plan
 from trainer.run._resolve import load_weights
-from trainer.tracking import LoadedModel, run_that_made, weights_sha256
+from trainer.tracking import BEGUN, PARENT_RUN, LoadedModel, run_that_made, weights_sha256
 from trainer.training import make_model
 
-NESTED = "mlflow.parentRunId"  # the tag by which MLflow's UI shows a run below its parent
 NAMED = 3  # layers that a sentence names
 
 logger = logging.getLogger(__name__)
@@ -156,7 +155,7 @@ def _with_all(plan: Plan, parent: Parent, runs: Path) -> Beginning:
     states["progress"] = {**states["progress"], "evaluated": step - 1, "best": 0, "best_top1": 0.0}
     loaded = load_weights(str(checkpoints[0]), runs=runs)
     tags = _tags(loaded, "all", plan.recipe.experiment, runs)
-    tags["parent_epochs"] = f"{step / steps_per_epoch:g}"
+    tags[BEGUN] = f"{step / steps_per_epoch:g}"
     said = (
         f"goes on from {tags['parent_model']} ({tags['parent_digest'][:10]}), with optimizer and EMA, at step {step:,} "
         f"of {plan.recipe.epochs * steps_per_epoch:,}"
@@ -202,5 +201,5 @@ def _tags(loaded: LoadedModel, weights: str, experiment: str, runs: Path) -> dic
         run_id, theirs = made_by
         tags["parent_run_id"] = run_id
         if theirs == experiment:
-            tags[NESTED] = run_id
+            tags[PARENT_RUN] = run_id
     return tags

@@ -57,21 +57,23 @@ def make_extension(options: ExtendOptions) -> Extension:
     parent = extended(options)
     if begun := _begun(options, parent):
         return begun
-    before, source = _stored(options.run)
-    checkpoints = list_checkpoints(options.run / "checkpoints")
+    before, source = _stored(options.folder)
+    checkpoints = list_checkpoints(options.folder / "checkpoints")
     if before is None or not checkpoints:
-        raise ConfigError(f"{options.run} is no run that has begun; give a folder that `trainer train` made")
+        raise ConfigError(
+            f"{options.folder} is no run that has begun; give a folder that `trainer train` made"
+        )
     step, dataset = checkpoint_step(checkpoints[0]), open_dataset(options.data or Path(source["source"]))
     if dataset.digest != source["digest"]:
         raise ConfigError(
-            f"{options.run} was trained on another data set than {dataset.root} ({source['name']} "
+            f"{options.folder} was trained on another data set than {dataset.root} ({source['name']} "
             f"{source['digest'][:10]}); give that with --data, or begin a new run with `trainer train --from`"
         )
     require_complete(dataset, partial=options.partial)
     steps_per_epoch = before.steps_per_epoch(len(dataset.train))
     if options.epochs * steps_per_epoch <= step:
         raise ConfigError(
-            f"{options.run} has done {step / steps_per_epoch:g} epochs already; give more with --epochs, those "
+            f"{options.folder} has done {step / steps_per_epoch:g} epochs already; give more with --epochs, those "
             "included"
         )
     return _compared(options, parent, before, dataset, step)
@@ -89,7 +91,9 @@ def _compared(
     try:
         will_be = learning_rate(recipe, steps_per_epoch=steps_per_epoch)
     except ValueError as error:
-        raise ConfigError(f"{options.run} cannot be extended to {options.epochs} epochs: {error}") from None
+        raise ConfigError(
+            f"{options.folder} cannot be extended to {options.epochs} epochs: {error}"
+        ) from None
     # A drop that its own schedule would have made here is none of ours.
     expected = [ended_at] + [was(step)] * (step < before.epochs * steps_per_epoch)
     goes_on_at = will_be(step)
@@ -122,7 +126,9 @@ def _longer(before: Recipe, options: ExtendOptions, *, ended_at: float, share_le
             schedule=replace(before.schedule, name="linear", warmup_epochs=0),
         )
     except ValueError as error:
-        raise ConfigError(f"{options.run} cannot be extended to {options.epochs} epochs: {error}") from None
+        raise ConfigError(
+            f"{options.folder} cannot be extended to {options.epochs} epochs: {error}"
+        ) from None
 
 
 def _refusal(
@@ -131,22 +137,20 @@ def _refusal(
     cold = ended_at < OVER * before.peak_lr
     if not jumps and not (options.cooldown and cold):
         return ""
-    run, epochs = shlex.quote(str(options.run)), max(1, round(options.epochs - done))
+    over = f"{options.folder} ended with a learning rate of {ended_at:.3g}, {before.peak_lr:.3g} at its peak"
+    run, epochs = shlex.quote(str(options.folder)), max(1, round(options.epochs - done))
     cycle = (
         f"for a new cycle begin a run with its weights: `trainer train {_words(before)} --from {run} --set "
         f"epochs={epochs} --set schedule.warmup_epochs=0 --set optimizer.base_lr={before.optimizer.base_lr / 10:.3g}`"
     )
     if options.cooldown:
-        return (
-            f"{options.run} ended with a learning rate of {ended_at:.3g}, of {before.peak_lr:.3g} at its peak: nothing "
-            f"is left to be cooled down; {cycle}"
-        )
+        return f"{over}: nothing is left to be cooled down; {cycle}"
     cooldown = (
         f"`trainer extend {run} --epochs {options.epochs} --cooldown` lets it fall to zero from where it is; "
     )
     return (
-        f"{options.run} cannot be extended so: the learning rate would jump from {ended_at:.3g} to {goes_on_at:.3g}, "
-        f"which undoes what the end of its schedule has gained; {'' if cold else cooldown}{cycle}"
+        f"{over}: it would jump to {goes_on_at:.3g}, which undoes what the end of its schedule has gained; "
+        f"{'' if cold else cooldown}{cycle}"
     )
 
 
@@ -192,7 +196,7 @@ def _begun(options: ExtendOptions, parent: Parent) -> Extension | None:
 
 def _name(options: ExtendOptions) -> str:
     """The name of the run, which is that of the extended one unless another is given."""
-    return options.name or re.sub(r"-[0-9a-f]{10}$", "", options.run.absolute().name)
+    return options.name or re.sub(r"-[0-9a-f]{10}$", "", options.folder.absolute().name)
 
 
 def _stored(folder: Path) -> tuple[Recipe | None, dict[str, Any]]:

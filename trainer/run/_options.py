@@ -65,14 +65,14 @@ class TrainOptions(StartOptions, RunOptions):
 class ExtendOptions(StartOptions):
     """What `extend_run` takes."""
 
-    run: Path  # folder of the run that is extended
+    folder: Path  # of the run that is extended
     epochs: int  # of the extended run, those that are done included
     cooldown: bool = False  # let the learning rate fall from where it is to zero, in a straight line
     data: Path | None = None  # folder of its data set; None: where the run had it
 
     def arguments(self) -> list[str]:
         """The arguments of `trainer extend` that mean the same."""
-        return _arguments(self, "run")
+        return _arguments(self, "folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,10 @@ def parent_of(options: RunOptions) -> Parent | None:
 
 def extended(options: ExtendOptions) -> Parent:
     """The parent of an extension."""
-    name = named(str(options.run), options.runs)
-    return Parent(model=str(options.run), name=name, takes="all, cooled down" if options.cooldown else "all")
+    name = named(str(options.folder), options.runs)
+    return Parent(
+        model=str(options.folder), name=name, takes="all, cooled down" if options.cooldown else "all"
+    )
 
 
 def named(model: str, runs: Path) -> str:

@@ -119,15 +119,12 @@ def plan_of(recipe: Recipe, dataset: Dataset, options: TrackedOptions, parent: P
             f"the run in {folder} was begun with {there}; go on with its own settings (--set KEY=VALUE), or give "
             "the new run another --name"
         )
+    if parent:
+        return Plan(recipe, dataset, folder, parent)
     known = {run: others for run, others in alike.items() if others != UNKNOWN and len(others) <= MUCH}
     nearest = min(known, key=lambda run: len(known[run]), default=None)
-    return Plan(
-        recipe,
-        dataset,
-        folder,
-        parent,
-        f"{nearest} has {known[nearest]}; this is a new run" if nearest else "",
-    )
+    news = f"{nearest} has {known[nearest]}; this is a new run" if nearest else ""
+    return Plan(recipe, dataset, folder, news=news)
 
 
 def run_folders(runs: Path, name: str) -> list[Path]:

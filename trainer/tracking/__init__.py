@@ -14,9 +14,9 @@ from trainer.tracking._history import (
 )
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
-from trainer.tracking._mlflow_run import RunRef, read_run_ref, run_url, runs_url
+from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._origin import Origin, origin_of, run_that_made
-from trainer.tracking._progress import PRICE
+from trainer.tracking._progress import BEGUN, PRICE
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import Registered, register
 from trainer.tracking._report import REPORT, REPORT_PAGE, send_report
@@ -27,8 +27,10 @@ from trainer.tracking._tensorboard import TensorBoardLog
 from trainer.tracking._weights import weights_sha256, write_weights
 
 __all__ = [
+    "BEGUN",
     "CANDIDATE",
     "JOURNAL",
+    "PARENT_RUN",
     "PRICE",
     "REPORT",
     "REPORT_PAGE",

@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.files import write_json
 from trainer.tracking._history import RunHistory, read_journal
 from trainer.tracking._server import redact
-from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view
+from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view, with_children
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "mlflow.json"
 TRAINING_MODE = "workflowType=machine_learning"
+PARENT_RUN = "mlflow.parentRunId"  # the tag by which MLflow's UI shows a run below another and links it
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
 
 logger = logging.getLogger(__name__)
@@ -113,6 +115,10 @@ def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:
     first, *others = sorted(same, key=lambda run: str(run.info.run_id))
     for run in others:
         client.delete_run(run.info.run_id)
+    if parent := history.tags.get(PARENT_RUN):
+        with suppress(ValueError):  # whoever has another view unfolds it
+            view = client.get_experiment(experiment).tags[VIEW_TAG]
+            client.set_experiment_tag(experiment, VIEW_TAG, with_children(view, parent))
     return first
 
 

@@ -11,6 +11,7 @@ from trainer.tracking._history import RunHistory
 from trainer.tracking._server import redact
 
 PRICE = "usd_per_hour"  # the tag with the price of the machine, where it is known
+BEGUN = "parent_epochs"  # the tag with the epochs that the run has taken over from the one that it extends
 WINDOW = 10  # newest epochs whose median duration counts
 NOTE_LENGTH = 200  # characters of a warning
 
@@ -59,7 +60,8 @@ def _measured(history: RunHistory) -> str:
     if speeds:
         said.append(f"{median(speeds):,.0f} images/s")
     # An interruption between two epochs makes that one long, and their median no longer.
-    times = [(0.0, history.started), *((number, point.time) for number, point in measured)]
+    begun = float(history.tags.get(BEGUN, 0))
+    times = [(begun, history.started), *((number, point.time) for number, point in measured)]
     each = [
         (later[1] - earlier[1]) / (later[0] - earlier[0])
         for earlier, later in pairwise(times)
