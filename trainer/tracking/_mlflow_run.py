@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.files import write_json
 from trainer.tracking._history import RunHistory, read_journal
 from trainer.tracking._server import redact
-from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view, with_children
+from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,10 +114,6 @@ def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:
     first, *others = sorted(same, key=lambda run: str(run.info.run_id))
     for run in others:
         client.delete_run(run.info.run_id)
-    if parent := history.tags.get(PARENT_RUN):
-        with suppress(ValueError):  # whoever has another view unfolds it
-            view = client.get_experiment(experiment).tags[VIEW_TAG]
-            client.set_experiment_tag(experiment, VIEW_TAG, with_children(view, parent))
     return first
 
 
