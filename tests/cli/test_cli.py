@@ -19,6 +19,9 @@ FLAGS = {
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
     "export": "--json --out --runs --trust",
+    "extend": "--batch-per-gpu --checkpoint-interval --compile --cooldown --data --decoder --device --dry-run --epochs "
+    "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --tensorboard "
+    "--timeout",
     "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
@@ -29,9 +32,9 @@ FLAGS = {
     "report": "--against --data --device --evaluate --json --out --per-class",
     "summary": "--classes --json --set",
     "sync": "--follow --promote",
-    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --json "
-    "--max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --set --tensorboard "
-    "--timeout",
+    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --from "
+    "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --set "
+    "--tensorboard --timeout --trust --weights",
 }
 
 
@@ -61,6 +64,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "estimate",
         "find-lr",
         "train",
+        "extend",
         "summary",
         "evaluate",
         "sync",

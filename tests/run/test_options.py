@@ -8,7 +8,7 @@ import pytest
 
 from trainer.cli import make_parser
 from trainer.cli._args import options_of
-from trainer.run import EvaluateOptions, FindLrOptions, TrainOptions
+from trainer.run import EvaluateOptions, ExtendOptions, FindLrOptions, TrainOptions
 
 ALL = TrainOptions(
     recipe="digits",
@@ -27,6 +27,9 @@ ALL = TrainOptions(
     max_restarts=0,
     timeout=4.0,
     price=0.5,
+    from_="-odd@candidate",
+    weights="raw",
+    trust=True,
 )
 
 
@@ -35,6 +38,15 @@ def test_the_arguments_of_train_give_its_options_back(options: TrainOptions) -> 
     arguments = ["train", *options.arguments()]
 
     assert options_of(TrainOptions, make_parser(arguments).parse_args(arguments)) == options
+
+
+def test_the_arguments_of_extend_give_its_options_back() -> None:
+    options = ExtendOptions(
+        folder=Path("-odd"), epochs=3, cooldown=True, data=Path("d"), timeout=4.0, name="b"
+    )
+    arguments = ["extend", *options.arguments()]
+
+    assert options_of(ExtendOptions, make_parser(arguments).parse_args(arguments)) == options
 
 
 def test_settings_may_be_a_list() -> None:
