@@ -264,6 +264,47 @@ def test_two_processes_take_the_same_steps_as_one(folder: Path, run: dict[str, A
     assert two["num_images"] == 9
 
 
+def test_two_processes_begin_with_a_registered_version_and_are_shown_below_its_run(
+    folder: Path, run: dict[str, Any], photos: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    options = [
+        "--from",
+        run["model"],
+        "--set",
+        "epochs=1",
+        "--set",
+        "schedule.warmup_epochs=0",
+        "--name",
+        "child",
+    ]
+    child = trained(
+        "train",
+        "digits",
+        *SETTINGS,
+        *options,
+        "--data",
+        photos,
+        "--device",
+        "cpu",
+        "--nproc-per-node",
+        "2",
+        "--no-report",
+        "--json",
+        folder=folder,
+    )
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    tags = client.get_run(child["run_id"]).data.tags
+    first = {p.key: p.value for p in read_journal(folder / child["run"]).points if p.step == 0}
+
+    assert (first[metrics.VAL_TOP1], first[metrics.VAL_TOP5]) == (run["top1"], run["top5"])
+    assert tags["parent_model"] == run["model"]
+    assert tags["parent_digest"] == client.get_model_version("cats-and-dogs", "1").tags["weights_sha256"]
+    assert tags["parent_run_id"] == tags["mlflow.parentRunId"] == run["run_id"]
+    assert f"Began with**: the weights of run `{run['run_id']}`" in tags["mlflow.note.content"]
+
+
 def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder: Path, photos: Path) -> None:
     """torchrun answers 1 and a traceback to everything; the launcher must not."""
     process = command(

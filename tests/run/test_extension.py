@@ -21,6 +21,7 @@ from trainer.errors import ConfigError
 from trainer.run import ExtendOptions, Extension, Plan, make_extension
 from trainer.run._beginning import begin
 from trainer.run._parent import parent_tags
+from trainer.run._session import exclusive_run_dir
 from trainer.tracking import NullLog
 from trainer.training import learning_rate, train
 
@@ -161,6 +162,12 @@ def test_what_cannot_be_extended_is_refused(ended: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             extension(where, **options)
+
+    with (
+        exclusive_run_dir(folder),
+        pytest.raises(ConfigError, match="is being trained; wait for its end, or stop it"),
+    ):
+        extension(folder, 9)
 
     stored = (folder / "dataset.json").read_text()
     (folder / "dataset.json").write_text(re.sub('"digest": "....', '"digest": "0000', stored))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from trainer.checkpoint import checkpoint_step, list_checkpoints
 from trainer.config import Recipe, load_recipe, shipped_recipes, stored_recipe
 from trainer.dataset import Dataset, open_dataset, require_complete
 from trainer.errors import ConfigError
+from trainer.files import file_lock
 from trainer.run._options import ExtendOptions
 from trainer.run._parent import Parent, extended, other_parent
 from trainer.run._plan import DATASET, RECIPE, Plan, differences, plan_of, run_folders
+from trainer.run._session import LOCK
 from trainer.training import learning_rate
 
 JUMP = 0.1  # share by which the learning rate may change from one step to the next
@@ -63,6 +66,12 @@ def make_extension(options: ExtendOptions) -> Extension:
         raise ConfigError(
             f"{options.folder} is no run that has begun; give a folder that `trainer train` made"
         )
+    if (options.folder / LOCK).exists():
+        busy = ConfigError(
+            f"{options.folder} is being trained; wait for its end, or stop it, before you extend it"
+        )
+        with suppress(OSError), file_lock(options.folder / LOCK, timeout=0, otherwise=busy):
+            pass  # on a disk that is only read, nobody trains
     step, dataset = checkpoint_step(checkpoints[0]), open_dataset(options.data or Path(source["source"]))
     if dataset.digest != source["digest"]:
         raise ConfigError(

@@ -12,6 +12,7 @@ from trainer.errors import Stopped, TrackingError, TrainerError
 from trainer.files import file_lock
 from trainer.tracking import Journal, JournalHandler, RunLog, redact
 
+LOCK = "train.lock"  # in the run folder; held by the process that trains
 LOCK_SECONDS = 10  # that a process of the same run, on its way to its end, may still take
 REASON = 500  # characters of why a run ended
 OF_A_DISK = {
@@ -43,7 +44,7 @@ def exclusive_run_dir(folder: Path) -> Iterator[Journal]:
         taken = TrackingError(
             f"{folder} is being trained by another process; wait for it, or start another run with --name"
         )
-        with file_lock(folder / "train.lock", timeout=LOCK_SECONDS, otherwise=taken):
+        with file_lock(folder / LOCK, timeout=LOCK_SECONDS, otherwise=taken):
             journal = Journal(folder)
             logger = logging.getLogger("trainer")
             handlers: list[logging.Handler] = [JournalHandler(journal)]
