@@ -15,7 +15,7 @@ import torch
 from tests.conftest import ALONE
 from trainer.checkpoint import list_checkpoints, load_state
 from trainer.cli import main, make_parser
-from trainer.config import Optimizer, Recipe, Schedule
+from trainer.config import Optimizer, Phase, Recipe, Schedule
 from trainer.dataset import Dataset
 from trainer.errors import ConfigError
 from trainer.run import ExtendOptions, Extension, Plan, make_extension
@@ -190,6 +190,18 @@ def test_crops_that_would_be_smaller_again_are_said(ended: Any, dataset: Dataset
     Plan(grown, dataset, folder).write()
 
     assert extension(folder, 6).also == "crops go from 28 px to 20 px"
+
+
+def test_a_phase_that_is_not_in_force_any_more_is_said(ended: Any, dataset: Dataset) -> None:
+    folder = ended(Schedule(name="step", warmup_epochs=0), epochs=3, step=6)
+    made = extension(folder, 9)
+    phased = replace(made.plan.recipe, epochs=3, mixup=0.2, phases=(Phase(at=0.6, mixup=0.0),))
+    for name in ("recipe.json", "dataset.json"):
+        (folder / name).unlink()
+    Plan(phased, dataset, folder).write()
+
+    assert extension(folder, 4).also == "", "still in force"
+    assert extension(folder, 9).also == "mixup goes from 0.0 to 0.2"
 
 
 def test_the_command_draws_the_rate_before_it_refuses(ended: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ def _with_weights(plan: Plan, parent: Parent, runs: Path) -> Beginning:
         "model": weights,
         "progress": {"evaluated": -1 if same_classes else 0},
     }
-    if recipe.ema_decay:
+    if recipe.uses_ema:
         states["ema"] = {"weights": weights, "updates": 1}
     # In the order of the network, as the digest of a registered version has them.
     in_order = {name: loaded.state_dict[name] for name in fresh if name in loaded.state_dict}

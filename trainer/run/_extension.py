@@ -107,8 +107,6 @@ def _compared(
     expected = [ended_at] + [was(step)] * (step < before.epochs * steps_per_epoch)
     goes_on_at = will_be(step)
     jumps = not any(math.isclose(goes_on_at, rate, rel_tol=JUMP) for rate in expected)
-    epoch = step // steps_per_epoch
-    sizes = before.train_size(max(epoch - 1, 0)), recipe.train_size(epoch)
     steps = [total * at // POINTS for at in range(POINTS)]
     return Extension(
         plan_of(recipe, dataset, replace(options, name=_name(options)), parent),
@@ -117,9 +115,23 @@ def _compared(
         ended_at,
         goes_on_at,
         tuple((was if at < step else will_be)(at) for at in steps),
-        also=f"crops go from {sizes[0]} px to {sizes[1]} px" if sizes[0] != sizes[1] else "",
+        also=_also(before, recipe, max(step - 1, 0) // steps_per_epoch, step // steps_per_epoch),
         refusal=_refusal(options, before, ended_at, goes_on_at, step / steps_per_epoch, jumps=jumps),
     )
+
+
+def _also(before: Recipe, recipe: Recipe, last: int, first: int) -> str:
+    """What else changes between the last epoch of the run and the first of its extension, as words."""
+    sizes, changes = (before.train_size(last), recipe.train_size(first)), []
+    if sizes[0] != sizes[1]:
+        changes.append(f"crops go from {sizes[0]} px to {sizes[1]} px")
+    settings = recipe.at(first).differences(before.at(last).as_dict())
+    for key, (was, is_now) in settings.items():
+        if not key.startswith(
+            ("epochs", "optimizer.", "schedule.", "preprocess.train_size", "preprocess.min_res")
+        ):
+            changes.append(f"{key} goes from {was} to {is_now}")
+    return ", ".join(changes)
 
 
 def _longer(before: Recipe, options: ExtendOptions, *, ended_at: float, share_left: float) -> Recipe:
