@@ -49,6 +49,17 @@ def test_each_epoch_is_a_row_with_means_of_training_and_what_was_validated(tmp_p
     assert second.data_wait_share == pytest.approx(0.25)
 
 
+def test_the_epochs_of_the_run_that_is_extended_are_no_rows(tmp_path: Path) -> None:
+    log = Journal(tmp_path)
+    dataset = DatasetInfo("photos", "0" * 64, "/photos", {"train": 40})
+    log.start(RunInfo("run", "runs", {"global_batch": 10, "epochs": 4}, {"parent_epochs": "2"}, dataset))
+    log.log(8, {metrics.VAL_TOP1: 0.5, metrics.EPOCH: 2.0})  # evaluated again before the first step
+    log.log(12, {metrics.TRAIN_LOSS: 1.0, metrics.THROUGHPUT: 5.0, metrics.VAL_TOP1: 0.6})
+
+    (only,) = log_of(read_journal(tmp_path)).epochs
+    assert (only.epoch, only.val_top1, only.seconds) == (3, 0.6, 40 / 5)
+
+
 def test_a_run_in_the_middle_of_an_epoch_has_a_row_without_validation(tmp_path: Path) -> None:
     log = Journal(journal(tmp_path, epochs=1))
     log.log(6, {metrics.TRAIN_LOSS: 1.0, metrics.THROUGHPUT: 5.0, metrics.LR: 0.1})

@@ -43,6 +43,13 @@ def test_a_run_says_how_far_it_is_and_when_it_ends(tmp_path: Path) -> None:
     )
 
 
+def test_the_epochs_of_the_run_that_is_extended_took_no_time_of_this_one(tmp_path: Path) -> None:
+    run = history(tmp_path, epoch(8, 0, 0.5), epoch(9, 1, 0.6))
+    run.tags["parent_epochs"] = "8"
+
+    assert "ends about 2026-11-26 02:00 UTC" in progress(run)
+
+
 def test_an_interruption_makes_no_epoch_longer(tmp_path: Path) -> None:
     stopped = {"kind": "end", "status": "interrupted", "time": 2.1}
     resumed = {"kind": "resume", "tags": {}, "time": 20}
