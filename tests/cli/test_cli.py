@@ -17,7 +17,8 @@ FLAGS = {
     "check": "--decode --json --quarantine",
     "demo": "--port --runs --trust",
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
-    "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --runs --trust --tta",
+    "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --record --runs --trust "
+    "--tta",
     "export": "--json --out --runs --trust",
     "extend": "--batch-per-gpu --checkpoint-interval --compile --cooldown --data --decoder --device --dry-run --epochs "
     "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --tensorboard "
@@ -26,12 +27,14 @@ FLAGS = {
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
     "prepare": "",
+    "promote": "--json --runs",
     "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos "
     "--with-report",
     "recipes": "--json",
     "report": "--against --data --device --evaluate --json --out --per-class",
+    "rollback": "--json --reason --runs",
     "summary": "--classes --json --set",
-    "sync": "--follow --promote",
+    "sync": "--candidate --follow",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --from "
     "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --set "
     "--tensorboard --timeout --trust --weights",
@@ -70,6 +73,8 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "sync",
         "report",
         "demo",
+        "promote",
+        "rollback",
         "export",
         "publish",
         "bench",

@@ -154,12 +154,31 @@ def test_two_processes_share_the_images_of_an_evaluation(
     folder: Path, run: dict[str, Any], photos: Path
 ) -> None:
     arguments = ["evaluate", run["model"], "--data", photos, "--device", "cpu", "--per-class", "--json"]
-    process = command(*arguments, "--nproc-per-node", "2", folder=folder)
+    process = command(*arguments, "--record", "--nproc-per-node", "2", folder=folder)
     shared, err = process.communicate(timeout=120)
     alone = trainer(*arguments, folder=folder)
 
     assert process.returncode == 0, err
     assert json.loads(shared) == {**alone, "loss": pytest.approx(alone["loss"])}
+
+
+def test_what_was_recorded_is_at_the_version_which_then_becomes_the_champion(
+    folder: Path, run: dict[str, Any], photos: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    evaluate = ["evaluate", "models:/cats-and-dogs@candidate", "--data", photos, "--device", "cpu", "--json"]
+    measured = trainer(*evaluate, "--record", folder=folder)
+    done = trainer("promote", "cats-and-dogs", "--json", folder=folder)
+
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    tags = client.get_model_version_by_alias("cats-and-dogs", "champion").tags
+    noted = float(tags[f"top1_of_{tags['val_digest'][:12]}"])
+    assert noted == pytest.approx(measured["top1"], abs=1e-6)
+    assert (done["model"], done["previous"], done["moved"]) == (run["model"], None, True)
+    assert "champion of cats-and-dogs already" in said("promote", run["run"], folder=folder)
+    with pytest.raises(AssertionError):  # there is nothing to go back to
+        said("rollback", "cats-and-dogs", folder=folder)
 
 
 def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder: Path, photos: Path) -> None:

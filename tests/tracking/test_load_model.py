@@ -19,8 +19,8 @@ from tests.tracking.models import INFO, finished_run, network, rebuild, register
 from trainer.errors import TrackingError
 from trainer.sealed import seal
 from trainer.tracking import load_model, tracking_uri
-from trainer.tracking._registry import FILES_SHA256
 from trainer.tracking._server import connect
+from trainer.tracking._versions import FILES_SHA256
 from trainer.tracking._weights import write_weights
 
 

@@ -233,9 +233,11 @@ def test_the_alias_stays_with_a_better_version_until_it_is_moved_by_hand(
 
     worse = register_it(finished_run(runs / "worse"), network(2))
     assert load_model("models:/tiny@candidate", runs=runs).registered == best
-    assert "candidate stays version 1, 90.00% of the same images: `trainer sync RUN --promote`" in caplog.text
+    assert (
+        "candidate stays version 1, 90.00% of the same images: `trainer sync RUN --candidate`" in caplog.text
+    )
 
-    assert register(runs / "worse", promote=True) == worse
+    assert register(runs / "worse", candidate=True) == worse
     assert load_model("models:/tiny@candidate", runs=runs).registered == worse
     assert "tiny version 2 is registered, top-1 50.00%; candidate was version 1, 90.00%" in caplog.text
 

@@ -46,6 +46,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="test-time augmentation: average the logits of each image and of its mirror image",
     )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="note the top-1 at the registered version, so that `trainer promote` can compare it with versions that "
+        "were measured on these images",
+    )
 
 
 def run(options: Namespace) -> int:
@@ -56,12 +62,16 @@ def run(options: Namespace) -> int:
 
     # What is wrong is said before torch is imported.
     require_complete(open_dataset(given.data), partial=given.partial, splits=("val",))
-    from trainer.run import evaluate_model
+    from trainer.run import evaluate_model, for_record, record
 
     configure_logging()
+    if options.record:
+        given = for_record(given)  # before minutes of measuring
     result = evaluate_model(given)
     if result is None:
         return 0
+    if options.record:
+        record(given, result.top1)
     if options.json:
         facts = dataclasses.asdict(result)
         if not options.per_class:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.cli import _args
 
-NAME, GROUP, ORDER = "export", "ship", 1
+NAME, GROUP, ORDER = "export", "ship", 3
 HELP = "write the verified ONNX bundle of a model for a Jetson"
 EXAMPLE = "trainer export rn50-75"
 

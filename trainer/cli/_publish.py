@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainer.publish import Uploaded
     from trainer.run import Published
 
-NAME, GROUP, ORDER = "publish", "ship", 2
+NAME, GROUP, ORDER = "publish", "ship", 4
 HELP = "put a model on the Hugging Face Hub: weights, bundle, model card, and a Space with its demo"
 EXAMPLE = "trainer publish rn50-75 --repo resnet50-imagenet --space resnet50-demo"
 

@@ -15,7 +15,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
     parser.add_argument("--follow", action="store_true", help="go on until the run ends")
     parser.add_argument(
-        "--promote",
+        "--candidate",
         action="store_true",
         help="give its model the alias candidate, also if a better one has it",
     )
@@ -31,5 +31,7 @@ def run(options: Namespace) -> int:
     # The child of a trainer, which follows, leaves the model to it.
     finished = not options.follow and read_journal(options.folder).status == "finished"
     if finished and has_saved_model(options.folder):
-        print(f"the run is in MLflow, its model is {register(options.folder, promote=options.promote).uri}")
+        print(
+            f"the run is in MLflow, its model is {register(options.folder, candidate=options.candidate).uri}"
+        )
     return 0

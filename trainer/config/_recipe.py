@@ -26,7 +26,13 @@ from trainer.config._settings import (
 )
 from trainer.errors import ConfigError
 
-WORDS = {"name", "description", "bar", "classes"}  # of a recipe; nothing is trained otherwise for them
+WORDS = {
+    "name",
+    "description",
+    "bar",
+    "classes",
+    "promote",
+}  # of a recipe; nothing is trained otherwise for them
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -39,6 +45,9 @@ class Recipe:
     classes: Count | None = None  # that its data set must have; None: any number
     registered_model_name: Annotated[str, AfterValidator(names.model_name)]  # in MLflow's model registry
     experiment_name: Annotated[str, AfterValidator(names.experiment_name)] | None = None  # None: the model's
+    promote: Literal["manual", "better"] = (
+        "manual"  # better: the alias champion goes to a better version by itself
+    )
     # a name of torchvision's, also with _blurpool behind it, or package.module:Name
     model: Annotated[str, Field(pattern=r"^\w+$|^[\w.]+:\w+$")] = "resnet50"
     epochs: Count = 90

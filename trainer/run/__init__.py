@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.run._champion import for_record, promote_model, record, roll_back
     from trainer.run._demo import show_demo
     from trainer.run._eta import Eta, duration
     from trainer.run._evaluate import EvaluationResult, evaluate_model
@@ -63,15 +64,19 @@ _MODULES = {
     "extend_run": "_train",
     "find_lr": "_find_lr",
     "make_extension": "_extension",
+    "for_record": "_champion",
     "make_plan": "_plan",
     "network_summary": "_preflight",
     "preflight": "_preflight",
+    "promote_model": "_champion",
     "proof_of": "_plan",
     "publish_model": "_publish",
     "read_result": "_result",
+    "record": "_champion",
     "report_run": "_report",
     "require_single_process": "_plan",
     "resolve_model": "_resolve",
+    "roll_back": "_champion",
     "show_demo": "_demo",
     "train_run": "_train",
 }
@@ -99,16 +104,20 @@ __all__ = [
     "export_model",
     "extend_run",
     "find_lr",
+    "for_record",
     "make_extension",
     "make_plan",
     "network_summary",
     "preflight",
+    "promote_model",
     "proof_of",
     "publish_model",
     "read_result",
+    "record",
     "report_run",
     "require_single_process",
     "resolve_model",
+    "roll_back",
     "show_demo",
     "train_run",
 ]

@@ -17,8 +17,9 @@ from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import BEGUN, PRICE
+from trainer.tracking._promote import Promoted, promote, record_accuracy, rollback, version_uri
 from trainer.tracking._proof import ProofProcess, Question
-from trainer.tracking._registry import Registered, register
+from trainer.tracking._registry import REGISTERED, Registered, register
 from trainer.tracking._report import REPORT, REPORT_PAGE, send_report
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
@@ -32,6 +33,7 @@ __all__ = [
     "JOURNAL",
     "PARENT_RUN",
     "PRICE",
+    "REGISTERED",
     "REPORT",
     "REPORT_PAGE",
     "RUN_ARTIFACTS",
@@ -47,6 +49,7 @@ __all__ = [
     "Origin",
     "Parent",
     "Point",
+    "Promoted",
     "ProofProcess",
     "Question",
     "Registered",
@@ -61,11 +64,14 @@ __all__ = [
     "has_saved_model",
     "load_model",
     "origin_of",
+    "promote",
     "quiet",
     "read_journal",
     "read_run_ref",
+    "record_accuracy",
     "redact",
     "register",
+    "rollback",
     "run_that_made",
     "run_url",
     "runs_url",
@@ -73,6 +79,7 @@ __all__ = [
     "send_report",
     "sync",
     "tracking_uri",
+    "version_uri",
     "weights_sha256",
     "write_weights",
 ]

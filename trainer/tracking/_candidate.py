@@ -1,4 +1,4 @@
-"""Which version of a registered model has the alias `candidate`, the one that devices pull."""
+"""Which version of a registered model has the alias `candidate`, the one that is offered to be the champion."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def offer_candidate(
         theirs = f"version {holder.version}" + ("" if math.isnan(best) else f", {best:.2%}")
         if same and best > top1 and not force:
             logger.warning(
-                "%s; %s stays %s of the same images: `trainer sync RUN --promote` moves it",
+                "%s; %s stays %s of the same images: `trainer sync RUN --candidate` moves it",
                 ours,
                 CANDIDATE,
                 theirs,

@@ -68,7 +68,9 @@ def model_description(history: RunHistory, saved: SavedModel, info: Mapping[str,
     return _signed(
         f"{info['architecture']} for the {len(info['classes']):,} classes of {dataset}, trained by `trainer train`.",
         "Alias `candidate` is the best version whose files came back from this server as they were sent: a newer one "
-        "takes it unless it is worse on the same validation images. "
+        "takes it unless it is worse on the same validation images. `champion` is what devices pull: `trainer promote` "
+        "moves it, to a better version only, and the tags of this model say when, by whom and why; `previous` is what "
+        "it was before. "
         "Accuracy, data set and preprocessing of a version are in its description.",
         _usage(f"models:/{saved.name}@candidate"),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import TrackingError
 from trainer.sealed import SealBroken, check_seal
-from trainer.tracking._registry import FILES_SHA256, Registered, downloaded, find_version, versions_of
+from trainer.tracking._registry import Registered, downloaded, versions_of
 from trainer.tracking._saved_model import INFO, ModelInfo, Sample, read_info
 from trainer.tracking._server import (
     check_reachable,
@@ -24,6 +24,7 @@ from trainer.tracking._server import (
     shortened,
     tracking_uri,
 )
+from trainer.tracking._versions import FILES_SHA256, find_version
 from trainer.tracking._weights import WEIGHTS, read_weights
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
+from trainer.tracking._promotion import offer_champion
 from trainer.tracking._report import with_report_of
 from trainer.tracking._run_state import last_evaluation
 from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
@@ -38,6 +38,7 @@ from trainer.tracking._server import (
     shortened,
 )
 from trainer.tracking._sync import run_of
+from trainer.tracking._versions import FILES_SHA256, newest_version
 from trainer.tracking._weights import WEIGHTS
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-FILES_SHA256 = "files_sha256"  # tag of a version: digest of the listing of all its files
 CARD = "MLmodel"  # the one file that differs from the run folder's: it has MLflow's ids
 REGISTERED = "registered.json"  # in the run folder: the versions of its model, for whom the server is not the last word
 
@@ -64,7 +64,7 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def register(folder: Path, *, promote: bool = False) -> Registered:
+def register(folder: Path, *, candidate: bool = False) -> Registered:
     """Register the model that `save_model` wrote, download it, and see that every byte came through.
 
     Only such a version gets the alias `candidate`, and only if it is not worse than the one that has it. The accuracy
@@ -73,7 +73,7 @@ def register(folder: Path, *, promote: bool = False) -> Registered:
 
     Args:
         folder: the run folder; the run is made in MLflow if it is not there yet.
-        promote: give it the alias also if it is worse.
+        candidate: give it the alias also if it is worse.
 
     Raises: TrackingError if there is no saved model, MLflow does not take it, or gives back another;
         TrackingDown if MLflow does not answer.
@@ -95,8 +95,12 @@ def register(folder: Path, *, promote: bool = False) -> Registered:
             if version is None:
                 version = _upload(client, run, folder, saved, info, history)
             if version.tags.get("verified") != "true":
-                _verify(client, version, folder, saved, val_digest, promote)
-            elif promote:
+                # In this order: a version that counts as verified was offered both aliases, so a repeat takes
+                # them from nobody.
+                _verify(client, version, folder, saved, val_digest, candidate)
+                offer_champion(client, version, automatic=history.params.get("promote") == "better")
+                client.set_model_version_tag(version.name, version.version, "verified", "true")
+            elif candidate:
                 offer_candidate(client, version, saved.top1, val_digest, force=True)
             registered = Registered(saved.name, int(version.version), run.info.run_id)
             _describe(folder, client, run, version, history, saved, info, registered)
@@ -113,65 +117,6 @@ def register(folder: Path, *, promote: bool = False) -> Registered:
             f"`trainer sync {folder}` tries again"
         ) from None
     return registered
-
-
-def find_version(client: MlflowClient, uri: str) -> ModelVersion:
-    """The version that `uri` names.
-
-    Args:
-        client: of the MLflow to look in.
-        uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `runs:/RUN_ID` (its newest version).
-
-    Raises: TrackingError if there is none, which names what there is.
-    """
-    from mlflow.exceptions import MlflowException
-
-    server = redact(client.tracking_uri)
-    if named := re.fullmatch(r"runs:/([^/]+)(/.*)?", uri):
-        version = newest_version(client, f"run_id='{named[1]}'")
-        if version is None:
-            raise TrackingError(f"run {named[1]} has no registered model at {server}{_known_models(client)}")
-        return version
-    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))", uri)
-    if named is None:
-        raise TrackingError(
-            f"{uri!r} names no model; write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID"
-        )
-    name, alias, number = named.groups()
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise TrackingError(
-            f"there is no registered model {name} at {server}{_known_models(client)}"
-        ) from None
-    try:
-        return (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, number)
-        )
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-    aliases = client.get_registered_model(name).aliases
-    numbers = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
-    known = [f"@{alias} (version {version})" for alias, version in aliases.items()]
-    known += [f"/{number}" for number in numbers]
-    raise TrackingError(f"there is no {uri}; of {name} there are {', '.join(known[:20]) or 'no versions'}")
-
-
-def newest_version(client: MlflowClient, query: str, weights: str | None = None) -> ModelVersion | None:
-    """The newest version that the search `query` finds; if `weights` is given, of a sealed one with this SHA-256."""
-    versions = client.search_model_versions(query)
-    matching = [
-        version
-        for version in versions
-        if weights is None
-        or (version.tags.get("weights_sha256") == weights and version.tags.get(FILES_SHA256))
-    ]
-    return max(matching, key=lambda version: int(version.version), default=None)
 
 
 def _upload(
@@ -291,7 +236,7 @@ def _verify(
     folder: Path,
     saved: SavedModel,
     val_digest: str,
-    promote: bool,
+    candidate: bool,
 ) -> None:
     """See that every file came back as it was sent, and offer such a version the alias."""
     ours = {name: digest for name, digest in listed(folder / MODEL).items() if name != CARD}
@@ -306,11 +251,9 @@ def _verify(
             f"models:/{version.name}/{version.version} came back from MLflow otherwise than it was sent ({error}); "
             "it gets no alias: look at the server's disk, delete the version, and `trainer sync` the run"
         ) from None
-    # In this order: a version that counts as verified was offered the alias, so a repeat takes it from nobody.
     for key, value in {**_accuracy_tags(saved), VAL_DIGEST: val_digest}.items():
         client.set_model_version_tag(version.name, version.version, key, value)
-    offer_candidate(client, version, saved.top1, val_digest, force=promote)
-    client.set_model_version_tag(version.name, version.version, "verified", "true")
+    offer_candidate(client, version, saved.top1, val_digest, force=candidate)
 
 
 def _describe(
@@ -341,10 +284,3 @@ def _accuracy_tags(saved: SavedModel) -> dict[str, str]:
     """The accuracy in fp32 of the model that was registered: a share, to be read and compared."""
     # Rounded down, so that it is never more than what another one of the same accuracy has.
     return {"top1": str(math.floor(saved.top1 * 100_000 + 1e-6) / 100_000)}
-
-
-def _known_models(client: MlflowClient) -> str:
-    names = sorted(model.name for model in client.search_registered_models(max_results=20))
-    return (
-        f"; registered are {', '.join(names)}" if names else "; nothing is registered there yet, train first"
-    )
