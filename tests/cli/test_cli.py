@@ -15,6 +15,7 @@ from trainer.cli._terminal import show_table
 FLAGS = {
     "bench": "",
     "check": "--decode --json --quarantine",
+    "compare": "--json --out --price --runs",
     "demo": "--port --runs --trust",
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --record --runs --trust "
@@ -72,6 +73,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "evaluate",
         "sync",
         "report",
+        "compare",
         "demo",
         "promote",
         "rollback",

@@ -88,10 +88,17 @@ class Curve:
 
     def drawn(self, columns: int) -> str:
         """One character a column, from the lowest value to the highest."""
-        means = list(_means(self.values, min(columns, len(self.values))))
-        low, high = min(means), max(means)
-        scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-        return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)
+        return drawn(self.values, columns)
+
+
+def drawn(values: Sequence[float], columns: int, low: float | None = None, high: float | None = None) -> str:
+    """One character a column at most, from `low` to `high`; by default from the lowest value to the highest."""
+    if not values:
+        return ""
+    means = list(_means(values, min(columns, len(values))))
+    low, high = min(means) if low is None else low, max(means) if high is None else high
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
 def _means(values: Sequence[float], count: int) -> Iterable[float]:

@@ -5,7 +5,7 @@ A recipe is a YAML file that says *what* is trained; paths, addresses and device
 
 from trainer.config._load import load_recipe, shipped_recipes, stored_recipe
 from trainer.config._phase import Phase, PhasePreprocess
-from trainer.config._recipe import WORDS, Recipe
+from trainer.config._recipe import WORDS, Recipe, differing_settings
 from trainer.config._settings import (
     CompileMode,
     Decoder,
@@ -28,6 +28,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Schedule",
+    "differing_settings",
     "load_recipe",
     "shipped_recipes",
     "stored_recipe",

@@ -197,11 +197,23 @@ class Recipe:
 
         A setting that an earlier program did not know counts as its default; WORDS do not count.
         """
-        defaults = Recipe(registered_model_name="unnamed").flat()
-        both = self.flat(), defaults | dict(_flatten(stored))
-        ours, theirs = (json.loads(json.dumps(settings)) for settings in both)  # tuples become lists
-        keys = sorted((ours.keys() | theirs.keys()) - WORDS)
-        return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+        both = differing_settings(dict(_flatten(stored)), self.flat())
+        return {key: (theirs, ours) for key, (theirs, ours) in both.items()}
+
+
+def differing_settings(*flat: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Settings that are not the same in all of these recipes: by dotted key, the value in each.
+
+    A setting that an earlier program did not know counts as its default; WORDS do not count.
+
+    Args:
+        flat: each recipe's settings by dotted key, as of `Recipe.flat` or stored as JSON.
+    """
+    defaults = Recipe(registered_model_name="unnamed").flat()
+    plain = [json.loads(json.dumps(defaults | dict(one))) for one in flat]  # tuples become lists
+    keys = sorted({key for one in plain for key in one} - WORDS)
+    values = {key: tuple(one.get(key) for one in plain) for key in keys}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

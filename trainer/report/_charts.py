@@ -35,6 +35,7 @@ COLOURS = {
 }
 INK, MUTED, LINE, TRAIN, VAL = (COLOURS[name][0] for name in ("ink", "muted", "line", "c1", "c2"))
 OTHERS = tuple(COLOURS[name][0] for name in ("c3", "c4", "c5", "c6"))
+SERIES = TRAIN, VAL, *OTHERS  # of several runs
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 SIZE = (4.6, 3.0)  # inches of 72 px: what a telephone shows without making it much smaller
@@ -76,23 +77,22 @@ def dark_and_light() -> str:
     return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def svg(panel: Panel, *, label: str, size: tuple[float, float] = SIZE) -> str:
-    """One chart as SVG, to stand in the page.
+def svg(*panels: Panel, label: str, size: tuple[float, float] = SIZE) -> str:
+    """One chart as SVG, to stand in the page; or several, two in a row.
 
     Args:
-        panel: draws it.
-        label: what it shows, for those who do not see it.
-        size: width and height in inches.
+        panels: draw them.
+        label: what they show, for those who do not see it.
+        size: width and height of each in inches.
     """
-    with _figure(size) as figure:
-        panel(figure.subplots())
+    columns = min(2, len(panels))
+    with _drawn(panels, columns, size) as figure:
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = text.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", drawn, count=1)
-    drawn = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", drawn, count=1)
+    drawn = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawn, count=1)
     for name, (colour, _) in COLOURS.items():
         drawn = drawn.replace(colour, f"var(--{name})")
     # The page's own font; drawn with another one, which is a little wider.
@@ -109,24 +109,25 @@ def svg_file(drawn: str) -> str:
 
 def png(path: Path, panels: Sequence[Panel], *, columns: int = 2, dpi: int = 144) -> None:
     """Several charts as one picture."""
-    rows = -(-len(panels) // columns)
-    with _figure((SIZE[0] * columns, SIZE[1] * rows)) as figure:
-        axes = figure.subplots(rows, columns, squeeze=False).flat
-        for panel, one in zip(panels, axes, strict=False):
-            panel(one)
-        for one in list(axes)[len(panels) :]:
-            one.set_axis_off()
+    with _drawn(panels, columns, SIZE) as figure:
         figure.savefig(path, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
 
 
 @contextmanager
-def _figure(size: tuple[float, float]) -> Iterator[Figure]:
+def _drawn(panels: Sequence[Panel], columns: int, size: tuple[float, float]) -> Iterator[Figure]:
     import_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
-        yield Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for panel, one in zip(panels, axes, strict=False):
+            panel(one)
+        for one in axes[len(panels) :]:
+            one.set_axis_off()
+        yield figure
 
 
 def _attribute(text: str) -> str:
@@ -207,6 +208,20 @@ def curves(
         "data-wait": ("Share of the time that training waited for data, by epoch", data_wait),
     }
     return {name: (label, marked(panel)) for name, (label, panel) in panels.items()}
+
+
+def course(runs: Sequence[tuple[str, Values, Values]], title: str, y: str, x: str) -> Panel:
+    """One line a run: its name, and where it was when."""
+
+    def draw(axes: Axes) -> None:
+        _title(axes, title, y, x)
+        for number, (name, at, values) in enumerate(runs):
+            colour, dash = SERIES[number % len(SERIES)], DASHES[(number // len(SERIES)) % len(DASHES)]
+            style: Any = {"marker": "o" if len(at) <= 30 else "", "markersize": 3, "linestyle": dash}
+            axes.plot(at, values, color=colour, label=_short(name), **style)
+        _legend(axes)
+
+    return draw
 
 
 def _title(axes: Axes, title: str, y: str, x: str = "epoch") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from trainer.config import Recipe, load_recipe, shipped_recipes
 from trainer.dataset import Dataset, shown
 from trainer.errors import ConfigError
-from trainer.tracking import PRICE, RunHistory
+from trainer.tracking import FIND_LR_NAME, PRICE, RunHistory
 
 MOST_NAMED = 20  # skipped images
 
@@ -48,6 +48,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
             + (f", {int(tags['parameters']):,} parameters" if _number(tags, "parameters") else ""),
         ),
         ("Seed", str(recipe.seed)),
+        ("Learning rate", f"found by {shown(tags[FIND_LR_NAME])}" if FIND_LR_NAME in tags else ""),
         ("Data set", _dataset(run)),
         ("Completeness", tags.get("dataset_completeness", "")),
         ("Left out", _skipped(run.dataset)),

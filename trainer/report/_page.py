@@ -128,6 +128,18 @@ class Page:
 
 def write_pages(page: Page, out: Path) -> None:
     """Write `report.html`, and the pages beside it that have something to show."""
+    names = ["report.html"]
+    names += ["label_errors.html"] if page.suspects else []
+    names += ["mistakes_by_class.html"] if page.by_class else []
+    for name in names:
+        text = render(
+            name, page=page, run=page.run, headings=list(HEADINGS.values()), log_rows=log_table(page.log)
+        )
+        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def render(template: str, **shown: object) -> str:
+    """A page of its own: no other file is needed to see it, and nothing is asked of any network."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     script = (TEMPLATES / "script.js").read_text("utf-8")
@@ -141,23 +153,10 @@ def write_pages(page: Page, out: Path) -> None:
     )
     environment.filters["of"] = lambda count, word: f"{count:,} {word}" + ("" if count == 1 else "s")
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    # Nothing is asked of any network, and no script but this one runs, whatever a class is called.
+    # No script but this one runs, whatever a class is called.
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    shared = {
-        "page": page,
-        "run": page.run,
-        "policy": policy,
-        "script": script,
-        "style": _charts.dark_and_light() + (TEMPLATES / "style.css").read_text("utf-8"),
-        "headings": list(HEADINGS.values()),
-        "log_rows": log_table(page.log),
-    }
-    names = ["report.html"]
-    names += ["label_errors.html"] if page.suspects else []
-    names += ["mistakes_by_class.html"] if page.by_class else []
-    for name in names:
-        text = environment.get_template(name).render(shared)
-        (out / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    style = _charts.dark_and_light() + (TEMPLATES / "style.css").read_text("utf-8")
+    return environment.get_template(template).render(shown, policy=policy, script=script, style=style)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.run._champion import for_record, promote_model, record, roll_back
+    from trainer.run._compare import check_page, compare_runs, write_comparison
     from trainer.run._demo import show_demo
     from trainer.run._eta import Eta, duration
     from trainer.run._evaluate import EvaluationResult, evaluate_model
@@ -58,6 +59,8 @@ _MODULES = {
     "StartOptions": "_options",
     "TrainOptions": "_options",
     "Weights": "_options",
+    "check_page": "_compare",
+    "compare_runs": "_compare",
     "duration": "_eta",
     "evaluate_model": "_evaluate",
     "export_model": "_export",
@@ -79,6 +82,7 @@ _MODULES = {
     "roll_back": "_champion",
     "show_demo": "_demo",
     "train_run": "_train",
+    "write_comparison": "_compare",
 }
 
 __all__ = [
@@ -99,6 +103,8 @@ __all__ = [
     "StartOptions",
     "TrainOptions",
     "Weights",
+    "check_page",
+    "compare_runs",
     "duration",
     "evaluate_model",
     "export_model",
@@ -120,6 +126,7 @@ __all__ = [
     "roll_back",
     "show_demo",
     "train_run",
+    "write_comparison",
 ]
 
 

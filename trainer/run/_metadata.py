@@ -30,6 +30,7 @@ def run_tags(plan: Plan, world: World) -> dict[str, str]:
         "precision": choose_precision(plan.recipe.precision, world.device).name,
         "dataset": plan.dataset.name,
         "dataset_digest": plan.dataset.digest,
+        "val_digest": plan.dataset.val_digest,
         **({"dataset_completeness": told} if (told := as_published(plan.dataset)) else {}),
         "versions": f"trainer {__version__}, torch {torch.__version__}, python {platform.python_version()}",
     }

@@ -25,6 +25,7 @@ from trainer.predictions import write_predictions
 from trainer.run._background_report import BackgroundReport
 from trainer.run._beginning import begin
 from trainer.run._eta import Eta
+from trainer.run._lr_origin import lr_origin
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import StartOptions
 from trainer.run._parent import parent_tags
@@ -113,6 +114,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                     compile=options.compile,
                     decoder=options.decoder,
                 ).execution
+            origin = lr_origin(plan)
             log.start(
                 RunInfo(
                     name=folder.name,
@@ -124,9 +126,10 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                         **parameters,
                         **price,
                         **parent_tags(folder),
+                        **origin.tags,
                     },
                     dataset=dataset_info(dataset),
-                    description=recipe.description,
+                    description=" ".join(filter(None, (recipe.description, origin.sentence))),
                 )
             )
             sync = stack.enter_context(BackgroundSync(folder)) if is_main else None

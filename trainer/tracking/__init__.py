@@ -3,6 +3,7 @@
 from trainer.tracking._background_sync import BackgroundSync
 from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._child import BackgroundChild, Parent
+from trainer.tracking._find_lr_link import FIND_LR_NAME, FIND_LR_RUN, run_link
 from trainer.tracking._history import (
     JOURNAL,
     DatasetInfo,
@@ -20,6 +21,7 @@ from trainer.tracking._progress import BEGUN, PRICE
 from trainer.tracking._promote import Promoted, promote, record_accuracy, rollback, version_uri
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import REGISTERED, Registered, register
+from trainer.tracking._remote_history import remote_histories
 from trainer.tracking._report import REPORT, REPORT_PAGE, send_report
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
 from trainer.tracking._server import check_address, check_reachable, quiet, redact, tracking_uri
@@ -30,6 +32,8 @@ from trainer.tracking._weights import weights_sha256, write_weights
 __all__ = [
     "BEGUN",
     "CANDIDATE",
+    "FIND_LR_NAME",
+    "FIND_LR_RUN",
     "JOURNAL",
     "PARENT_RUN",
     "PRICE",
@@ -71,7 +75,9 @@ __all__ = [
     "record_accuracy",
     "redact",
     "register",
+    "remote_histories",
     "rollback",
+    "run_link",
     "run_that_made",
     "run_url",
     "runs_url",

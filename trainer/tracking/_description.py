@@ -84,6 +84,12 @@ def may_replace(text: str | None) -> bool:
     return bool(opening) and rest == _digest(body) + _CLOSE
 
 
+def with_paragraph(text: str, paragraph: str) -> str:
+    """One of these descriptions, which nobody has edited, with a paragraph more at its end, once."""
+    body = text.rpartition(_OPEN)[0]
+    return text if paragraph in body else _signed(body, paragraph)
+
+
 def with_report(text: str, page: str, curves: str) -> str:
     """One of these descriptions with the report of its run; one that has it stays as it is.
 

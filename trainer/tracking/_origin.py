@@ -87,17 +87,18 @@ def _of_mlflow(registered: Registered, runs: Path) -> RunHistory:
             f"the run of {registered.uri} could not be read from MLflow at {redact(uri)}: {shortened(error)}"
         ) from None
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-    return RunHistory(params=dict(run.data.params), tags=tags, dataset=_dataset(run))
+    return RunHistory(params=dict(run.data.params), tags=tags, dataset=dataset_of(run))
 
 
-def _dataset(run: Run) -> DatasetInfo | None:
+def dataset_of(run: Run) -> DatasetInfo | None:
     """The data set as `trainer sync` has sent it."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
     if not inputs:
         return None
     sent = inputs[0].dataset
     try:
-        counts = {str(name): int(count) for name, count in json.loads(sent.profile or "{}").items()}
+        profile = json.loads(sent.profile or "{}").items()
+        counts = {str(name): count for name, count in profile if isinstance(count, int)}
     except (ValueError, TypeError, AttributeError):  # somebody else has written it
         counts = {}
     return DatasetInfo(sent.name, run.data.tags.get("dataset_digest", sent.digest), "", counts)

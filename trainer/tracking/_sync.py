@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from trainer.errors import TrackingError
 from trainer.files import file_lock, follow
 from trainer.tracking._child import POLL, Parent
+from trainer.tracking._find_lr_link import FIND_LR_RUN, link_find_lr
 from trainer.tracking._history import JOURNAL, Point, RunHistory, Tail, read_journal
 from trainer.tracking._mlflow_run import RunRef, create_run, find_run, write_run_ref
 from trainer.tracking._report import log_report
@@ -147,6 +148,8 @@ class _RunSync:
         for some in _chunks(tags.items(), 100):
             self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in some])
         self._tags.update(tags)
+        if range_test := tags.get(FIND_LR_RUN):
+            link_find_lr(self._client, self.id, range_test)
         if not self._has_dataset:
             self._send_dataset(history)
 

@@ -1,0 +1,134 @@
+"""Runs beside each other: what each had reached when as much was spent, and what differs in their settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.report.runs import SECONDS, evaluated_run
+from trainer.config import Recipe
+from trainer.report import apart, as_data, compare, compare_page, compare_svg, settings_of
+from trainer.tracking import RunHistory, read_journal
+
+
+def named(*folders: Path) -> list[tuple[str, RunHistory]]:
+    return [(folder.name, read_journal(folder)) for folder in folders]
+
+
+@pytest.fixture
+def fast_and_slow(tmp_path: Path) -> list[tuple[str, RunHistory]]:
+    """The slow one takes twice as long for an epoch, learns more in it, and costs three times as much an hour."""
+    return named(
+        evaluated_run(tmp_path / "fast", top1=[0.2, 0.4, 0.6, 0.55], usd=1),
+        evaluated_run(tmp_path / "slow", top1=[0.3, 0.5], speed=0.5, usd=3, ema_decay=0.9),
+    )
+
+
+def test_they_are_compared_at_equal_epochs_hours_and_dollars_up_to_the_end_of_the_shortest(
+    fast_and_slow: list[tuple[str, RunHistory]],
+) -> None:
+    (group,) = compare(fast_and_slow)
+    hour = SECONDS / 3600  # of an epoch of the fast one
+
+    assert group.equal("epochs") == [(1, (0.2, 0.3)), (2, (0.4, 0.5))]
+    hours = dict(group.equal("hours"))
+    assert list(hours) == pytest.approx([hour, 2 * hour, 3 * hour, 4 * hour])
+    assert list(hours.values())[1:] == [(0.4, 0.3), (0.6, 0.3), (0.55, 0.5)]
+    assert math.isnan(next(iter(hours.values()))[1]), "the slow one was not measured by then"
+    dollars = dict(group.equal("usd"))
+    assert list(dollars)[-1] == pytest.approx(4 * hour), "what all of the fast one cost"
+    assert math.isnan(list(dollars.values())[-1][1]), "for which the slow one had no epoch"
+
+
+def test_each_run_says_what_it_reached_and_on_what(fast_and_slow: list[tuple[str, RunHistory]]) -> None:
+    (group,) = compare(fast_and_slow)
+    fast, slow = group.runs
+
+    assert (fast.number, fast.name, fast.epochs, fast.device) == (1, "fast", 4, "2 x NVIDIA T4")
+    assert (fast.best_top1, fast.best_epoch, fast.final_top1) == (0.6, 3, 0.55)
+    assert (fast.ema_decay, slow.ema_decay) == (0, 0.9)
+    assert slow.images_per_second == pytest.approx(fast.images_per_second / 2)
+    assert slow.hours == pytest.approx(fast.hours)
+    assert slow.usd == pytest.approx(3 * fast.usd)
+
+
+def test_only_settings_that_differ_are_shown_each_value_with_its_runs(tmp_path: Path) -> None:
+    older = {
+        "global_batch": 10,
+        "epochs": 8,
+        "registered_model_name": "tiny",
+    }  # by a program that did not know the other settings
+    three = named(
+        evaluated_run(tmp_path / "a", params=older),
+        evaluated_run(tmp_path / "b", **{"optimizer.base_lr": 0.5}),
+        evaluated_run(tmp_path / "c", **{"preprocess.crop_area": [0.25, 1.0], "description": "another word"}),
+    )
+    (group,) = compare(three)
+
+    assert settings_of(group) == [
+        ("optimizer.base_lr", "0.1 (1, 3), 0.5 (2)"),
+        ("preprocess.crop_area", "[0.08, 1.0] (1, 2), [0.25, 1.0] (3)"),
+    ]
+
+
+def test_runs_of_other_validation_images_stand_apart(tmp_path: Path) -> None:
+    groups = compare(
+        named(
+            evaluated_run(tmp_path / "a"),
+            evaluated_run(tmp_path / "b", val_digest="e" * 64),
+            evaluated_run(tmp_path / "c"),
+        )
+    )
+
+    assert [[run.number for run in group.runs] for group in groups] == [[1, 3], [2]]
+    assert apart(groups[1], groups) == (
+        "Run 2: validation images of their own (eeeeeeeeeeee), so not compared with the other runs"
+    )
+    assert groups[1].equal("epochs") == []
+    assert "eeeeeeeeeeee" in compare_page(groups)
+
+
+def test_without_a_price_there_are_no_dollars_but_for_that_which_is_given(tmp_path: Path) -> None:
+    two = named(evaluated_run(tmp_path / "a"), evaluated_run(tmp_path / "b"))
+
+    assert compare(two)[0].equal("usd") == []
+    assert compare(two, price=2.0)[0].runs[0].usd == pytest.approx(2 * 2 * SECONDS / 3600)
+
+
+def test_a_run_that_has_measured_nothing_yet_is_shown_with_gaps(tmp_path: Path) -> None:
+    (group,) = compare(named(evaluated_run(tmp_path / "a"), evaluated_run(tmp_path / "new", top1=[])))
+
+    assert (group.runs[1].epochs, group.runs[1].best_epoch) == (0, 0)
+    assert math.isnan(group.runs[1].final_top1)
+    assert as_data([group])[0]["runs"][1]["final_top1"] is None
+    compare_page([group])
+    compare_svg([group])
+
+
+def test_the_page_is_one_file_that_asks_nobody_and_escapes_names(
+    fast_and_slow: list[tuple[str, RunHistory]],
+) -> None:
+    hostile = [("<script>alert(1)</script>$x$", history) for _, history in fast_and_slow]
+    page = compare_page(compare(hostile))
+
+    assert page.count("<svg ") == 4, "by epochs, hours, dollars; and the loss"
+    assert "<script>alert" not in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "60.00 in 3" in page
+    drawn = ElementTree.fromstring(compare_svg(compare(fast_and_slow)))
+    words = " ".join(drawn.itertext())
+    assert "Top-1 at equal dollars" in words
+    assert "1 fast" in " ".join(words.split())
+
+
+def test_the_data_is_json_without_nan(fast_and_slow: list[tuple[str, RunHistory]]) -> None:
+    data: Any = json.loads(json.dumps(as_data(compare(fast_and_slow)), allow_nan=False))
+
+    assert data[0]["settings"] == {"ema_decay": [Recipe.ema_decay, 0.9]}
+    assert data[0]["runs"][0]["course"]["top1"] == [0.2, 0.4, 0.6, 0.55]
+    assert data[0]["equal"]["epochs"][0] == {"epochs": 1.0, "top1": [0.2, 0.3]}
