@@ -124,7 +124,7 @@ def _equal(group: Group, axis: str) -> Table:
     from trainer.report import number_of
 
     marks = group.equal(axis)
-    words = {"epochs": "{:.0f} epochs", "hours": "{:.3g} h", "usd": "${:.3g}"}[axis]
+    words = {"epochs": "epoch {:.0f}", "hours": "{:.3g} h", "usd": "${:.3g}"}[axis]
     rows = [
         [str(one.number), *(number_of(100 * top1[at], ".2f") for _, top1 in marks)]
         for at, one in enumerate(group.runs)

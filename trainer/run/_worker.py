@@ -129,7 +129,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                         **origin.tags,
                     },
                     dataset=dataset_info(dataset),
-                    description=" ".join(filter(None, (recipe.description, origin.sentence))),
+                    description="\n\n".join(filter(None, (recipe.description, origin.sentence))),
                 )
             )
             sync = stack.enter_context(BackgroundSync(folder)) if is_main else None
