@@ -18,7 +18,7 @@ from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, netwo
 from tests.tracking.synced import in_mlflow, noted, rows, start
 from trainer.errors import TrackingError
 from trainer.metrics import TRAIN_LOSS, VAL_LOSS, VAL_TOP1
-from trainer.tracking import Sample, load_model, register, save_model, sync, tracking_uri
+from trainer.tracking import Sample, load_model, promote, register, rollback, save_model, sync, tracking_uri
 from trainer.tracking._registry import _accuracy_tags
 from trainer.tracking._saved_model import SavedModel
 from trainer.tracking._server import connect
@@ -176,6 +176,21 @@ def test_photos_of_any_name_go_through_a_server_and_back(server: Server, tmp_pat
     assert list(load_model("models:/tiny@candidate", runs=tmp_path).samples) == samples
     version = connect(server.uri).get_model_version_by_alias("tiny", "candidate")
     assert version.tags["verified"] == "true"
+
+
+def test_the_champion_moves_and_comes_back_on_a_server(server: Server, tmp_path: Path) -> None:
+    """Which has numbers of versions as texts, where an SQLite store has numbers."""
+    worse = register_it(finished_run(tmp_path / "worse"), network(1), top1=0.6)
+    better = register_it(finished_run(tmp_path / "better"), network(2), top1=0.7)
+
+    assert promote(worse.uri, runs=tmp_path).previous is None
+    assert promote(better.uri, runs=tmp_path).previous == worse.version
+    with pytest.raises(TrackingError, match="is not better"):
+        promote(worse.uri, runs=tmp_path)
+    rollback("tiny", runs=tmp_path)
+
+    aliases = connect(server.uri).get_registered_model("tiny").aliases
+    assert (int(aliases["champion"]), int(aliases["previous"])) == (worse.version, better.version)
 
 
 def test_registering_twice_does_nothing_and_takes_the_alias_from_nobody(runs: Path) -> None:
