@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config import differing_settings
-from trainer.report import _charts
+from trainer.report import _charts, _drawing
 from trainer.report._log import Log, Values, log_of
 from trainer.report._page import NOTHING, render
 from trainer.tracking import FIND_LR_NAME, FIND_LR_RUN, PRICE, RunHistory
@@ -207,7 +207,7 @@ def _and(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def drawings(group: Group) -> list[tuple[str, _charts.Panel]]:
+def drawings(group: Group) -> list[tuple[str, _drawing.Panel]]:
     """What is drawn of a group: in words, and the drawing."""
     found = [("Top-1 by epoch", _course_panel(group, "epochs", "top1", "Top-1 at equal epochs", "epoch"))]
     for axis, word in (("hours", "hours"), ("usd", "US dollars")):
@@ -218,7 +218,7 @@ def drawings(group: Group) -> list[tuple[str, _charts.Panel]]:
     return found
 
 
-def _course_panel(group: Group, axis: str, what: str, title: str, x: str) -> _charts.Panel:
+def _course_panel(group: Group, axis: str, what: str, title: str, x: str) -> _drawing.Panel:
     scale, y = (100, "accuracy, %") if what == "top1" else (1, "cross-entropy, nats")
     lines = []
     for run in group.runs:
@@ -230,7 +230,7 @@ def _course_panel(group: Group, axis: str, what: str, title: str, x: str) -> _ch
 
 def compare_page(groups: Sequence[Group]) -> str:
     """The comparison as one HTML file."""
-    charts = [[_charts.svg(panel, label=words) for words, panel in drawings(group)] for group in groups]
+    charts = [[_drawing.svg(panel, label=words) for words, panel in drawings(group)] for group in groups]
     return render(
         "compare.html",
         groups=[
@@ -251,7 +251,7 @@ def compare_page(groups: Sequence[Group]) -> str:
 def compare_svg(groups: Sequence[Group]) -> str:
     """The curves as one SVG file; of several groups one below the other."""
     panels = [panel for group in groups for _, panel in drawings(group)]
-    return _charts.svg_file(_charts.svg(*panels, label="Top-1 and loss of several runs"))
+    return _drawing.svg_file(_drawing.svg(*panels, label="Top-1 and loss of several runs"))
 
 
 def _row(run: ComparedRun) -> list[str]:

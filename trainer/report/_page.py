@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.report import _charts
+from trainer.report import _drawing
 from trainer.report._facts import Run
 from trainer.report._log import HEADINGS, Log, log_table
 from trainer.report._metrics import Pair, PerClass, Slice
@@ -158,5 +158,5 @@ def render(template: str, **shown: object) -> str:
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    style = _charts.dark_and_light() + (TEMPLATES / "style.css").read_text("utf-8")
+    style = _drawing.dark_and_light() + (TEMPLATES / "style.css").read_text("utf-8")
     return environment.get_template(template).render(shown, policy=policy, script=script, style=style)

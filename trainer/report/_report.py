@@ -15,7 +15,7 @@ from trainer.dataset import shown
 from trainer.errors import ConfigError, TrackingError
 from trainer.files import file_lock, sync_folder
 from trainer.predictions import Predictions, read_predictions
-from trainer.report import _charts, _metrics
+from trainer.report import _charts, _drawing, _metrics
 from trainer.report._facts import Run, command, facts
 from trainer.report._log import Log, log_csv, log_md, log_of
 from trainer.report._page import Card, Page, write_pages
@@ -108,8 +108,8 @@ def _write(
         log_md(log, [*known, ("Command", page.command)]), encoding="utf-8", errors="backslashreplace"
     )
     if log.epochs:
-        _charts.png(out / "curves.png", [panel for _, panel in panels.values()])
-        _charts.png(out / "thumbnail.png", [panels[name][1] for name in ("top1", "loss")], dpi=72)
+        _drawing.png(out / "curves.png", [panel for _, panel in panels.values()])
+        _drawing.png(out / "thumbnail.png", [panels[name][1] for name in ("top1", "loss")], dpi=72)
         for name, (label, panel) in panels.items():
             page.curves.append(_chart(out, name, label, panel))
     else:
@@ -122,10 +122,10 @@ def _write(
     return missing
 
 
-def _chart(out: Path, name: str, label: str, panel: _charts.Panel, **options: tuple[float, float]) -> str:
-    drawn = _charts.svg(panel, label=label, **options)
+def _chart(out: Path, name: str, label: str, panel: _drawing.Panel, **options: tuple[float, float]) -> str:
+    drawn = _drawing.svg(panel, label=label, **options)
     (out / "charts").mkdir(exist_ok=True)
-    (out / "charts" / f"{name}.svg").write_text(_charts.svg_file(drawn), encoding="utf-8")
+    (out / "charts" / f"{name}.svg").write_text(_drawing.svg_file(drawn), encoding="utf-8")
     return drawn
 
 
