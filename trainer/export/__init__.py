@@ -10,23 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.export._bundle import LoadedBundle, check_out, is_bundle, load_bundle
-    from trainer.export._export import Bundle, export, to_onnx, whole_or_nothing
+    from trainer.export._export import Bundle, export, whole_or_nothing
+    from trainer.export._graph import to_onnx
+    from trainer.export._images import BundleImages
     from trainer.export._preprocess import to_input
+    from trainer.export._variants import Format
 
 _MODULES = {
     "Bundle": "_export",
+    "BundleImages": "_images",
+    "Format": "_variants",
     "LoadedBundle": "_bundle",
     "check_out": "_bundle",
     "export": "_export",
     "is_bundle": "_bundle",
     "load_bundle": "_bundle",
     "to_input": "_preprocess",
-    "to_onnx": "_export",
+    "to_onnx": "_graph",
     "whole_or_nothing": "_export",
 }
 
 __all__ = [
     "Bundle",
+    "BundleImages",
+    "Format",
     "LoadedBundle",
     "check_out",
     "export",

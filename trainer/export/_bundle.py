@@ -1,8 +1,13 @@
 """The folder for a Jetson: its files, its checksums, and how it is run here. Needs numpy and ONNX Runtime alone.
 
 model.onnx                 opset 17, one file, float32; input_0 (N, 3, H, W) -> output_0 (N, classes)
+model_batch1.onnx          the same for one image at a time, which is what DLA takes
+model_fp16.onnx            weights and activations in half precision; input and output stay float32
+model_int8.onnx            with QuantizeLinear and DequantizeLinear; only if it is as accurate
+model.torchscript.pt, …    other forms, if they were asked for
+variants.json              precision, accuracy, difference from PyTorch, size and latency of each
 labels.txt                 one class a line, in the order of the outputs
-preprocess.json            preprocessing from a photo to input_0, and the model's origin
+preprocess.json            from a photo to input_0, in two ways, with the accuracy of each; the model's origin
 golden/0.jpeg, …           photos of the validation set …
 golden/inputs.npy          … the inputs made of them by preprocess.json (N, 3, H, W) …
 golden/probabilities.npy   … and the PyTorch model's answers (N, classes)
@@ -25,7 +30,7 @@ from trainer.errors import ExportError
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.sealed import SUMS, SealBroken, check_seal, valid_names, valid_preprocess
 
-MODEL, LABELS, PREPROCESS = "model.onnx", "labels.txt", "preprocess.json"
+MODEL, LABELS, PREPROCESS, VARIANTS = "model.onnx", "labels.txt", "preprocess.json", "variants.json"
 INPUTS, PROBABILITIES, EXPECTED = "golden/inputs.npy", "golden/probabilities.npy", "golden/expected.json"
 PARTIAL = ".partial"  # of names of folders that are being written
 # Of all texts, whatever the locale: names of files and classes may be no UTF-8, and stay as they are.

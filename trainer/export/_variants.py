@@ -1,0 +1,65 @@
+"""The forms of a network in a bundle, and what is known of each: `variants.json`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+BATCH1, HALF, INT8 = "model_batch1.onnx", "model_fp16.onnx", "model_int8.onnx"
+FORMATS = {"torchscript": "model.torchscript.pt", "pt2": "model.pt2"}  # written for whoever asks
+
+Format = Literal["torchscript", "pt2"]
+
+
+@dataclass
+class Variant:
+    """One file of the network, and how it answers."""
+
+    file: str
+    precision: str  # fp32, fp16 or int8
+    batch: int | None  # None: any
+    verified_with: str  # what `max_difference` was measured with
+    max_difference: (
+        float  # of a probability from PyTorch's, over the golden images and all that were measured
+    )
+    bytes: int = 0
+    cpu_ms: float | None = None  # for one image, on the CPU that wrote the bundle
+    top1: dict[str, float] | None = None  # by way of preprocessing, in 0..1; None: not measured
+    unknown_to_tensorrt_8_5: list[str] = field(default_factory=list)  # operators
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All forms of a network, as `variants.json` has them."""
+
+    variants: tuple[Variant, ...]
+    pytorch_top1: dict[str, float] | None  # of the network that they are compared with
+    images: int  # validation images that top-1 was measured on …
+    of: int  # … of so many
+    left_out: tuple[str, ...]  # sentences about what is not there, or not measured
+
+    def find(self, file: str) -> Variant | None:
+        """The variant in `file`; None if there is none."""
+        return next((one for one in self.variants if one.file == file), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "pytorch": {"precision": "fp32", "top1": self.pytorch_top1},
+            "variants": [asdict(one) for one in self.variants],
+            "validation_images": {"measured": self.images, "of": self.of},
+            "cpu": processor(),
+            "left_out": list(self.left_out),
+        }
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

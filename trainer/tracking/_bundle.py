@@ -1,0 +1,108 @@
+"""The bundle of a registered version in MLflow: its files beside the run's, and on the version where they are.
+
+    bundle                      path of the files below /api/2.0/mlflow-artifacts/artifacts/, as a device asks for them,
+                                or their whole address where the artifacts are not behind the server
+    bundle_sha256               SHA-256 of the bundle's SHA256SUMS
+    onnx_fp32_top1, …           of model.onnx: share of the validation images in 0..1, cropped as in validation …
+    onnx_fp32_max_difference, … … largest difference of a probability from PyTorch's …
+    onnx_fp32_bytes, …          … and size; the same of model_fp16.onnx and model_int8.onnx
+
+They are not among the files of the model: those are sealed, and whoever loads the model would download them too.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import TrackingError
+from trainer.sealed import SUMS, SealBroken, check_seal, sha256
+from trainer.tracking._server import check_reachable, connect, quiet, redact, shortened, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+    from trainer.tracking._registry import Registered
+
+BUNDLE = "bundle"  # the folder in the run folder and among the artifacts, and the tag of the version
+BUNDLE_SHA256 = "bundle_sha256"  # tag of the version
+VARIANTS = "variants.json"
+PROXY = "mlflow-artifacts:/"
+TAGGED = {"model.onnx": "fp32", "model_fp16.onnx": "fp16", "model_int8.onnx": "int8"}
+
+
+def log_bundle(registered: Registered, bundle: Path, *, runs: Path) -> bool:
+    """Send the bundle of a registered version, see that it came through, and tag the version with it.
+
+    Args:
+        registered: the version, whose run has the files.
+        bundle: its sealed folder; files that are not in its listing stay here.
+        runs: folder of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
+
+    Returns: whether it was sent; False if this bundle was there already.
+    Raises: TrackingError if the bundle is damaged, or MLflow does not take it or gives back another.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(runs)
+    try:
+        check_reachable(uri)
+        with quiet():
+            client = connect(uri)
+            version = client.get_model_version(registered.name, str(registered.version))
+            return _send(client, version, bundle)
+    except SealBroken as error:
+        raise TrackingError(
+            f"the bundle {bundle} of {registered.uri} is not in MLflow ({error}); remove it and export the model again"
+        ) from None
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"the bundle of {registered.uri} could not be sent to MLflow at {redact(uri)}: {shortened(error)}; "
+            f"`trainer export {registered.uri} --log` tries again"
+        ) from None
+
+
+def has_bundle(version: ModelVersion) -> bool:
+    """Whether a bundle of this version is in MLflow."""
+    return BUNDLE_SHA256 in version.tags
+
+
+def _send(client: MlflowClient, version: ModelVersion, bundle: Path) -> bool:
+    check_seal(bundle, required=(VARIANTS,), ignored=None)
+    digest = sha256(bundle / SUMS)
+    if version.tags.get(BUNDLE_SHA256) == digest:
+        return False
+    run = client.get_run(version.run_id)
+    client.log_artifacts(run.info.run_id, str(bundle), BUNDLE)
+    _check(client, run.info.run_id, digest)
+    place = f"{run.info.artifact_uri}/{BUNDLE}"
+    if place.startswith(PROXY):
+        place = place.removeprefix(PROXY).lstrip("/")
+    # The digest comes last: with it, all is there.
+    tags = {**_measured(json.loads((bundle / VARIANTS).read_bytes())), BUNDLE: place, BUNDLE_SHA256: digest}
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+    return True
+
+
+def _check(client: MlflowClient, run_id: str, digest: str) -> None:
+    """See that what came through is what was sent."""
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        path = Path(client.download_artifacts(run_id, BUNDLE, folder))
+        # Files of an earlier bundle may lie there: a device takes those of the listing.
+        check_seal(path, required=(VARIANTS,), digest=digest, ignored=None)
+
+
+def _measured(described: dict[str, Any]) -> dict[str, str]:
+    """Tags of each variant, as `variants.json` has its numbers."""
+    tags = {}
+    for one in described["variants"]:
+        if name := TAGGED.get(one["file"]):
+            if one["top1"]:
+                tags[f"onnx_{name}_top1"] = f"{one['top1']['validation']:.5f}"
+            tags[f"onnx_{name}_max_difference"] = f"{one['max_difference']:.2g}"
+            tags[f"onnx_{name}_bytes"] = str(one["bytes"])
+    return tags
