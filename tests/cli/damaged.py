@@ -94,6 +94,7 @@ def arguments_of(case: Case, data: Path, runs: Path, model: Path) -> list[str]:
         "--batch-per-gpu",
         share,
         "--no-report",
+        "--no-export",
     ]
 
 

@@ -20,10 +20,10 @@ FLAGS = {
     "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --record --runs --trust "
     "--tta",
-    "export": "--json --out --runs --trust",
+    "export": "--data --device --format --json --log --out --parity --runs --trust",
     "extend": "--batch-per-gpu --checkpoint-interval --compile --cooldown --data --decoder --device --dry-run --epochs "
-    "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --tensorboard "
-    "--timeout",
+    "--json --max-restarts --name --no-export --no-report --nproc-per-node --offline --partial --price --runs "
+    "--tensorboard --timeout",
     "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
@@ -37,7 +37,7 @@ FLAGS = {
     "summary": "--classes --json --set",
     "sync": "--candidate --follow",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --from "
-    "--json --max-restarts --name --no-report --nproc-per-node --offline --partial --price --runs --set "
+    "--json --max-restarts --name --no-export --no-report --nproc-per-node --offline --partial --price --runs --set "
     "--tensorboard --timeout --trust --weights",
 }
 

@@ -111,7 +111,7 @@ def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
             path.rmdir()
             (tmp_path / "photos" / "val" / path.name).rmdir()
     prepare(folder(tmp_path / "photos", out=tmp_path / "photos"), tmp_path / "photos")
-    common = ["--data", "photos", "--device", "cpu", "--nproc-per-node", 2]
+    common = ["--data", "photos", "--device", "cpu", "--nproc-per-node", 2, "--no-export"]
     process = command("train", "digits", *SETTINGS, *SMALL, *common, folder=tmp_path)
     said, err = process.communicate(timeout=120)
 

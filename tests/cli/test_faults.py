@@ -36,6 +36,7 @@ def training(photos: Path, folder: Path, *more: object, **environment: str) -> s
         *SMALL,
         *LONG,
         "--no-report",
+        "--no-export",
         "--data",
         photos,
         *more,
@@ -135,6 +136,7 @@ class Machine:
             *SETTINGS,
             *SMALL,
             "--no-report",
+            "--no-export",
             "--data",
             photos,
             "--runs",
@@ -244,7 +246,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
 ) -> None:
     from mlflow import MlflowClient
 
-    arguments = ["train", "digits", *SETTINGS, *SMALL, "--no-report"]
+    arguments = ["train", "digits", *SETTINGS, *SMALL, "--no-report", "--no-export"]
     arguments += ["--data", str(photos), "--device", "cpu"]
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody listens on "discard"
     refused = command(*arguments, folder=tmp_path, **nowhere)

@@ -147,6 +147,7 @@ def test_what_is_planned_is_trained_measured_registered_and_exported(
             "--batch-per-gpu",
             8,
             "--no-report",
+            "--no-export",
         ]
         if not called(*arguments, "--dry-run"):
             return

@@ -39,6 +39,7 @@ def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory
             "cpu",
             "--price",
             "0.5",
+            "--no-export",
             "--json",
         ),
         folder=tmp_path_factory.mktemp("watched"),

@@ -85,7 +85,7 @@ def test_it_is_checked_trained_on_and_evaluated_where_it_lies(
     assert (checked["findings"], checked["counts"]["train"], checked["counts"]["val"]) == ([], 36, 9)
 
     data = ["--data", manifest, "--device", "cpu", "--json"]
-    tiny = [*SETTINGS, *SMALL, "--no-report"]
+    tiny = [*SETTINGS, *SMALL, "--no-report", "--no-export"]
     trained = json.loads(on_disk(disk, "train", "digits", *tiny, *data, folder=tmp_path)[0])
     assert trained["num_images"] == 9
 

@@ -38,7 +38,7 @@ def test_ones_own_network_is_trained_averaged_registered_evaluated_and_exported(
     (tmp_path / "nets.py").write_text(NETS)
     settings = ["model=nets:TwoPaths", "ema_decay=0.5", "mixup=0.2"]
     own = [word for setting in settings for word in ("--set", setting)]
-    tiny = [*SETTINGS, *own, "--no-report"]
+    tiny = [*SETTINGS, *own, "--no-report", "--no-export"]
     train = command("train", "digits", *tiny, "--data", photos, "--json", folder=tmp_path)
     said, err = train.communicate(timeout=200)
     assert said, err

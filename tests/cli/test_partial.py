@@ -129,6 +129,7 @@ def test_partial_trains_it_and_mlflow_says_what_is_missing(
         *SETTINGS,
         *SMALL,
         "--no-report",
+        "--no-export",
         "--data",
         root,
         "--device",

@@ -106,7 +106,9 @@ def test_the_whole_way_leaves_the_home_empty_and_looks_up_no_name(
     recipe = ["digits", *SETTINGS, *SMALL]
     after = [child_command(*line.format(data=" ".join(data)).split()) for line in AFTER]
     report = ["sh", "-c", f"exec {shlex.join(child_command('report'))} runs/digits-* --json"]
-    asked, said = in_isolation(home, folder, child_command("train", *recipe, *data), *after, report)
+    asked, said = in_isolation(
+        home, folder, child_command("train", *recipe, *data, "--no-export"), *after, report
+    )
 
     assert asked == []
     assert [str(path) for path in home.rglob("*")] == []

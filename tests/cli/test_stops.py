@@ -18,7 +18,7 @@ from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = ["train", "digits", *SETTINGS, *SMALL, "--device", "cpu", "--no-report"]
+ARGUMENTS = ["train", "digits", *SETTINGS, *SMALL, "--device", "cpu", "--no-report", "--no-export"]
 
 
 def waiting_in(module: str, function: str, photos: Path, folder: Path) -> subprocess.Popen[str]:  # noqa: F811

@@ -230,6 +230,8 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(
         "--device",
         "cpu",
         "--json",
+        "--no-report",
+        "--no-export",
         "--name",
         "stopped",
     ]
@@ -268,6 +270,8 @@ def test_two_processes_take_the_same_steps_as_one(folder: Path, run: dict[str, A
         "cpu",
         "--nproc-per-node",
         "2",
+        "--no-report",
+        "--no-export",
         "--name",
         "two",
         "--json",

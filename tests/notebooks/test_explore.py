@@ -49,7 +49,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of ResNet-18 in its store."""
     folder = tmp_path_factory.mktemp("explored")
     recipe = ["digits", *SETTINGS, "--set", "model=resnet18"]
-    process = command("train", *recipe, "--data", photos, "--device", "cpu", folder=folder)
+    process = command("train", *recipe, "--data", photos, "--device", "cpu", "--no-export", folder=folder)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return folder

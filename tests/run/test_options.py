@@ -30,6 +30,7 @@ ALL = TrainOptions(
     from_="-odd@candidate",
     weights="raw",
     trust=True,
+    no_export=True,
 )
 
 

@@ -26,7 +26,11 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
     from trainer.run import EvaluateOptions, TrainOptions, evaluate_model, train_run
 
     options = TrainOptions(
-        recipe="digits", data=digits, device="cpu", set=(*TINY, "global_batch=64", "model=tests.nets:Small")
+        recipe="digits",
+        data=digits,
+        device="cpu",
+        set=(*TINY, "global_batch=64", "model=tests.nets:Small"),
+        no_export=True,
     )
     result = train_run(options)
     assert result is not None

@@ -21,7 +21,7 @@ pytestmark = MARKS
 NODES = "resnet18-nodes"
 SMALL = (
     f"--device cpu --name nodes --set registered_model_name={NODES} --set model=resnet18 --set epochs=1 "
-    "--set schedule.warmup_epochs=0 --no-report"
+    "--set schedule.warmup_epochs=0 --no-report --no-export"
 )
 
 

@@ -20,7 +20,7 @@ pytestmark = [*MARKS]
 # Minutes instead of hours, by the way that README names for options.
 SMALL = (
     "--set classes=null --set model=resnet18 --set epochs=2 --set schedule.warmup_epochs=0 "
-    "--set global_batch=12 --set log_every=1000 --no-report"
+    "--set global_batch=12 --set log_every=1000 --no-report --no-export"
 )
 
 

@@ -81,6 +81,11 @@ def add_start(parser: ArgumentParser) -> None:
         help="leave out the report at the end; trainer report makes it later",
     )
     parser.add_argument(
+        "--no-export",
+        action="store_true",
+        help="leave out the bundle at the end; trainer export --log makes it later",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, train nothing"
     )
 
@@ -124,6 +129,7 @@ def show(result: RunResult, given: StartOptions) -> None:
         "run": result.run,
         "model": f"{result.model} (version {result.version})",
         **({"report": result.report} if result.report else {}),
+        **({"bundle": result.bundle} if result.bundle else {}),
         "watch": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
         # In Compose, whose folders these are, the export is a service.
         "next": "docker compose run --rm export"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.export._bundle import MODEL, PREPROCESS, TEXT, VARIANTS
-from trainer.export._variants import Variants, processor
+from trainer.export._variants import HEADINGS, Variants
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.preprocess import ROUNDING
 from trainer.tracking import LoadedModel
@@ -23,7 +23,6 @@ if its answers to golden/inputs.npy are close to golden/probabilities.npy (1e-5 
 NO_GOLDEN = """\
 There is no golden/ here, for its photos may not be handed on: `trainer export` writes it for whoever has the model.
 """
-UNKNOWN = "-"  # in the table
 
 
 def write_texts(folder: Path, model: LoadedModel, variants: Variants, *, with_photos: bool) -> None:
@@ -49,7 +48,6 @@ def write_texts(folder: Path, model: LoadedModel, variants: Variants, *, with_ph
         input=INPUT_NAME,
         output=OUTPUT_NAME,
         table=_table(variants),
-        left_out="".join(f"{sentence}\n" for sentence in variants.left_out),
         golden=GOLDEN if with_photos else NO_GOLDEN,
     )
     (folder / README).write_text(text, **TEXT)
@@ -61,35 +59,10 @@ def write_json(path: Path, content: object) -> None:
 
 
 def _table(variants: Variants) -> str:
-    heads = ("file", "precision", "batch", "top-1", "whole frame", "difference", "MB", "CPU ms")
-    rows = [heads, ("PyTorch", "fp32", "any", *_top1(variants.pytorch_top1), UNKNOWN, UNKNOWN, UNKNOWN)]
-    rows += [
-        (
-            one.file,
-            one.precision,
-            str(one.batch or "any"),
-            *_top1(one.top1),
-            f"{one.max_difference:.1e}",
-            f"{one.bytes / 1e6:.1f}",
-            UNKNOWN if one.cpu_ms is None else f"{one.cpu_ms:.1f}",
-        )
-        for one in variants.variants
-    ]
+    rows = [HEADINGS, *variants.rows()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    measured = (
-        f"top-1 is of {variants.images:,} of {variants.of:,} validation images"
-        if variants.images
-        else "top-1 was not measured"
-    )
-    return "\n".join(line.rstrip() for line in lines) + (
-        f"\n\n{measured}; `whole frame` is what jetson-inference makes of an image. The difference\nis the largest of "
-        f"a probability from PyTorch's. CPU ms is one image on {processor()}:\nit says nothing of a Jetson's."
-    )
-
-
-def _top1(shares: dict[str, float] | None) -> tuple[str, str]:
-    return (f"{shares['validation']:.2%}", f"{shares['whole_frame']:.2%}") if shares else (UNKNOWN, UNKNOWN)
+    return "\n".join([*(line.rstrip() for line in lines), "", *variants.notes()])
 
 
 def _preprocess(model: LoadedModel, variants: Variants) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.export._bundle import VARIANTS
+
 BATCH1, HALF, INT8 = "model_batch1.onnx", "model_fp16.onnx", "model_int8.onnx"
 FORMATS = {"torchscript": "model.torchscript.pt", "pt2": "model.pt2"}  # written for whoever asks
+
+HEADINGS = ("file", "precision", "batch", "top-1", "whole frame", "difference", "MB", "CPU ms")
+UNKNOWN = "-"  # in a cell
 
 Format = Literal["torchscript", "pt2"]
 
@@ -38,6 +44,7 @@ class Variants:
     pytorch_top1: dict[str, float] | None  # of the network that they are compared with
     images: int  # validation images that top-1 was measured on …
     of: int  # … of so many
+    cpu: str  # whose latencies they are
     left_out: tuple[str, ...]  # sentences about what is not there, or not measured
 
     def find(self, file: str) -> Variant | None:
@@ -50,9 +57,60 @@ class Variants:
             "pytorch": {"precision": "fp32", "top1": self.pytorch_top1},
             "variants": [asdict(one) for one in self.variants],
             "validation_images": {"measured": self.images, "of": self.of},
-            "cpu": processor(),
+            "cpu": self.cpu,
             "left_out": list(self.left_out),
         }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of `HEADINGS` for PyTorch and each variant."""
+        rows: list[tuple[str, ...]] = [
+            ("PyTorch", "fp32", "any", *_shares(self.pytorch_top1), UNKNOWN, UNKNOWN, UNKNOWN)
+        ]
+        return rows + [
+            (
+                one.file,
+                one.precision,
+                str(one.batch or "any"),
+                *_shares(one.top1),
+                f"{one.max_difference:.1e}",
+                f"{one.bytes / 1e6:.1f}",
+                UNKNOWN if one.cpu_ms is None else f"{one.cpu_ms:.1f}",
+            )
+            for one in self.variants
+        ]
+
+    def notes(self) -> list[str]:
+        """What one must know to read the rows."""
+        return [
+            f"Top-1 is of {self.images:,} of {self.of:,} validation images."
+            if self.images
+            else "Top-1 was not measured.",
+            "Whole frame is the top-1 of what jetson-inference makes of an image.",
+            "The difference is the largest of a probability from PyTorch's.",
+            f"CPU ms is one image on {self.cpu} and says nothing of a Jetson.",
+            *self.left_out,
+        ]
+
+
+def read_variants(bundle: Path) -> Variants | None:
+    """What a bundle says of its variants; None if there is none, or an earlier one."""
+    try:
+        described = json.loads((bundle / VARIANTS).read_bytes())
+        measured = described["validation_images"]
+        return Variants(
+            tuple(Variant(**one) for one in described["variants"]),
+            described["pytorch"]["top1"],
+            int(measured["measured"]),
+            int(measured["of"]),
+            str(described["cpu"]),
+            tuple(map(str, described["left_out"])),
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _shares(top1: dict[str, float] | None) -> tuple[str, str]:
+    return (f"{top1['validation']:.2%}", f"{top1['whole_frame']:.2%}") if top1 else (UNKNOWN, UNKNOWN)
 
 
 def processor() -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.export import HEADINGS as VARIANT_HEADINGS
+from trainer.export import Variants
 from trainer.report import _drawing
 from trainer.report._facts import Run
 from trainer.report._log import HEADINGS, Log, log_table
@@ -61,6 +63,7 @@ class Page:
     suspects: list[Card] = field(default_factory=list)
     num_suspects: int = 0
     by_class: list[tuple[str, int, list[Card]]] = field(default_factory=list)  # class, mistakes, some of them
+    bundle: Variants | None = None  # what was exported
     places: str = ""  # of the Grad-CAM maps, as in "7 x 7"
 
     def tiles(self) -> list[tuple[str, str]]:
@@ -133,7 +136,12 @@ def write_pages(page: Page, out: Path) -> None:
     names += ["mistakes_by_class.html"] if page.by_class else []
     for name in names:
         text = render(
-            name, page=page, run=page.run, headings=list(HEADINGS.values()), log_rows=log_table(page.log)
+            name,
+            page=page,
+            run=page.run,
+            headings=list(HEADINGS.values()),
+            log_rows=log_table(page.log),
+            variant_headings=VARIANT_HEADINGS,
         )
         (out / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trainer.dataset import shown
 from trainer.errors import ConfigError, TrackingError
+from trainer.export import read_variants
 from trainer.files import file_lock, sync_folder
 from trainer.predictions import Predictions, read_predictions
 from trainer.report import _charts, _drawing, _metrics
@@ -20,7 +21,7 @@ from trainer.report._facts import Run, command, facts
 from trainer.report._log import Log, log_csv, log_md, log_of
 from trainer.report._page import Card, Page, write_pages
 from trainer.report._pictures import Explain, Photographer
-from trainer.tracking import REPORT_PAGE
+from trainer.tracking import BUNDLE, REPORT_PAGE
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,7 @@ def _write(
     predictions = predictions or _predictions(run, missing)
     log, known = log_of(run.history, name=run.folder.resolve().name), facts(run)
     page = Page(run=run, log=log, others=others, facts=known, command=command(run), missing=missing)
+    page.bundle = read_variants(run.folder / BUNDLE)
 
     panels = _charts.curves(log, others, run.recipe.bar, list(run.recipe.describe_phases()))
     (out / "log.csv").write_text(log_csv(log), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report at the end of a training, made in a child process while the model is registered."""
+"""The report at the end of a training, made in a child process of low priority."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class BackgroundReport:
     """A child process, of low priority, that writes the report of the run in `folder`.
 
     with BackgroundReport(folder) as report:
-        ...                      # register
         page = report.wait(600)  # None: it failed, which is a warning and no more
     """
 

@@ -42,7 +42,7 @@ def show_demo(model: str, *, port: int = 7860, runs: Path = Path("runs"), trust:
             from trainer.run._export import export_model  # imports torch
 
             bundle = Path(scratch) / "bundle"
-            export_model(model, bundle, runs=runs, trust=trust)
+            export_model(model, bundle, runs=runs, trust=trust, parity=0)
         environment = {
             "DEMO_HOSTS": "localhost,127.0.0.1",  # no other: a web page could have its own name lead here
             **os.environ,

@@ -1,36 +1,129 @@
-"""A model in any of its forms as a verified bundle."""
+"""A model in any of its forms as a verified bundle, in a folder and in MLflow."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from trainer import names
-from trainer.errors import ExportError
-from trainer.export import Bundle, export, is_bundle, load_bundle
+from trainer.config import DeviceChoice
+from trainer.dataset import Dataset, open_dataset
+from trainer.distributed import choose_device
+from trainer.errors import ConfigError, DataError, ExportError
+from trainer.export import (
+    MODEL,
+    Bundle,
+    BundleImages,
+    Format,
+    export,
+    is_bundle,
+    load_bundle,
+    read_variants,
+    whole_or_nothing,
+)
+from trainer.run._plan import DATASET
 from trainer.run._resolve import load_any
-from trainer.tracking import LoadedModel
+from trainer.tracking import BUNDLE, LoadedModel, log_bundle, run_folder_of
 
 EXPORTS = Path("export")
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A model's data set, or why it is not here."""
+
+    dataset: Dataset | None = None
+    missing: str = ""
+
+
 def export_model(
-    model: str, out: Path | None = None, *, runs: Path = Path("runs"), trust: bool = False
+    model: str,
+    out: Path | None = None,
+    *,
+    runs: Path = Path("runs"),
+    trust: bool = False,
+    data: Path | None = None,
+    parity: int | None = None,
+    formats: Sequence[Format] = (),
+    device: DeviceChoice = "auto",
+    log: bool = False,
 ) -> Bundle:
     """Write the verified ONNX bundle of `model`.
 
     Args:
         model: in any of the forms of `resolve_model` but a bundle.
-        out: a new or empty folder; None: `export/NAME-VERSION`, where a sound bundle of this model is left as it is.
-        runs: folder of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
+        out: a new or empty folder; None: `export/NAME-VERSION`. A sound bundle of this model is left as it is.
+        runs: folder of one's own runs, and of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
         trust: take a registered version that `trainer train` has not sealed.
+        data: folder of its data set; None: where its run had it, if that is here.
+        parity: validation images to measure each variant on, spread evenly; None: all; 0: none, and so no INT8.
+        formats: other forms to write.
+        device: where they are measured.
+        log: send it to MLflow too, to the registered version.
 
-    Raises: ConfigError, TrackingError, CheckpointError, ExportError.
+    Raises: ConfigError, TrackingError, CheckpointError, ExportError, DataError.
     """
     loaded = load_any(model, runs=runs, trust=trust)
-    if out is not None:
-        return export(loaded, out)
-    out = EXPORTS / _folder_name(loaded)
-    return _there(loaded, out) or export(loaded, out)
+    if log and loaded.registered is None:
+        raise ConfigError(
+            f"--log sends the bundle to a registered version, and {model} is none; give models:/NAME/VERSION"
+        )
+    folder = out or EXPORTS / _folder_name(loaded)
+    bundle = _there(loaded, folder)
+    if bundle is None and not (data or parity or formats):
+        bundle = _copied(loaded, folder, runs)
+    if bundle is None:
+        found = _find_dataset(loaded, runs, data) if parity != 0 else _Found()
+        bundle = export(
+            loaded,
+            folder,
+            images=BundleImages(found.dataset, loaded.info.preprocess) if found.dataset else None,
+            missing=found.missing or "it was asked for no measuring",
+            count=parity,
+            formats=formats,
+            device=torch.device(choose_device(device)),
+        )
+    if log and loaded.registered:
+        log_bundle(loaded.registered, bundle.folder, runs=runs)
+    return bundle
+
+
+def _find_dataset(model: LoadedModel, runs: Path, given: Path | None) -> _Found:
+    """The data set that the model was trained on. Raises: DataError if `given` is another one."""
+    source = given or _source(model, runs)
+    if source is None:
+        return _Found(
+            missing="its run folder is not here and does not say where its data set is, give --data"
+        )
+    try:
+        dataset = open_dataset(source)
+    except DataError:
+        if given:
+            raise
+        return _Found(missing=f"its data set is not in {source}, give --data")
+    if dataset.digest == model.info.dataset_digest:
+        return _Found(dataset)
+    if given:
+        raise DataError(
+            f"{given} is another data set than {model.source} was trained on; give that one with --data"
+        )
+    return _Found(missing=f"the data set in {source} is not the one that it was trained on, give --data")
+
+
+def _source(model: LoadedModel, runs: Path) -> Path | None:
+    """Where the run of `model` had its data set, as its run folder says."""
+    folder: Path | None = Path(model.source).resolve().parent.parent  # RUN/checkpoints/step-….pt
+    if model.registered:
+        folder = run_folder_of(runs, model.registered)
+    try:
+        return Path(str(json.loads((folder / DATASET).read_bytes())["source"])) if folder else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _folder_name(model: LoadedModel) -> str:
@@ -57,3 +150,21 @@ def _there(model: LoadedModel, out: Path) -> Bundle | None:
         )
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return Bundle(out, model.source, len(model.samples), None, size)
+
+
+def _copied(model: LoadedModel, out: Path, runs: Path) -> Bundle | None:
+    """The bundle that the end of the training made of this version, copied to `out`."""
+    run = run_folder_of(runs, model.registered) if model.registered else None
+    if run is None:
+        return None
+    try:
+        made = _there(model, run / BUNDLE)
+    except ExportError:
+        return None  # damaged, or of another version
+    variants = read_variants(run / BUNDLE)
+    fp32 = variants.find(MODEL) if variants else None
+    if made is None or variants is None or fp32 is None:
+        return None
+    with whole_or_nothing(out) as folder:
+        shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+    return replace(made, folder=out, max_difference=fp32.max_difference, left_out=variants.left_out)

@@ -46,6 +46,7 @@ class StartOptions(TrackedOptions):
     price: float | None = None  # of this machine per hour, in US dollars
     tensorboard: bool = False  # write its event file beside the journal
     no_report: bool = False  # leave out the report at the end
+    no_export: bool = False  # leave out the bundle at the end
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ class RunResult:
     hours: float  # of all starts together
     usd: float | None = None  # what they cost, where the price is known
     report: str | None = None  # its page, if it was written
+    bundle: str | None = None  # its folder, if it was written
     url: str | None = None  # of the run in MLflow's UI, where a server has it
     again: bool = False  # the run was finished before this start
 

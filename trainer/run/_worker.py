@@ -22,6 +22,7 @@ from trainer.files import write_text
 from trainer.model import rebuild
 from trainer.performance import autotune, halve_batch_when_out_of_memory
 from trainer.predictions import write_predictions
+from trainer.run._background_bundle import BackgroundBundle
 from trainer.run._background_report import BackgroundReport
 from trainer.run._beginning import begin
 from trainer.run._eta import Eta
@@ -57,6 +58,7 @@ from trainer.training import VAL_BATCH, Accuracy, evaluate, full_precision, trai
 
 MODEL_TABLE = "model.txt"
 NOT_SUMMARIZED = "the layers of this network cannot be counted here, see `trainer summary`"
+BUNDLE_SECONDS = 3600  # that it waits for the bundle, which takes minutes
 REPORT_SECONDS = 600  # that it waits for the report, which takes seconds
 SYNC_SECONDS = 120  # that the end of a run waits for MLflow
 
@@ -152,14 +154,20 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
             _save_model(plan, model, accuracy, world, batch, execution.decoder)
             _keep_predictions(folder, accuracy)
         log.finish("finished")
-        report = None if options.no_report else stack.enter_context(BackgroundReport(folder))
         registered = _register(folder)
+        bundle = None
+        if not options.no_export:
+            torch.cuda.empty_cache()  # the bundle is measured there
+            bundle = stack.enter_context(BackgroundBundle(folder, registered, options.device))
         if not sync.wait(SYNC_SECONDS):
             logger.warning(
                 "MLflow does not have all metrics yet; send the rest with: trainer sync %s", folder
             )
+        exported = bundle.wait(BUNDLE_SECONDS) if bundle else None
+        # After the bundle, of which it has a table.
+        report = None if options.no_report else stack.enter_context(BackgroundReport(folder))
         page = report.wait(REPORT_SECONDS) if report else None
-        result = _result(plan, options, registered, accuracy, device_name(world.device), page)
+        result = _result(plan, options, registered, accuracy, device_name(world.device), page, exported)
         write_result(folder, result)
         return result
 
@@ -286,6 +294,7 @@ def _result(
     accuracy: Accuracy,
     device: str,
     report: Path | None,
+    bundle: Path | None,
 ) -> RunResult:
     history, ref = read_journal(plan.folder), read_run_ref(plan.folder)
     throughputs = [point.value for point in history.points if point.key == metrics.THROUGHPUT]
@@ -305,5 +314,6 @@ def _result(
         hours=hours,
         usd=hours * options.price if options.price else None,
         report=str(report) if report else None,
+        bundle=str(bundle) if bundle else None,
         url=run_url(ref) if ref else None,
     )

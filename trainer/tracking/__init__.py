@@ -1,6 +1,7 @@
 """The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
 from trainer.tracking._background_sync import BackgroundSync
+from trainer.tracking._bundle import BUNDLE, log_bundle
 from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._child import BackgroundChild, Parent
 from trainer.tracking._find_lr_link import FIND_LR_NAME, FIND_LR_RUN, run_link
@@ -20,7 +21,7 @@ from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import BEGUN, PRICE
 from trainer.tracking._promote import Promoted, promote, record_accuracy, rollback, version_uri
 from trainer.tracking._proof import ProofProcess, Question
-from trainer.tracking._registry import REGISTERED, Registered, register
+from trainer.tracking._registry import REGISTERED, Registered, register, run_folder_of
 from trainer.tracking._remote_history import remote_histories
 from trainer.tracking._report import REPORT, REPORT_PAGE, send_report
 from trainer.tracking._saved_model import ModelInfo, Sample, has_saved_model, save_model
@@ -31,6 +32,7 @@ from trainer.tracking._weights import weights_sha256, write_weights
 
 __all__ = [
     "BEGUN",
+    "BUNDLE",
     "CANDIDATE",
     "FIND_LR_NAME",
     "FIND_LR_RUN",
@@ -67,6 +69,7 @@ __all__ = [
     "check_reachable",
     "has_saved_model",
     "load_model",
+    "log_bundle",
     "origin_of",
     "promote",
     "quiet",
@@ -77,6 +80,7 @@ __all__ = [
     "register",
     "remote_histories",
     "rollback",
+    "run_folder_of",
     "run_link",
     "run_that_made",
     "run_url",

@@ -16,6 +16,7 @@ import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from trainer.errors import TrackingError
 from trainer.sealed import SUMS, SealBroken, check_seal, sha256
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"  # the folder in the run folder and among the artifacts, and the tag of the version
 BUNDLE_SHA256 = "bundle_sha256"  # tag of the version
-VARIANTS = "variants.json"
+PREPROCESS, VARIANTS = "preprocess.json", "variants.json"
 PROXY = "mlflow-artifacts:/"
 TAGGED = {"model.onnx": "fp32", "model_fp16.onnx": "fp16", "model_int8.onnx": "int8"}
 
@@ -39,7 +40,7 @@ def log_bundle(registered: Registered, bundle: Path, *, runs: Path) -> bool:
 
     Args:
         registered: the version, whose run has the files.
-        bundle: its sealed folder; files that are not in its listing stay here.
+        bundle: its sealed folder.
         runs: folder of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
 
     Returns: whether it was sent; False if this bundle was there already.
@@ -53,11 +54,13 @@ def log_bundle(registered: Registered, bundle: Path, *, runs: Path) -> bool:
         with quiet():
             client = connect(uri)
             version = client.get_model_version(registered.name, str(registered.version))
-            return _send(client, version, bundle)
+            return _send(client, registered, version, bundle)
     except SealBroken as error:
         raise TrackingError(
             f"the bundle {bundle} of {registered.uri} is not in MLflow ({error}); remove it and export the model again"
         ) from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise TrackingError(f"the bundle {bundle} is not what `trainer export` writes ({error})") from None
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"the bundle of {registered.uri} could not be sent to MLflow at {redact(uri)}: {shortened(error)}; "
@@ -65,24 +68,24 @@ def log_bundle(registered: Registered, bundle: Path, *, runs: Path) -> bool:
         ) from None
 
 
-def has_bundle(version: ModelVersion) -> bool:
-    """Whether a bundle of this version is in MLflow."""
-    return BUNDLE_SHA256 in version.tags
-
-
-def _send(client: MlflowClient, version: ModelVersion, bundle: Path) -> bool:
-    check_seal(bundle, required=(VARIANTS,), ignored=None)
+def _send(client: MlflowClient, registered: Registered, version: ModelVersion, bundle: Path) -> bool:
+    check_seal(bundle, required=(PREPROCESS, VARIANTS), ignored=None)
+    if json.loads((bundle / PREPROCESS).read_bytes())["model"]["source"] != registered.uri:
+        raise SealBroken("it is of another model")
     digest = sha256(bundle / SUMS)
     if version.tags.get(BUNDLE_SHA256) == digest:
         return False
-    run = client.get_run(version.run_id)
+    run = client.get_run(registered.run_id)
     client.log_artifacts(run.info.run_id, str(bundle), BUNDLE)
     _check(client, run.info.run_id, digest)
     place = f"{run.info.artifact_uri}/{BUNDLE}"
     if place.startswith(PROXY):
-        place = place.removeprefix(PROXY).lstrip("/")
+        place = urlsplit(place).path.lstrip("/")
     # The digest comes last: with it, all is there.
     tags = {**_measured(json.loads((bundle / VARIANTS).read_bytes())), BUNDLE: place, BUNDLE_SHA256: digest}
+    for key in version.tags.keys() - tags.keys():
+        if key.startswith("onnx_"):  # of an earlier bundle
+            client.delete_model_version_tag(version.name, version.version, key)
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)
     return True

@@ -20,18 +20,20 @@ _DETACHED: list[subprocess.Popen[bytes]] = []  # kept, for Python warns of child
 
 
 class BackgroundChild:
-    """`trainer ARGUMENTS` as a child process, with one thread and no rank.
+    """`trainer ARGUMENTS` as a child process, with one thread, or all, and no rank.
 
     It survives a ^C on the terminal; what it does at the end of its parent is up to it (`Parent`).
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, *, all_cores: bool = False) -> None:
         """Start the child.
 
         Args:
             arguments: command and arguments of `trainer`.
             log: file to which its standard output and error are appended.
+            all_cores: let it compute with more than one thread, as when training is over.
         """
+        threads = {} if all_cores else dict.fromkeys(THREADS, "1")
         env = {name: value for name, value in os.environ.items() if name not in ranks.OURS}
         with log.open("ab") as file:
             self._process = subprocess.Popen(
@@ -40,7 +42,7 @@ class BackgroundChild:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                env={**env, **safe_path(), **dict.fromkeys(THREADS, "1"), PARENT: str(os.getpid())},
+                env={**env, **safe_path(), **threads, PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
 
