@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import signal
@@ -101,6 +102,21 @@ def test_mlflow_has_every_point_of_the_journal_once(folder: Path, run: dict[str,
         file.path for file in client.list_artifacts(run["run_id"])
     }
     assert "layer4.2" in (folder / run["run"] / "model.txt").read_text()
+
+
+def test_its_bundle_is_measured_and_sent_and_export_copies_it(
+    folder: Path, run: dict[str, Any], bundle: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    made, copy = folder / run["bundle"], folder / bundle
+    version = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db").get_model_version("cats-and-dogs", "1")
+
+    assert made == folder / run["run"] / "bundle"
+    assert (copy / "SHA256SUMS").read_bytes() == (made / "SHA256SUMS").read_bytes()
+    assert version.tags["bundle_sha256"] == hashlib.sha256((made / "SHA256SUMS").read_bytes()).hexdigest()
+    assert abs(float(version.tags["onnx_fp32_top1"]) - run["top1"]) < 1.5 / 9
+    assert "model_fp16.onnx" in (folder / run["report"]).read_text()
 
 
 def test_its_report_is_written_and_linked_in_mlflow(folder: Path, run: dict[str, Any]) -> None:

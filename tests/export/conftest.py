@@ -1,4 +1,4 @@
-"""A ResNet-50 that was trained for a moment, registered, and exported as a bundle."""
+"""A ResNet that was trained for a moment, registered, and exported as a bundle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from trainer.tracking import (
     save_model,
 )
 
+ARCHITECTURE = "resnet18"  # the files of ResNet-50 are four times as large
 CLASSES = ("cat", "dog", "eel", "fox", "gnu", "hen")
 PREPROCESS = {"val_resize": 40, "val_size": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -37,9 +38,9 @@ def photo(seed: int, width: int = 90, height: int = 70) -> bytes:
 
 
 def network() -> torch.nn.Module:
-    """A ResNet-50 whose BatchNorm has seen something, so that its answers differ between photos."""
+    """A ResNet whose BatchNorm has seen something, so that its answers differ between photos."""
     torch.manual_seed(0)
-    model = build("resnet50", len(CLASSES))
+    model = build(ARCHITECTURE, len(CLASSES))
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # torch: None is the plain mean
@@ -52,7 +53,7 @@ def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-pho
     journal = Journal(runs / name)
     journal.start(RunInfo(name, "photos", params={}, tags={}, dataset=DatasetInfo("p", "d", "/d")))
     journal.finish("finished")
-    info = ModelInfo("resnet50", CLASSES, CLASSES, PREPROCESS, "photos", 0.5, 1.0, dataset_digest="d" * 64)
+    info = ModelInfo(ARCHITECTURE, CLASSES, CLASSES, PREPROCESS, "photos", 0.5, 1.0, dataset_digest="d" * 64)
     samples = [Sample(f"{seed}.JPEG", photo(seed), seed) for seed in range(3)]
     save_model(
         runs / name,
@@ -60,7 +61,7 @@ def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-pho
         info,
         samples,
         lambda _: (0.5, 1.0),
-        rebuild=lambda weights: rebuild("resnet50", len(CLASSES), weights),
+        rebuild=lambda weights: rebuild(ARCHITECTURE, len(CLASSES), weights),
         name=name,
         num_images=40,
     )
@@ -69,7 +70,7 @@ def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-pho
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one registered ResNet-50."""
+    """A store with one registered ResNet."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

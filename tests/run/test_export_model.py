@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import torch
 
 import trainer.model
 from tests.tracking.models import INFO, SAMPLES, VAL_IMAGES, finished_run, network, rebuild
-from trainer.errors import ConfigError, ExportError, TrackingError
+from trainer.errors import ConfigError, DataError, ExportError, TrackingError
+from trainer.export import read_variants
 from trainer.model import build
 from trainer.run import EvaluateOptions, evaluate_model, export_model
+from trainer.run._export import _find_dataset
+from trainer.run._resolve import load_any
 from trainer.tracking import Sample, register, save_model
 from trainer.tracking._server import connect
 
@@ -133,3 +138,36 @@ def test_a_version_is_exported_once_and_a_bundle_that_is_not_it_is_left_alone(
     (first.folder / "labels.txt").write_text("other\n")
     with pytest.raises(ExportError, match="damaged"):
         export_model(model, runs=runs)
+
+
+def test_a_runs_bundle_is_measured_on_the_data_set_that_its_folder_names(run: Path, tmp_path: Path) -> None:
+    bundle = export_model(str(run), tmp_path / "bundle", runs=run.parent, device="cpu")
+    measured = read_variants(bundle.folder)
+
+    assert (measured.images, measured.of) == (9, 9)
+    assert measured.find("model.onnx").top1 == measured.pytorch_top1
+
+
+def test_a_data_set_that_is_not_the_models_is_refused_if_it_was_given_and_else_done_without(
+    run: Path, digits: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        DataError, match=r"is another data set than .* was trained on; give that one with --data"
+    ):
+        export_model(str(run), tmp_path / "bundle", runs=run.parent, data=digits, device="cpu")
+
+    moved = shutil.copytree(run, tmp_path / "runs" / run.name)
+    trained_on = json.loads((moved / "dataset.json").read_text())
+    for source, why in (
+        (str(digits), "is not the one that it was trained on"),
+        ("/nowhere", "is not in /nowhere"),
+    ):
+        (moved / "dataset.json").write_text(json.dumps({**trained_on, "source": source}))
+        found = _find_dataset(load_any(str(moved), runs=run.parent), moved.parent, None)
+        assert found.dataset is None
+        assert why in found.missing
+
+
+def test_what_is_no_registered_version_cannot_be_logged(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--log sends the bundle to a registered version, and .* is none"):
+        export_model(str(run), tmp_path / "bundle", runs=run.parent, log=True)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TINY
+from tests.cli.conftest import ROOT, TINY
+from trainer.export import read_variants
+from trainer.sealed import sha256
+from trainer.tracking import tracking_uri
+from trainer.tracking._server import connect
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +25,7 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the network is
     caplog.set_level(logging.INFO)
 
     from trainer.run import EvaluateOptions, TrainOptions, evaluate_model, train_run
@@ -30,7 +35,7 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
         data=digits,
         device="cpu",
         set=(*TINY, "global_batch=64", "model=tests.nets:Small"),
-        no_export=True,
+        no_report=True,
     )
     result = train_run(options)
     assert result is not None
@@ -40,6 +45,10 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
 
     assert (measured.top1, measured.num_images) == (result.top1, 360)
     assert (result.model, result.again) == ("models:/cats-and-dogs/1", False)
+    bundled = connect(tracking_uri(Path("runs"))).get_model_version("cats-and-dogs", "1").tags
+    assert bundled["bundle_sha256"] == sha256(Path(result.bundle, "SHA256SUMS"))
+    assert abs(float(bundled["onnx_fp32_top1"]) - result.top1) < 1.5 / 360, "Pillow, and not DALI"
+    assert read_variants(Path(result.bundle)).images == 360
     again = train_run(options)
     assert again is not None
     assert (again.again, again.run_id) == (True, result.run_id)

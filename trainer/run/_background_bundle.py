@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,7 +50,7 @@ class BackgroundBundle:
         logger.warning(
             "the bundle could not be made or sent, %s says why; try again with: trainer %s",
             self._folder / MESSAGES,
-            " ".join(self._arguments),
+            shlex.join(self._arguments),
         )
         return self._bundle if self._bundle.is_dir() else None
 

@@ -1,0 +1,41 @@
+"""The bundle at the end of a training is made beside it, and its failure costs nothing but a sentence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from trainer.run._background_bundle import MESSAGES, BackgroundBundle
+from trainer.tracking import Registered
+
+pytestmark = pytest.mark.slow
+
+GONE = Registered("nobody", 7, "0" * 32)
+
+
+def test_one_that_fails_is_a_warning_with_the_command_that_tries_again(
+    runs: Path,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (folder := runs / "run").mkdir()
+    with caplog.at_level(logging.WARNING), BackgroundBundle(folder, GONE, "cpu") as bundle:
+        assert bundle.wait(300) is None
+
+    again = f"trainer export models:/nobody/7 --runs '{runs}' --out '{folder / 'bundle'}' --log"
+    assert f"{MESSAGES} says why; try again with: {again}" in caplog.text
+    assert "there is no registered model nobody" in (folder / MESSAGES).read_text()
+    assert [path.name for path in folder.iterdir()] == [MESSAGES]
+
+
+def test_one_that_takes_too_long_is_left_alone(
+    runs: Path,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (folder := runs / "run").mkdir()
+    with caplog.at_level(logging.WARNING), BackgroundBundle(folder, GONE, "cpu") as bundle:
+        assert bundle.wait(0) is None
+
+    assert "could not be made or sent" in caplog.text
