@@ -330,6 +330,7 @@ def test_two_processes_begin_with_a_registered_version_and_are_shown_below_its_r
         "--nproc-per-node",
         "2",
         "--no-report",
+        "--no-export",
         "--json",
         folder=folder,
     )

@@ -77,7 +77,7 @@ def _send(client: MlflowClient, registered: Registered, version: ModelVersion, b
         return False
     run = client.get_run(registered.run_id)
     client.log_artifacts(run.info.run_id, str(bundle), BUNDLE)
-    _check(client, run.info.run_id, digest)
+    _check(client, run.info.run_id, digest, scratch=bundle.parent)
     place = f"{run.info.artifact_uri}/{BUNDLE}"
     if place.startswith(PROXY):
         place = urlsplit(place).path.lstrip("/")
@@ -91,9 +91,9 @@ def _send(client: MlflowClient, registered: Registered, version: ModelVersion, b
     return True
 
 
-def _check(client: MlflowClient, run_id: str, digest: str) -> None:
-    """See that what came through is what was sent."""
-    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+def _check(client: MlflowClient, run_id: str, digest: str, *, scratch: Path) -> None:
+    """See that what came through is what was sent; a container's /tmp may be too small for it."""
+    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=scratch) as folder:
         path = Path(client.download_artifacts(run_id, BUNDLE, folder))
         # Files of an earlier bundle may lie there: a device takes those of the listing.
         check_seal(path, required=(VARIANTS,), digest=digest, ignored=None)
