@@ -60,7 +60,7 @@ def _run(options: Namespace) -> int:
     given = _args.options_of(ExtendOptions, options)
     extension = make_extension(given)
     configure_logging()
-    if not (options.json or ranks.launched_by_trainer() or ranks.rank()):
+    if extension.rates and not (options.json or ranks.launched_by_trainer() or ranks.rank()):
         _show_extension(extension)
     extension.require_smooth()
     if options.dry_run:

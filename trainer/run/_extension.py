@@ -36,7 +36,8 @@ class Extension:
     steps_per_epoch: int
     ended_at: float  # learning rate of its last step …
     goes_on_at: float  # … and of the next
-    rates: tuple[float, ...]  # learning rate from the first step of all to the last, at equal distances
+    # Learning rate from the first step of all to the last, at equal distances; empty where it has begun already.
+    rates: tuple[float, ...]
     also: str = ""  # what else changes there, as words
     refusal: str = ""  # why it is not done, and what can be done instead; empty if it can
 
@@ -201,17 +202,9 @@ def _begun(options: ExtendOptions, parent: Parent) -> Extension | None:
         if others := differences(folder, recipe, dataset, parent):
             raise ConfigError(f"the extension in {folder} was begun with {others}; give that with --data")
         steps_per_epoch = recipe.steps_per_epoch(len(dataset.train))
-        lr_at, total = learning_rate(recipe, steps_per_epoch=steps_per_epoch), recipe.epochs * steps_per_epoch
-        step = checkpoint_step(checkpoints[0])
-        rates = tuple(lr_at(total * at // POINTS) for at in range(POINTS))
-        return Extension(
-            Plan(recipe, dataset, folder, parent),
-            step,
-            steps_per_epoch,
-            lr_at(max(step - 1, 0)),
-            lr_at(step),
-            rates,
-        )
+        lr_at, step = learning_rate(recipe, steps_per_epoch=steps_per_epoch), checkpoint_step(checkpoints[0])
+        plan = Plan(recipe, dataset, folder, parent)
+        return Extension(plan, step, steps_per_epoch, lr_at(max(step - 1, 0)), lr_at(step), rates=())
     return None
 
 
