@@ -78,5 +78,10 @@ def local_world_size() -> int:
     return _number("LOCAL_WORLD_SIZE", 1)
 
 
+def machines() -> int:
+    """Number of machines, each with as many processes as this one."""
+    return world_size() // local_world_size()
+
+
 def _number(name: str, alone: int) -> int:
     return int(os.environ[name]) if under_torchrun() else alone

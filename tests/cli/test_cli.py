@@ -17,7 +17,8 @@ FLAGS = {
     "check": "--decode --json --quarantine",
     "compare": "--json --out --price --runs",
     "demo": "--port --runs --trust",
-    "estimate": "--data --disk-iops --disk-mb --images-per-second --instance --json --price --set",
+    "estimate": "--budget --data --disk-iops --disk-mb --images-per-second --instance --json --price --set "
+    "--spot-price --until",
     "evaluate": "--batch-size --data --device --json --nproc-per-node --partial --per-class --record --runs --trust "
     "--tta",
     "export": "--data --device --format --json --log --out --parity --runs --trust",
@@ -36,9 +37,9 @@ FLAGS = {
     "rollback": "--json --reason --runs",
     "summary": "--classes --json --set",
     "sync": "--candidate --follow",
-    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --from "
-    "--json --max-restarts --name --no-export --no-report --nproc-per-node --offline --partial --price --runs --set "
-    "--tensorboard --timeout --trust --weights",
+    "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --fit --from "
+    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node --offline "
+    "--partial --price --runs --set --tensorboard --timeout --trust --until-top1 --weights",
 }
 
 

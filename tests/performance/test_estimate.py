@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer.config import load_recipe
-from trainer.instances import INSTANCES, find_instance
-from trainer.performance import Estimate, estimate
+from trainer.config import load_recipe, shipped_recipes
+from trainer.instances import INSTANCES, SPOT_SHARE, find_instance
+from trainer.performance import (
+    IMAGENET,
+    PUBLISHED,
+    Estimate,
+    PublishedRun,
+    cheapest_of_each_bar,
+    cheapest_of_each_gpu,
+    estimate,
+    offers,
+)
 
 
 def estimated(recipe: str, instance: str, *settings: str, **facts: Any) -> Estimate:
@@ -74,3 +86,60 @@ def test_every_known_instance_can_be_estimated(instance: str) -> None:
 
     assert min(asdict(one)["limits"].values()) > 0
     assert not one.measured
+
+
+def test_a_budget_is_compared_with_the_cheapest_machine_of_each_gpu() -> None:
+    every = offers(load_recipe("rn50-75"))
+    made = cheapest_of_each_gpu(every)
+
+    assert {one.instance for one in every} == INSTANCES.keys()
+    assert [one.usd for one in made] == sorted(one.usd for one in made)
+    assert {one.gpu for one in made} == {"T4", "A10G", "L4", "L40S", "A100", "H100"}
+    assert {one.instance for one in made if one.gpus == 1} == {"g4dn.xlarge", "g5.xlarge", "g6.xlarge"}
+    for one in made:
+        assert one.spot_usd == pytest.approx(one.usd * SPOT_SHARE)
+        assert one.fits(one.spot_usd)
+        assert not one.fits(one.spot_usd - 0.01)
+
+
+def test_a_spot_price_of_now_replaces_the_assumed_one() -> None:
+    (one,) = offers(load_recipe("rn50-75"), {"g5.xlarge": find_instance("g5.xlarge")}, spot_usd_per_hour=0.3)
+
+    assert one.spot_usd == pytest.approx(0.3 * one.hours)
+    assert one.usd == pytest.approx(1.006 * one.hours)
+
+
+def test_of_all_recipes_for_one_bar_the_cheapest_is_shown_from_the_highest_bar_down() -> None:
+    shown = cheapest_of_each_bar(offers(load_recipe(name)) for name in shipped_recipes())
+
+    bars = [ones[0].bar or 0.0 for ones in shown]
+    assert bars == sorted(set(bars), reverse=True)
+    assert "rn50-75" in {ones[0].recipe for ones in shown}
+    assert "rn50-baseline" not in {ones[0].recipe for ones in shown}
+
+
+@pytest.mark.parametrize("run", PUBLISHED, ids=lambda run: run.who)
+def test_published_runs_stand_in_the_docs_and_their_hours_and_images_agree(run: PublishedRun) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+
+    assert run.who in docs
+    assert f"{run.top1:.2%}".replace("%", " %") in docs
+    if run.images_per_second:  # their evaluations, restarts and pauses are in their hours as well
+        assert 0.6 < run.epochs * IMAGENET[0] / run.images_per_second / 3600 / run.hours < 1.1
+
+
+def test_the_table_of_machines_is_that_of_aws() -> None:
+    """moto ships what DescribeInstanceTypes answers."""
+    moto = pytest.importorskip("moto")
+    types = json.loads(
+        gzip.decompress((Path(moto.__file__).parent / "ec2/resources/instance_types.json.gz").read_bytes())
+    )
+    for name, machine in INSTANCES.items():
+        aws = types[name]
+        (gpu,) = aws["GpuInfo"]["Gpus"]
+        assert (machine.gpu, machine.gpus) == (gpu["Name"], gpu["Count"])
+        assert machine.vcpus == aws["VCpuInfo"]["DefaultVCpus"]
+        assert machine.memory_gib == aws["MemoryInfo"]["SizeInMiB"] / 1024
+        assert machine.nvme_gb == aws["InstanceStorageInfo"]["TotalSizeInGB"]
+    for family in ("g4dn", "g5", "g6", "g6e"):
+        assert {name for name in types if name.startswith(f"{family}.")} <= INSTANCES.keys()

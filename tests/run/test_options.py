@@ -31,6 +31,11 @@ ALL = TrainOptions(
     weights="raw",
     trust=True,
     no_export=True,
+    instance="g5.xlarge",
+    max_hours=2.5,
+    max_dollars=25.0,
+    until_top1=0.75,
+    fit=True,
 )
 
 

@@ -137,7 +137,7 @@ def command_names() -> list[str]:
     return sorted(
         name[1:].replace("_", "-")
         for name in modules
-        if name not in ("_args", "_curves", "_host", "_live_line", "_terminal")
+        if name not in ("_args", "_budget_table", "_curves", "_host", "_live_line", "_terminal")
     )
 
 

@@ -32,10 +32,13 @@ def add_run(parser: ArgumentParser) -> None:
         add(parser)
 
 
-def add_recipe(parser: ArgumentParser) -> None:
+def add_recipe(parser: ArgumentParser, *, optional: bool = False) -> None:
     """RECIPE and --set."""
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="name of a shipped recipe (see trainer recipes), or a YAML file"
+        "recipe",
+        metavar="RECIPE",
+        nargs="?" if optional else None,
+        help="name of a shipped recipe (see trainer recipes), or a YAML file",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting of the recipe"

@@ -8,7 +8,7 @@ import typing
 from argparse import ArgumentParser, Namespace
 
 from trainer.cli import _args
-from trainer.run import Plan, RunResult, StartOptions, TrainOptions, Weights, make_plan, read_result
+from trainer.run import Plan, RunResult, StartOptions, TrainOptions, Weights, read_result, within_budget
 from trainer.stop import stop_at_once
 
 NAME, GROUP, ORDER = "train", "train", 4
@@ -33,7 +33,39 @@ def add_arguments(parser: ArgumentParser) -> None:
         "registered)",
     )
     _args.add_trust(parser)
+    _add_budget(parser)
     add_start(parser)
+
+
+def _add_budget(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--instance",
+        metavar="NAME",
+        help="type of AWS that this machine is, such as g5.xlarge: its price, and how long the run should take on it",
+    )
+    parser.add_argument(
+        "--max-hours",
+        type=_args.positive_float,
+        metavar="N",
+        help="hours of training, all starts together; refused if the run is expected to take more",
+    )
+    parser.add_argument(
+        "--max-dollars",
+        type=_args.positive_float,
+        metavar="USD",
+        help="what these hours may cost; needs --price or --instance",
+    )
+    parser.add_argument(
+        "--until-top1",
+        type=_args.fraction,
+        metavar="TOP1",
+        help="finish after the evaluation that reaches this accuracy, such as 0.75",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="fit the run to --max-hours or --max-dollars: fewer epochs, a schedule of the same shape",
+    )
 
 
 def add_start(parser: ArgumentParser) -> None:
@@ -98,13 +130,14 @@ def run(options: Namespace) -> int:
 
 def _run(options: Namespace) -> int:
     given = _args.options_of(TrainOptions, options)
-    plan = make_plan(given)
     from trainer.cli._terminal import ConsoleLog, configure_logging
 
     configure_logging()
-    if options.dry_run and not read_result(plan.folder):
-        show_plan(plan, given)
-        return 0
+    if options.dry_run:
+        budgeted = within_budget(given)
+        if not read_result(budgeted.plan.folder):
+            show_plan(budgeted.plan, budgeted.options, budgeted.told)
+            return 0
     from trainer.run import train_run
 
     if result := train_run(given, display=ConsoleLog):
@@ -141,7 +174,7 @@ def show(result: RunResult, given: StartOptions) -> None:
     show_table("this run is finished already; nothing was trained" if result.again else "finished", rows)
 
 
-def show_plan(plan: Plan, given: StartOptions) -> None:
+def show_plan(plan: Plan, given: StartOptions, budget: str = "") -> None:
     """Check all that a start would, and print it."""
     from trainer.cli._terminal import show_table
     from trainer.dataset import completeness
@@ -173,6 +206,7 @@ def show_plan(plan: Plan, given: StartOptions) -> None:
             **({"phases": "; ".join(recipe.describe_phases().values())} if recipe.phases else {}),
             "run": str(plan.folder),
             "MLflow": tracking,
+            **({"budget": budget} if budget else {}),
             **({"new": plan.news} if plan.news else {}),
         },
     )

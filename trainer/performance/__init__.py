@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from trainer.performance._bench_train import GpuMemory, TrainBench, bench_train
     from trainer.performance._environment import Environment, environment
     from trainer.performance._estimate import IMAGENET, JPEG_KB, Estimate, estimate
+    from trainer.performance._offers import Offer, cheapest_of_each_bar, cheapest_of_each_gpu, offers
     from trainer.performance._photos import DISTINCT, make_sample, repeat_images, sample_photos
+    from trainer.performance._published import PUBLISHED, PublishedRun
     from trainer.performance._roofline import Roofline, roofline
     from trainer.performance._trial import Trial, TrialResult, fixed_batch
 
@@ -30,6 +32,7 @@ _MODULES = {
     "DISTINCT": "_photos",
     "IMAGENET": "_estimate",
     "JPEG_KB": "_estimate",
+    "PUBLISHED": "_published",
     "AutotuneResult": "_autotune",
     "Baseline": "_baselines",
     "Environment": "_environment",
@@ -38,6 +41,8 @@ _MODULES = {
     "LoaderBench": "_bench_loader",
     "LoaderRatio": "_bench_loader",
     "LoaderThroughput": "_bench_loader",
+    "Offer": "_offers",
+    "PublishedRun": "_published",
     "Roofline": "_roofline",
     "TrainBench": "_bench_train",
     "Trial": "_trial",
@@ -45,6 +50,8 @@ _MODULES = {
     "autotune": "_autotune",
     "bench_loader": "_bench_loader",
     "bench_train": "_bench_train",
+    "cheapest_of_each_bar": "_offers",
+    "cheapest_of_each_gpu": "_offers",
     "defaults": "_autotune",
     "environment": "_environment",
     "estimate": "_estimate",
@@ -52,6 +59,7 @@ _MODULES = {
     "halve_batch_when_out_of_memory": "_autotune",
     "make_sample": "_photos",
     "measure": "_autotune",
+    "offers": "_offers",
     "repeat_images": "_photos",
     "roofline": "_roofline",
     "sample_photos": "_photos",
@@ -62,6 +70,7 @@ __all__ = [
     "DISTINCT",
     "IMAGENET",
     "JPEG_KB",
+    "PUBLISHED",
     "AutotuneResult",
     "Baseline",
     "Environment",
@@ -70,6 +79,8 @@ __all__ = [
     "LoaderBench",
     "LoaderRatio",
     "LoaderThroughput",
+    "Offer",
+    "PublishedRun",
     "Roofline",
     "TrainBench",
     "Trial",
@@ -77,6 +88,8 @@ __all__ = [
     "autotune",
     "bench_loader",
     "bench_train",
+    "cheapest_of_each_bar",
+    "cheapest_of_each_gpu",
     "defaults",
     "environment",
     "estimate",
@@ -84,6 +97,7 @@ __all__ = [
     "halve_batch_when_out_of_memory",
     "make_sample",
     "measure",
+    "offers",
     "repeat_images",
     "roofline",
     "sample_photos",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainer.run._export import export_model
     from trainer.run._extension import Extension, make_extension
     from trainer.run._find_lr import LrSuggestion, find_lr
+    from trainer.run._limits import Budgeted, within_budget
     from trainer.run._options import (
         EvaluateOptions,
         ExtendOptions,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from trainer.run._worker import Display
 
 _MODULES = {
+    "Budgeted": "_limits",
     "Display": "_worker",
     "Eta": "_eta",
     "EvaluateOptions": "_options",
@@ -82,10 +84,12 @@ _MODULES = {
     "roll_back": "_champion",
     "show_demo": "_demo",
     "train_run": "_train",
+    "within_budget": "_limits",
     "write_comparison": "_compare",
 }
 
 __all__ = [
+    "Budgeted",
     "Display",
     "Eta",
     "EvaluateOptions",
@@ -126,6 +130,7 @@ __all__ = [
     "roll_back",
     "show_demo",
     "train_run",
+    "within_budget",
     "write_comparison",
 ]
 

@@ -56,6 +56,11 @@ class TrainOptions(StartOptions, RunOptions):
     from_: str | None = None  # the model whose weights the run begins with, in any of its forms but a bundle
     weights: Weights | None = None  # of a checkpoint; None: those that are registered, EMA's where there are
     trust: bool = False  # begin with a registered version that `trainer train` has not sealed
+    instance: str | None = None  # type of AWS that this machine is; it has a price and a prediction
+    max_hours: float | None = None  # of training, all starts together
+    max_dollars: float | None = None  # of these hours on all machines
+    until_top1: float | None = None  # accuracy, in 0..1, at which the run is done before its last epoch
+    fit: bool = False  # train fewer epochs, as many as the budget allows
 
     def arguments(self) -> list[str]:
         """The arguments of `trainer train` that mean the same."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainer import ranks
+from trainer.run._limits import within_budget
 from trainer.run._options import ExtendOptions, StartOptions, TrainOptions
-from trainer.run._plan import Plan, make_plan, proof_of
+from trainer.run._plan import Plan, proof_of
 from trainer.run._result import RESULT, RunResult, read_result
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
         TrainingDiverged; Stopped when the run was stopped, with everything saved; ProcessesFailed.
     """
     ranks.require_nproc(options.nproc_per_node)
-    return run_plan(make_plan(options), options, ["train", *options.arguments()], display)
+    budgeted = within_budget(options)
+    command = ["train", *budgeted.options.arguments()]
+    return run_plan(budgeted.plan, budgeted.options, command, display, ready=lambda: budgeted.begin(options))
 
 
 def extend_run(options: ExtendOptions, *, display: Display | None = None) -> RunResult | None:
@@ -55,7 +58,12 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
 
 
 def run_plan(
-    plan: Plan, options: StartOptions, command: Sequence[str], display: Display | None
+    plan: Plan,
+    options: StartOptions,
+    command: Sequence[str],
+    display: Display | None,
+    *,
+    ready: Callable[[], None] = lambda: None,
 ) -> RunResult | None:
     """Train what is planned, in as many processes as there are GPUs; see `train_run`.
 
@@ -64,6 +72,7 @@ def run_plan(
         options: how it is started.
         command: arguments of `trainer` that mean both.
         display: see `train_run`.
+        ready: called once when all checks have passed, before the first step.
     """
     if not ranks.under_torchrun() and (result := read_result(plan.folder)):
         return result
@@ -74,8 +83,10 @@ def run_plan(
         from trainer.run._worker import work
 
         processes = preflight(plan, options, proof).processes
-    if plan.news and not ranks.launched_by_trainer() and ranks.rank() == 0:
-        logger.info("%s", plan.news)
+    if not ranks.launched_by_trainer() and ranks.rank() == 0:
+        ready()
+        if plan.news:
+            logger.info("%s", plan.news)
     if not ranks.under_torchrun():
         wait_for_spot_end()
         if processes > 1:

@@ -25,6 +25,7 @@ from trainer.predictions import write_predictions
 from trainer.run._background_bundle import BackgroundBundle
 from trainer.run._background_report import BackgroundReport
 from trainer.run._beginning import begin
+from trainer.run._budget import budget_of, budget_words
 from trainer.run._eta import Eta
 from trainer.run._lr_origin import lr_origin
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
@@ -82,7 +83,8 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
     with ExitStack() as stack:
         log: RunLog = NullLog()
         parameters: dict[str, str] = {}
-        price = {PRICE: f"{options.price:g}"} if options.price else {}
+        price = options.price * ranks.machines() if options.price else None  # per hour, of all machines
+        money = {PRICE: f"{price:g}"} if price else {}
         if is_main:
             log = stack.enter_context(exclusive_run_dir(folder))
             plan.write()
@@ -96,7 +98,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                 earlier = read_journal(folder, empty=True)
                 eta = Eta(
                     elapsed=earlier.seconds,
-                    price=options.price,
+                    price=price,
                     total_steps=total,
                     images_per_step=recipe.global_batch,
                     epochs=recipe.epochs,
@@ -117,6 +119,9 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                     decoder=options.decoder,
                 ).execution
             origin = lr_origin(plan)
+            words = budget_words(options)
+            known = read_journal(folder, empty=True).tags if is_main else {}
+            budget_tag = {"budget": words or "none"} if words or "budget" in known else {}
             log.start(
                 RunInfo(
                     name=folder.name,
@@ -126,7 +131,8 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                         **run_tags(plan, world),
                         **execution_tags(execution),
                         **parameters,
-                        **price,
+                        **money,
+                        **budget_tag,
                         **parent_tags(folder),
                         **origin.tags,
                     },
@@ -146,6 +152,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                     log,
                     execution=execution,
                     checkpoint_interval=options.checkpoint_interval,
+                    budget=budget_of(plan, options),
                 )
         if sync is None:
             return None
@@ -312,7 +319,7 @@ def _result(
         images_per_second=float(np.median(throughputs)) if throughputs else 0.0,
         device=device,
         hours=hours,
-        usd=hours * options.price if options.price else None,
+        usd=hours * options.price * ranks.machines() if options.price else None,
         report=str(report) if report else None,
         bundle=str(bundle) if bundle else None,
         url=run_url(ref) if ref else None,

@@ -1,5 +1,6 @@
 """The loop, the step, and what steers them."""
 
+from trainer.training._budget import Budget
 from trainer.training._evaluation import (
     VAL_BATCH,
     Accuracy,
@@ -25,6 +26,7 @@ from trainer.training._step import Step, make_loader, make_model
 __all__ = [
     "VAL_BATCH",
     "Accuracy",
+    "Budget",
     "ClassAccuracy",
     "Counters",
     "InputStall",

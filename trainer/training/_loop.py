@@ -18,6 +18,7 @@ from trainer.distributed import World
 from trainer.errors import Stopped, TrainingDiverged
 from trainer.stop import StopRequest
 from trainer.tracking import RunLog
+from trainer.training._budget import Budget
 from trainer.training._ema import EMA
 from trainer.training._evaluation import VAL_BATCH, Accuracy, evaluate, full_precision
 from trainer.training._first_step import FirstStep
@@ -62,6 +63,7 @@ def train(
     *,
     execution: Execution = Execution(),
     checkpoint_interval: float = INTERVAL,
+    budget: Budget | None = None,
 ) -> tuple[torch.nn.Module, Accuracy]:
     """Train until the recipe's epochs are done; go on from the newest checkpoint in `folder`.
 
@@ -73,6 +75,7 @@ def train(
         log: log of the run; a `NullLog` on all processes but the first.
         execution: micro-batch, compile mode and decoder on this machine.
         checkpoint_interval: seconds of training between two checkpoints; there is one after each epoch as well.
+        budget: what the run may take; None: what it needs.
 
     Returns: the trained model in eval mode, and its accuracy in fp32 on the validation images, with predictions.
     Raises: Stopped if asked to stop, with everything saved; TrainingDiverged; DataError; CheckpointError;
@@ -89,7 +92,8 @@ def train(
     )
     stop = StopRequest()
     spot = SpotWatch(metadata_service() if world.is_local_main else None, notice=stop.ask)
-    with stop, spot, world.detect_lost_ranks(), checkpoints:
+    budget = budget or Budget()
+    with stop, spot, budget.watch(stop.ask), world.detect_lost_ranks(), checkpoints:
         # What flows: images -> model -> step.
         images = make_loader(dataset.train, recipe, world, execution)
         val_images = ValLoader(
@@ -170,9 +174,11 @@ def train(
                     took = time.perf_counter() - begun
                     of_epoch = {metrics.EPOCH: progress.step / epoch, metrics.EVALUATION_SECONDS: took}
                     log.log(progress.step, {**accuracy.values(), **of_epoch})
+                    budget.check(progress.step, of_epoch)
                     save()
                     meter.exclude(time.perf_counter() - begun)
-                if progress.step == total:
+                target = progress.evaluated == progress.step and budget.reached(progress.top1)
+                if progress.step == total or target:
                     break
 
                 # One update.
@@ -190,6 +196,7 @@ def train(
                 if progress.step % recipe.log_every == 0 or progress.step % epoch == 0:
                     now = meter.read(step=progress.step, lr=lr)
                     log.log(progress.step, now)
+                    budget.check(progress.step, now)
                     if world.is_main:  # the figures are those of all processes
                         loss_scale.update(progress.step, now)
                     if world.is_main and world.device.type == "cuda":  # a CPU that trains binds itself
@@ -199,6 +206,10 @@ def train(
                 if due and progress.step % epoch:  # else it comes with the evaluation
                     save()
             checkpoints.wait()
+            budget.close()
+            if world.is_main and progress.step < total:
+                lr = lr_at(progress.step)
+                budget.tell_reached(progress.top1, progress.step / epoch, recipe.epochs, lr, recipe.peak_lr)
 
             # What will be registered is measured as it will be used: in fp32, with the memory that training needed.
             step.release_memory()
@@ -211,7 +222,8 @@ def train(
             if progress.step > first_step:  # else the newest checkpoint, if there is one, says it all
                 save()
                 checkpoints.wait()
+            spent = world.broadcast_from_rank0(lambda: budget.spent)
             raise Stopped(
-                f"stopped {stop.reason} at step {progress.step} of {total}, everything saved; "
-                "start the same command again to go on"
+                f"stopped {spent or stop.reason} at step {progress.step} of {total}, everything saved; "
+                f"start the same command {'with a larger budget' if spent else 'again'} to go on"
             ) from None
