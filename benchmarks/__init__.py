@@ -6,7 +6,7 @@ Not part of the wheel or the image. Each is a program with --help:
     python -m benchmarks.loop        the training loop with journal and checkpoints, against its bare steps
     python -m benchmarks.datasets    preparing, checking and opening a data set, against tar, find and Pillow
     python -m benchmarks.huggingface preparing Hugging Face's shards, against loops around `datasets` and `webdataset`
-    python -m benchmarks.learning    training, against timm's train.py and torchvision's reference script, some seeds each
+    python -m benchmarks.learning    training, against timm's train.py and torchvision's reference script
     python -m benchmarks.gpu_check   tests and measurements that need a GPU (scripts/gpu-check)
     python -m benchmarks.smoke       small measurements against wide margins (scripts/bench-smoke)
 """

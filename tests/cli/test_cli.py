@@ -38,8 +38,8 @@ FLAGS = {
     "summary": "--classes --json --set",
     "sync": "--candidate --follow",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --fit --from "
-    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node --offline "
-    "--partial --price --runs --set --tensorboard --timeout --trust --until-top1 --weights",
+    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node "
+    "--offline --partial --price --runs --set --tensorboard --timeout --trust --until-top1 --weights",
 }
 
 
