@@ -65,18 +65,19 @@ class Preprocess:
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class Optimizer:
-    """SGD with momentum or AdamW, the learning rate scaled linearly with the batch (Goyal et al. 2017)."""
+    """What moves the weights, its learning rate scaled linearly with the batch (Goyal et al. 2017)."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "lamb", "sgdw"] = "sgd"
     base_lr: Positive = 0.1  # peak learning rate for a global batch of 256; scaled linearly for others
-    momentum: Fraction = 0.9  # adamw: the first of its two betas
-    nesterov: bool = False  # sgd
-    weight_decay: NotNegative = 1e-4  # adamw: decoupled, times the learning rate
+    momentum: Fraction = 0.9  # adamw, lamb: the first of two betas
+    nesterov: bool = False  # sgd, sgdw
+    # adamw: decoupled, times the learning rate; lamb: part of the step; sgdw: decoupled, its share of the peak rate
+    weight_decay: NotNegative = 1e-4
     decay_norm_and_bias: bool = False  # BatchNorm parameters and biases are left alone by default
     clip_norm: NotNegative = 0.0  # largest norm of the gradient of all weights together; 0: no clipping
 
     def __post_init__(self) -> None:
-        if self.nesterov and self.name == "sgd" and not self.momentum:
+        if self.nesterov and self.name in ("sgd", "sgdw") and not self.momentum:
             raise ValueError("optimizer.nesterov=true needs an optimizer.momentum above 0, e.g. 0.9")
 
 

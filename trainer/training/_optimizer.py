@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trainer.config import Optimizer, Recipe
+from trainer.training._lamb import SGDW, Lamb
 
 
 def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -23,16 +24,27 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW as the recipe says; the learning rate is set at each step.
+    """The recipe's optimizer; the learning rate is set at each step.
 
-    Fused: one pass over the weights, and on a GPU it alone takes GradScaler's verdict on the device, where other forms
-    make the host wait for it at every step.
+    Fused, all but LAMB: one pass over the weights, and on a GPU it alone takes GradScaler's verdict on the device,
+    where other forms make the host wait for it at every step.
     """
     settings = recipe.optimizer
     groups = parameter_groups(model, settings)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(settings.momentum, 0.999), fused=True)
-    sgd = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    if settings.name == "lamb":
+        return Lamb(groups, lr=0.0, betas=(settings.momentum, 0.999))
+    kind: type[torch.optim.SGD] = torch.optim.SGD
+    if settings.name == "sgdw":
+        kind = SGDW
+        for group in groups:
+            group |= {
+                "decoupled_decay": group["weight_decay"],
+                "weight_decay": 0.0,
+                "peak_lr": recipe.peak_lr,
+            }
+    sgd = kind(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     if settings.momentum:
         # Else the fused one begins with whatever memory holds where GradScaler skips the first step, as in fp16 it
         # usually does. Seen in torch 2.14; github.com/LibreYOLO/libreyolo, pull request 771, met it too.
