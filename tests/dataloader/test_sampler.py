@@ -4,10 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data.distributed_sampler import RepeatAugSampler
 
-from trainer.dataloader import epoch_order, step_draws
+from trainer.dataloader import epoch_order, repeated, step_draws
 
 
 @given(seed=st.integers(), epoch=st.integers(0, 1000), count=st.integers(1, 300))
@@ -87,3 +89,35 @@ def test_draws_of_neighbouring_steps_are_independent() -> None:
     draws = np.stack([step_draws(0, step, 20_000, 1)[:, 0] for step in range(4)])
 
     assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 0.05
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 4])
+def test_repeated_augmentation_has_the_global_batches_of_timms_sampler(repeats: int) -> None:
+    """On four GPUs, from the same order. timm's is torchvision's (references/classification/sampler.py), and DeiT's."""
+    count, batch, gpus = 1024, 128, 4
+    samplers = [
+        RepeatAugSampler(range(count), num_replicas=gpus, rank=rank, num_repeats=repeats, selected_round=256)
+        for rank in range(gpus)
+    ]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).numpy()
+    shares = np.array([list(sampler) for sampler in samplers]).reshape(gpus, count // batch, batch // gpus)
+
+    for step in range(count // batch):
+        ours = repeated(order, repeats, step * batch, batch)
+        assert sorted(ours) == sorted(shares[:, step].flatten()), "the same images, each as often"
+        if batch % repeats == 0:
+            for share in ours.reshape(gpus, -1):
+                assert len(set(share)) == len(share), "never twice on one GPU, where mixup would mix them"
+
+
+@given(repeats=st.integers(1, 5), count=st.integers(10, 200), batch=st.integers(1, 10))
+def test_an_epoch_of_repeated_augmentation_has_each_image_as_often_but_the_last(
+    repeats: int, count: int, batch: int
+) -> None:
+    order, steps = epoch_order(0, 0, count), count // batch
+    seen = np.concatenate([repeated(order, repeats, step * batch, batch) for step in range(steps)])
+    images, often = np.unique(seen, return_counts=True)
+
+    assert len(images) == -(-len(seen) // repeats)
+    assert (often == repeats).sum() >= len(images) - 1
+    assert set(images) == set(order[: len(images)])

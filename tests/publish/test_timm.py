@@ -37,7 +37,9 @@ def test_timm_has_the_network_with_the_same_names_and_shapes_of_weights(architec
     assert theirs.num_features == ours.state_dict()[f"{classifier}.weight"].shape[1]
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", pytest.param("densenet121", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", "resnet50d", pytest.param("densenet121", marks=pytest.mark.slow)]
+)
 def test_timms_network_answers_as_ours(architecture: str) -> None:
     torch.manual_seed(0)
     ours = build(architecture, 7).eval().to(memory_format=torch.contiguous_format)

@@ -249,6 +249,32 @@ def test_a_phase_changes_nothing_before_it_begins_and_is_announced_once(
         assert (ours == others) == (ours[0] <= 4)
 
 
+def test_a_stopped_run_whose_network_draws_for_itself_ends_as_an_unbroken_one(
+    small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(
+        small,
+        model="tests.nets:Residual",
+        stochastic_depth=0.5,
+        repeated_augmentation=3,
+        loss="binary_cross_entropy",
+        bce_sum=False,
+        bce_target_threshold=0.2,
+        mixup=0.2,
+        cutmix=1.0,
+        optimizer=Optimizer(name="lamb", base_lr=0.5, weight_decay=0.02, clip_norm=1.0),
+    )
+    halves = Execution(batch_per_gpu=4)
+    expected, _ = train(recipe, dataset, tmp_path / "unbroken", ALONE, Notes(), execution=halves)
+    notes = Notes(stop_at=3)
+    with pytest.raises(Stopped, match="everything saved"):
+        train(recipe, dataset, tmp_path / "stopped", ALONE, notes, execution=halves)
+    notes.stop_at = None
+    resumed, _ = train(recipe, dataset, tmp_path / "stopped", ALONE, notes, execution=halves)
+
+    torch.testing.assert_close(resumed.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
 def test_a_finished_run_is_not_trained_again(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     train(small, dataset, tmp_path, ALONE, Notes())
     again = Notes()

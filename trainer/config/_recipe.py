@@ -23,6 +23,7 @@ from trainer.config._settings import (
     Preprocess,
     Schedule,
     Seed,
+    Share,
 )
 from trainer.errors import ConfigError
 
@@ -55,7 +56,13 @@ class Recipe:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # what the device lacks, falls back
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
     sync_batch_norm: bool = False  # one set of statistics over all GPUs; the host waits at each layer
+    stochastic_depth: Fraction = 0.0  # of the last residual block that is skipped; less in those before it
+    repeated_augmentation: Count = 1  # crops of an image in a global batch; an epoch has so many images fewer
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    bce_sum: bool = True  # over the classes; else their mean
+    bce_target_threshold: Share | None = (
+        None  # targets above it become 1, others 0; None: they stay as they are
+    )
     label_smoothing: Fraction = 0.0
     mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: none. With both, one of the two is drawn
     cutmix: NotNegative = 0.0  # likewise

@@ -16,7 +16,7 @@ from trainer.dataloader._pipelines import (
     pipeline_options,
 )
 from trainer.dataloader._reader import read_image
-from trainer.dataloader._sampler import epoch_order, step_draws
+from trainer.dataloader._sampler import epoch_order, repeated, step_draws
 from trainer.preprocess import MEAN, STD
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "preprocessing",
     "random_resized_crops",
     "read_image",
+    "repeated",
     "step_draws",
 ]

@@ -38,7 +38,7 @@ from trainer.dataloader._pipelines import (
     val_stages,
 )
 from trainer.dataloader._reader import MAX_PIXELS, PlannedBatch, Reader
-from trainer.dataloader._sampler import epoch_order, step_draws
+from trainer.dataloader._sampler import epoch_order, repeated, step_draws
 from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.errors import DataError
@@ -101,7 +101,8 @@ class TrainLoader:
         """Positions in the split of the images of a micro-batch on this process, (micro_batch,)."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         start = step_of_epoch * self._recipe.global_batch
-        global_batch = self._order(epoch)[start : start + self._recipe.global_batch]
+        recipe = self._recipe
+        global_batch = repeated(self._order(epoch), recipe.repeated_augmentation, start, recipe.global_batch)
         return global_batch[self._positions(micro_step)]
 
     def batches(self, *, first_step: int, last_step: int) -> Iterator[Batch]:

@@ -36,6 +36,29 @@ def epoch_order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
     return np.argsort(_bits(seed, _ORDER, epoch, count), kind="stable")
 
 
+def repeated(
+    order: npt.NDArray[np.int64], repeats: int, first: int, global_batch: int
+) -> npt.NDArray[np.int64]:
+    """A global batch in which each image of the epoch stands `repeats` times, to be cropped in as many ways.
+
+    Each image stands once in the batch before any stands there again: so its copies come to other processes or
+    micro-batches where these are small enough, as they come to other GPUs in the samplers of timm and torchvision, and
+    mixup does not mix an image with itself.
+
+    Args:
+        order: the epoch's, (count,).
+        repeats: of each image; 1 leaves the order as it is.
+        first: position in the epoch at which the batch begins, counted with copies.
+        global_batch: images in it.
+
+    Source: Hoffer et al. 2019, arXiv:1901.09335; Berman et al. 2019, arXiv:1902.05509; timm.data's RepeatAugSampler.
+    """
+    positions = np.arange(first, first + global_batch)
+    copies = np.concatenate([positions[copy::repeats] for copy in range(repeats)])
+    chosen: npt.NDArray[np.int64] = order[copies // repeats]
+    return chosen
+
+
 def step_draws(seed: int, step: int, global_batch: int, draws: int) -> npt.NDArray[np.float64]:
     """Uniform random numbers in [0, 1) for each position of a step's global batch.
 

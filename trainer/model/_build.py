@@ -1,4 +1,4 @@
-"""Networks: torchvision's, and the user's own."""
+"""Networks: torchvision's, ResNet-50-D, and the user's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torchvision
 
 from trainer.errors import ConfigError
 from trainer.model._blurpool import blur_before_strides
+from trainer.model._resnet_d import resnet50d
 
 # Their training forward answers with a tuple, for classifiers on the way that nobody uses any more.
 LEFT_OUT = {"googlenet", "inception_v3"}
@@ -20,18 +21,20 @@ BLURPOOL = "_blurpool"  # behind a name of torchvision's
 
 Maker = Callable[..., torch.nn.Module]
 
+OURS: dict[str, Maker] = {"resnet50d": resnet50d}  # that torchvision has not
+
 
 def architectures() -> list[str]:
-    """Names of torchvision's classifiers that can be trained here."""
-    return sorted(set(torchvision.models.list_models(module=torchvision.models)) - LEFT_OUT)
+    """Names of the classifiers that can be trained here: torchvision's, and `resnet50d`."""
+    return sorted({*torchvision.models.list_models(module=torchvision.models), *OURS} - LEFT_OUT)
 
 
 def build(architecture: str, classes: int, *, zero_init_residual: bool = False) -> torch.nn.Module:
     """A freshly initialised network in channels-last layout, on the CPU.
 
     Args:
-        architecture: a name of torchvision's, with `_blurpool` behind it or not, or `package.module:Name` of the
-            user's own, which is called with `num_classes=…` and answers a module.
+        architecture: a name of torchvision's or `resnet50d`, with `_blurpool` behind it or not, or
+            `package.module:Name` of the user's own, which is called with `num_classes=…` and answers a module.
         classes: number of outputs.
         zero_init_residual: start every residual block of a ResNet as identity (arXiv:1706.02677, section 5.1);
             other networks start as they do.
@@ -109,6 +112,8 @@ def find(architecture: str) -> Maker:
     Raises: ConfigError if there is no such architecture, or it cannot be imported.
     """
     name = architecture.removesuffix(BLURPOOL)
+    if name in OURS:
+        return OURS[name]
     if name in architectures():
         maker: Maker = torchvision.models.get_model_builder(name)
         return maker

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.dataset import IMAGENET, imagenet_classes
+from trainer.publish._timm import TIMM_ALONE
 from trainer.tracking import ModelInfo, RunHistory
 
 TEMPLATE = "templates/model-card.md"
@@ -70,6 +71,7 @@ def model_card(info: ModelInfo, history: RunHistory, facts: CardFacts) -> str:
         completeness=_completeness(info, counts),
         classes=[plain(name) for name in info.classes] if len(info.classes) <= FEW else [],
         architecture=plain(info.architecture),
+        with_torchvision=info.architecture not in TIMM_ALONE,
         recipe=plain(info.recipe),
         settings={plain(key): plain(str(value)) for key, value in history.params.items()},
         tags={key: plain(history.tags[key]) for key in TAGS if history.tags.get(key)},

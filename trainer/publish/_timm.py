@@ -10,14 +10,16 @@ from typing import Any
 from trainer.tracking import ModelInfo
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# First convolution and classifier of what timm has under torchvision's name, with torchvision's names of weights.
+# First convolution and classifier of what timm has under the same name, with the same names of weights.
 _RESNET, _DENSENET = ("conv1", "fc"), ("features.conv0", "classifier")
 LAYERS = {
     **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), _RESNET),
+    "resnet50d": ("conv1.0", "fc"),
     **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"), _RESNET),
     **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), _RESNET),
     **dict.fromkeys(("densenet121", "densenet161", "densenet169", "densenet201"), _DENSENET),
 }
+TIMM_ALONE = {"resnet50d"}  # torchvision has no such network
 
 
 def known_to_timm(architecture: str) -> bool:

@@ -19,6 +19,7 @@ from trainer.errors import Stopped, TrainingDiverged
 from trainer.stop import StopRequest
 from trainer.tracking import RunLog
 from trainer.training._budget import Budget
+from trainer.training._draws import reseeded
 from trainer.training._ema import EMA
 from trainer.training._evaluation import VAL_BATCH, Accuracy, evaluate, full_precision
 from trainer.training._first_step import FirstStep
@@ -154,6 +155,9 @@ def train(
             accumulation_steps=images.accumulation_steps,
             steps_per_epoch=epoch,
             first_step=first_step,
+        )
+        batches = reseeded(
+            batches, recipe, world, accumulation_steps=images.accumulation_steps, first_step=first_step
         )
         try:
             if asked_to_stop():

@@ -16,7 +16,7 @@ from trainer.dataloader import Batch, TrainLoader
 from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.errors import ConfigError, Stopped
-from trainer.model import build
+from trainer.model import build, skip_blocks
 from trainer.training._losses import init_classifier_prior, make_loss
 from trainer.training._meter import Meter
 from trainer.training._precision import LossScaler, choose_precision
@@ -38,10 +38,12 @@ def make_loader(split: Split, recipe: Recipe, world: World, execution: Execution
 def make_model(recipe: Recipe, classes: int, world: World) -> torch.nn.Module:
     """The recipe's network as a run begins with it, on the device."""
     model = build(recipe.model, classes, zero_init_residual=recipe.zero_init_residual)
-    if recipe.loss == "binary_cross_entropy":
+    if recipe.loss == "binary_cross_entropy" and recipe.bce_sum:
         init_classifier_prior(model)
     if recipe.sync_batch_norm and world.size > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if recipe.stochastic_depth:
+        skip_blocks(model, recipe.stochastic_depth)
     return model.to(world.device)
 
 
