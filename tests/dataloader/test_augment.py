@@ -15,6 +15,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from timm.data import auto_augment as timms
 from torchvision.transforms import InterpolationMode, RandomErasing
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
@@ -23,14 +24,14 @@ from tests.conftest import ALONE
 from trainer.config import Preprocess, Recipe
 from trainer.dataloader import MEAN, STD, TrainLoader, step_draws
 from trainer.dataloader._augment import (
-    FILL,
     MAGNITUDE_BINS,
-    Augmentation,
     ColorJitter,
     Erasing,
     RandomOps,
     make_augmentations,
 )
+from trainer.dataloader._augmentation import FILL, Augmentation
+from trainer.dataloader._timm_randaugment import BINS, HIGHEST, TimmRandAugment
 from trainer.dataset import Dataset
 from trainer.distributed import World
 
@@ -113,6 +114,75 @@ def test_each_operation_is_as_strong_as_torchvisions(photo: Image8, negated: int
         assert difference <= allowed, f"{name}: {difference:.2f}"
         if allowed and name != "identity":
             assert np.abs(pixels.astype(float) - photo).mean() > 2 * difference, f"{name} does nothing"
+
+
+# Largest mean difference of pixels (of 255); see above for the first ones.
+TIMMS = {
+    "Equalize": 4,
+    "Rotate": 3,
+    "ShearX": 3,
+    "ShearY": 3,
+    "TranslateXRel": 3,
+    "TranslateYRel": 3,
+    "Sharpness": 2,
+}
+
+
+@pytest.mark.parametrize("increasing", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_each_operation_of_timms_randaugment_is_as_strong_as_timms(
+    photo: Image8, monkeypatch: pytest.MonkeyPatch, increasing: bool
+) -> None:
+    augment = TimmRandAugment(
+        Preprocess(augment="timm_randaugment", randaugment_increasing=increasing, randaugment_ops=1)
+    )
+    names = timms._RAND_INCREASING_TRANSFORMS if increasing else timms._RAND_TRANSFORMS
+    cases = [
+        (index, level, negated)
+        for index in range(len(names))
+        for level in (0.9, 7.4, 10)
+        for negated in (0, 1)
+    ]
+    params = np.array([[[i, level / HIGHEST * (BINS - 1), negated]] for i, level, negated in cases], np.int32)
+
+    assert len(augment.suite) == len(names) + 1, "and one that does nothing"
+    for (index, level, negated), pixels in zip(cases, augmented(augment, photo, params), strict=True):
+        name = names[index].removesuffix("Increasing")
+        signs = [-1 if negated else 1]
+        if name in ("ShearX", "ShearY", "Rotate", "TranslateXRel", "TranslateYRel"):
+            signs = [1, -1]  # which way is which differs, and is drawn
+        differences = []
+        for sign in signs:
+            monkeypatch.setattr(timms, "_randomly_negate", lambda value, sign=sign: sign * value)
+            operation = timms.AugmentOp(
+                names[index],
+                prob=1.0,
+                magnitude=level,
+                hparams={"img_mean": (FILL, FILL, FILL), "interpolation": Image.Resampling.BILINEAR},
+            )
+            kept = 1 if name != "Posterize" else operation.level_fn(level, {})[0]
+            # Pillow refuses to keep no bit at all, and did not when timm's recipes were made
+            expected = np.asarray(operation(Image.fromarray(photo)), float) if kept else np.zeros_like(photo)
+            differences.append(np.abs(pixels - expected)[3:-3, 3:-3].mean())
+
+        assert min(differences) <= TIMMS.get(name, 1.5), (name, level, negated, differences)
+
+
+def test_timms_magnitudes_are_normally_distributed_and_half_of_the_images_are_left_alone() -> None:
+    augment = TimmRandAugment(
+        Preprocess(augment="timm_randaugment", randaugment_magnitude=9, randaugment_std=0.5)
+    )
+    params = augment.make_params(step_draws(0, 0, 8000, augment.draws), SIZE).reshape(-1, 3)
+    levels = params[:, 1] / (BINS - 1) * HIGHEST
+    theirs = np.clip(np.random.default_rng(0).normal(9, 0.5, 16000), 0, 10).round(1)
+    counts = np.bincount(params[:, 0], minlength=16) / len(params)
+
+    for cut in (8.05, 8.55, 9.05, 9.55, 9.95):
+        assert (levels <= cut).mean() == pytest.approx((theirs <= cut).mean(), abs=0.02)
+    assert levels.max() == 10
+    assert counts[15] == pytest.approx(0.5, abs=0.02)
+    assert counts[:15] == pytest.approx(np.full(15, 0.5 / 15), abs=0.01)
+    assert params[:, 2].mean() == pytest.approx(0.5, abs=0.02)
+    assert abs(np.corrcoef(params.T)[np.triu_indices(3, 1)]).max() < 0.03
 
 
 def test_colours_change_as_torchvisions_do(photo: Image8) -> None:

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from trainer.config import Recipe, load_recipe
-from trainer.training import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
+from trainer.training import (
+    learning_rate,
+    momentum,
+    multi_step,
+    one_cycle,
+    warmup_cosine,
+    warmup_linear,
+)
 
 # At the end of each epoch of the run that rn50-onecycle is taken from.
 PUBLISHED: list[float] = np.fromstring(
@@ -128,3 +135,18 @@ def test_the_learning_rate_of_a_step_does_not_depend_on_the_number_of_processes(
     assert [lr(step) for step in range(6)] == pytest.approx(
         [tiny.peak_lr * share for share in (0.5, 1, 1, 0.853553, 0.5, 0.146447)], rel=1e-4
     )
+
+
+def test_momentum_moves_against_the_learning_rate_as_torchs() -> None:
+    recipe = load_recipe("rn50-onecycle", ["epochs=6", "schedule.momentum_range=[0.85,0.95]"])
+    ours = momentum(recipe, steps_per_epoch=100)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=600, pct_start=0.3)
+
+    assert ours is not None
+    assert momentum(load_recipe("rn50-onecycle"), steps_per_epoch=100) is None
+    for step in range(600):
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["momentum"], abs=1e-9)
+        optimizer.step()
+        if step < 599:
+            scheduler.step()

@@ -76,6 +76,8 @@ class Recipe:
     phases: tuple[Phase, ...] = ()  # other values for some settings, from shares of the run on
 
     def __post_init__(self) -> None:
+        if self.schedule.momentum_range and self.optimizer.name not in ("sgd", "sgdw"):
+            raise ValueError("schedule.momentum_range is for optimizer.name=sgd")
         if self.schedule.name != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"

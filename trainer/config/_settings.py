@@ -24,7 +24,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
 Range = tuple[Positive, Positive]
-Augment = Literal["none", "randaugment", "trivialaugment"]
+Augment = Literal["none", "randaugment", "timm_randaugment", "trivialaugment"]
 RandomOps = Annotated[int, Field(ge=1, le=16)]
 Magnitude = Annotated[int, Field(ge=0, le=30)]
 ColorJitter = tuple[NotNegative, NotNegative, NotNegative, Hue]
@@ -45,7 +45,9 @@ class Preprocess:
     flip: bool = True  # mirror half of the training images
     augment: Augment = "none"
     randaugment_ops: RandomOps = 2  # one after the other
-    randaugment_magnitude: Magnitude = 9  # of 30
+    randaugment_magnitude: Magnitude = 9  # of 30; of 10 in timm's
+    randaugment_std: NotNegative = 0.5  # timm's: standard deviation of the magnitude
+    randaugment_increasing: bool = True  # timm's: a larger magnitude is a stronger change in all operations
     # brightness, contrast, saturation, hue, as torchvision's ColorJitter
     color_jitter: ColorJitter = (0, 0, 0, 0)
     erasing: Share = 0.0  # of the training images get a random rectangle erased
@@ -59,6 +61,8 @@ class Preprocess:
             raise ValueError("crop_area must be two growing numbers up to 1")
         if not self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError("crop_ratio must be two growing numbers")
+        if self.augment == "timm_randaugment" and self.randaugment_magnitude > 10:
+            raise ValueError("preprocess.randaugment_magnitude must not exceed 10 in timm_randaugment")
         if self.val_size > self.val_resize:
             raise ValueError("val_size must not exceed val_resize, the crop would leave the image")
 
@@ -92,8 +96,11 @@ class Schedule:
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3  # onecycle: share of the run in which it grows …
     div_factor: Annotated[float, Field(ge=1)] = 25.0  # … from the peak divided by this …
     final_div_factor: Annotated[float, Field(ge=1)] = 1e4  # … and then falls to that divided by this
+    momentum_range: tuple[Fraction, Fraction] | None = None  # onecycle: at the peak, and at both ends
 
     def __post_init__(self) -> None:
+        if self.momentum_range and self.name != "onecycle":
+            raise ValueError("schedule.momentum_range is for schedule.name=onecycle; use optimizer.momentum")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("schedule.milestones must be growing shares of the run, e.g. [0.333, 0.667]")
 

@@ -15,7 +15,7 @@ to `trainer.config.Preprocess`. Draws, inputs and pipeline follow from the class
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,39 +27,13 @@ from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.data_node import DataNode
 
 from trainer.config import Preprocess
+from trainer.dataloader._augmentation import FILL, Augmentation, Draws, Spec
+from trainer.dataloader._timm_randaugment import TimmRandAugment
 from trainer.preprocess import MEAN
 
 MAGNITUDE_BINS = 31  # magnitudes are whole numbers from 0 to 30
-FILL = 128  # grey value of pixels that come in from outside of the image
 ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
 AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of erased rectangles: share of the image, height / width
-
-Draws = npt.NDArray[np.float64]
-
-
-class Spec(NamedTuple):
-    """What DALI must know of an input: the type, and the dimensions of one image's value."""
-
-    dtype: Any  # member of nvidia.dali.types.DALIDataType
-    ndim: int
-
-
-class Augmentation(Protocol):
-    """A random change of pixels."""
-
-    @property
-    def draws(self) -> int:
-        """Number of uniform draws for one image."""
-
-    @property
-    def spec(self) -> Spec:
-        """Type and dimensions of the parameters of one image."""
-
-    def make_params(self, draws: Draws, size: int) -> npt.NDArray[Any]:
-        """Parameters (N, …) from uniform draws (N, draws) in [0, 1), for images of `size` x `size` pixels."""
-
-    def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
-        """The changed pixels, (H, W, 3) uint8, within a pipeline definition."""
 
 
 def make_augmentations(preprocess: Preprocess) -> list[Augmentation]:
@@ -71,6 +45,8 @@ def make_augmentations(preprocess: Preprocess) -> list[Augmentation]:
         suite = get_rand_augment_suite(use_shape=True)
         ops, magnitude = preprocess.randaugment_ops, preprocess.randaugment_magnitude
         chosen.append(RandomOps(suite, num_ops=ops, magnitude=magnitude))
+    if preprocess.augment == "timm_randaugment":
+        chosen.append(TimmRandAugment(preprocess))
     if preprocess.augment == "trivialaugment":
         chosen.append(RandomOps(get_trivial_augment_wide_suite(), num_ops=1, magnitude=None))
     if preprocess.erasing:

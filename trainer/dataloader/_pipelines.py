@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from trainer import ranks
 from trainer.config import Decoder
-from trainer.dataloader._augment import Augmentation, Spec
+from trainer.dataloader._augmentation import Augmentation, Spec
 from trainer.distributed import World
 from trainer.preprocess import MEAN, STD
 

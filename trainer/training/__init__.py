@@ -19,7 +19,14 @@ from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
 from trainer.training._optimizer import make_optimizer, parameter_groups
 from trainer.training._precision import Precision, choose_precision
-from trainer.training._schedule import learning_rate, multi_step, one_cycle, warmup_cosine, warmup_linear
+from trainer.training._schedule import (
+    learning_rate,
+    momentum,
+    multi_step,
+    one_cycle,
+    warmup_cosine,
+    warmup_linear,
+)
 from trainer.training._spot import SpotWatch, metadata_service
 from trainer.training._step import Step, make_loader, make_model
 
@@ -50,6 +57,7 @@ __all__ = [
     "make_optimizer",
     "metadata_service",
     "mixed",
+    "momentum",
     "multi_step",
     "one_cycle",
     "parameter_groups",

@@ -29,7 +29,7 @@ from trainer.training._meter import Meter
 from trainer.training._mixing import mixed
 from trainer.training._optimizer import make_optimizer
 from trainer.training._phases import Phases
-from trainer.training._schedule import learning_rate
+from trainer.training._schedule import learning_rate, momentum
 from trainer.training._spot import SpotWatch, metadata_service
 from trainer.training._step import Step, make_loader, make_model
 
@@ -115,6 +115,7 @@ def train(
         # What steers: pure functions of progress.step, so there is no schedule and no reader to save.
         total = epoch * recipe.epochs
         lr_at = learning_rate(recipe, steps_per_epoch=epoch)
+        momentum_at = momentum(recipe, steps_per_epoch=epoch)
         phases = Phases(recipe, step, steps_per_epoch=epoch)
 
         # What outlives this process, by name. Everything else is rebuilt from the recipe.
@@ -188,7 +189,8 @@ def train(
                 # One update.
                 phases.enter(progress.step)
                 lr = lr_at(progress.step)
-                step(batches, lr, meter, asked_to_stop=asked_between_micro_batches)
+                speed = momentum_at(progress.step) if momentum_at else None
+                step(batches, lr, meter, momentum=speed, asked_to_stop=asked_between_micro_batches)
                 progress.step += 1
                 ema.update(progress.step)
                 meter.step_done()

@@ -34,6 +34,21 @@ def learning_rate(recipe: Recipe, *, steps_per_epoch: int) -> Schedule:
             )
 
 
+def momentum(recipe: Recipe, *, steps_per_epoch: int) -> Schedule | None:
+    """The momentum of SGD at each step, where the recipe has it move against the learning rate; None where it stays.
+
+    Source: torch.optim.lr_scheduler.OneCycleLR, `cycle_momentum`.
+    """
+    schedule = recipe.schedule
+    if schedule.momentum_range is None:
+        return None
+    lowest, highest = schedule.momentum_range
+    rate = one_cycle(
+        1.0, total=recipe.epochs * steps_per_epoch, rise=schedule.pct_start, start=math.inf, end=1.0
+    )
+    return lambda step: highest + (lowest - highest) * rate(step)
+
+
 def warmup_cosine(peak: float, *, warmup: int, total: int) -> Schedule:
     """Linear warm-up to `peak`, then half a cosine to zero.
 

@@ -147,10 +147,12 @@ class Step:
         lr: float,
         meter: Meter,
         *,
+        momentum: float | None = None,
         asked_to_stop: Callable[[], bool] | None = None,
     ) -> None:
         """Take one optimizer step with learning rate `lr` on the next micro-batches of `batches`.
 
+        `momentum` is that of SGD, where it is not the same all along.
         `asked_to_stop` is asked between two of them, by all processes alike.
 
         Raises: Stopped if it says so; all that a checkpoint holds is then as it was before the step.
@@ -187,6 +189,8 @@ class Step:
             self._limit_run_ahead()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+            if momentum is not None:
+                group["momentum"] = momentum
         if self._clip_norm:
             self.scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
