@@ -17,7 +17,10 @@ import yaml
 from pydantic import TypeAdapter
 
 from trainer.cli import make_parser
+from trainer.cli._recipes import INSTANCES
 from trainer.config import Recipe, load_recipe, shipped_recipes
+from trainer.instances import find_instance
+from trainer.performance import estimate
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "docs" / "recipes.md"
@@ -151,6 +154,18 @@ def test_every_shipped_recipe_is_in_the_table_with_its_bar() -> None:
     for name, bar in bars.items():
         wanted = load_recipe(name).bar
         assert bar == ("\N{EN DASH}" if wanted is None else f"{wanted:.0%}".replace("%", " %")), name
+
+
+def test_hours_and_dollars_of_the_table_are_those_of_trainer_recipes() -> None:
+    for row in table(RECIPES, "bar, top-1"):
+        (name, *others) = re.findall(r"`([\w-]+)`", row[1])
+        if others or row[0] == "\N{EN DASH}":
+            continue
+        for cell, instance in zip(row[4:7], INSTANCES, strict=True):
+            hours, dollars = map(float, re.findall(r"([\d.]+) h, \$(\d+)", cell)[0])
+            predicted = estimate(load_recipe(name), find_instance(instance))
+            assert hours == pytest.approx(predicted.hours, abs=0.51 if hours >= 3 else 0.06), (name, instance)
+            assert dollars == pytest.approx(predicted.usd, abs=0.51), (name, instance)
 
 
 def test_the_example_of_a_recipe_is_one(tmp_path: Path) -> None:

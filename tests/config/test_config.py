@@ -39,6 +39,18 @@ def test_the_baseline_scales_the_learning_rate_with_the_batch() -> None:
         ("digits", ["amp=true"], "did you mean precision?"),
         ("digits", ["compile=true"], "it is an option of the command, --compile"),
         ("digits", ["workers=8"], "DALI's threads follow from the cores"),
+        ("digits", ["drop_path=0.1"], "did you mean stochastic_depth?"),
+        (
+            "digits",
+            ["preprocess.augment=timm_randaugment", "preprocess.randaugment_magnitude=11"],
+            "must not exceed 10 in timm_randaugment",
+        ),
+        ("digits", ["schedule.momentum_range=[0.85,0.95]"], "is for schedule.name=onecycle"),
+        (
+            "rn50-onecycle",
+            ["schedule.momentum_range=[0.85,0.95]", "optimizer.name=adamw"],
+            "is for optimizer.name=sgd",
+        ),
         ("digits", ["optimiser.momentum=0.8"], "did you mean optimizer.momentum?"),
         ("digits", ["quux=1"], "no such setting; docs/recipes.md lists all settings"),
         ("digits", ["schedule.milestones=[0.6,0.3]"], "milestones must be growing shares"),

@@ -31,6 +31,15 @@ FORMS: dict[str, dict[str, Any]] = {
         "cutmix": 1.0,
         "label_smoothing": 0.1,
     },
+    "LAMB, timm's loss and RandAugment, and repeated augmentation": {
+        "preprocess": Preprocess(augment="timm_randaugment", randaugment_magnitude=6),
+        "loss": "binary_cross_entropy",
+        "bce_sum": False,
+        "bce_target_threshold": 0.2,
+        "mixup": 0.1,
+        "repeated_augmentation": 2,
+        "optimizer": Optimizer(name="lamb", base_lr=0.04, weight_decay=0.02, clip_norm=1.0),
+    },
     "binary cross-entropy, AdamW, clipping, averaging and growing crops": {
         "preprocess": Preprocess(min_res=16, res_step=8),
         "loss": "binary_cross_entropy",

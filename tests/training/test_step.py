@@ -84,6 +84,22 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: Recipe) -> Non
     assert meter.read(step=4, lr=0.1)[metrics.TRAIN_LOSS] > 0
 
 
+def test_a_step_can_have_a_momentum_of_its_own(tiny: Recipe) -> None:
+    torch.manual_seed(0)
+    model, plain = Small(), Small()
+    plain.load_state_dict(model.state_dict())
+    step, meter = Step(model, make_optimizer(model, tiny), tiny, ALONE), Meter(ALONE)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for batch, momentum in zip(batches(3), (0.95, 0.85, 0.9), strict=True):
+        step(iter([batch]), 0.1, meter, momentum=momentum)
+        optimizer.param_groups[0]["momentum"] = momentum
+        optimizer.zero_grad()
+        F.cross_entropy(plain(batch.images), batch.labels).backward()
+        optimizer.step()
+
+    torch.testing.assert_close(model.norm.weight, plain.norm.weight, rtol=1e-6, atol=1e-7)
+
+
 def test_the_host_is_two_passes_ahead_of_a_gpu_and_sleeps_until_then(
     tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

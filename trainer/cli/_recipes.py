@@ -39,14 +39,14 @@ def run(options: Namespace) -> int:
     if options.json:
         print(json.dumps(rows))
         return 0
-    print(f"{'recipe':<15} {'top-1':>5} {'epochs':>6}  " + "  ".join(f"{name:>13}" for name in INSTANCES))
+    print(f"{'recipe':<16} {'top-1':>5} {'epochs':>6}  " + "  ".join(f"{name:>13}" for name in INSTANCES))
     for one, row in zip(recipes, rows, strict=True):
         costs = [f"{hours:5.1f} h {f'${usd:.0f}':>4}" for hours, usd in _estimates(one).values()] or [
             "-"
         ] * len(INSTANCES)
         bar = f"{one.bar:.0%}" if one.bar else "-"
-        print(f"{one.name:<15} {bar:>5} {one.epochs:>6}  " + "  ".join(f"{cost:>13}" for cost in costs))
-        print(f"{'':<15} {row['description']}")
+        print(f"{one.name:<16} {bar:>5} {one.epochs:>6}  " + "  ".join(f"{cost:>13}" for cost in costs))
+        print(f"{'':<16} {row['description']}")
     print(
         "\nHours and dollars are predictions for ImageNet, on demand; `trainer estimate RECIPE` has more.\n"
         "Nobody has trained the ImageNet recipes with this program yet; docs/recipes.md names their sources."
