@@ -159,7 +159,8 @@ def test_each_operation_of_timms_randaugment_is_as_strong_as_timms(
                 magnitude=level,
                 hparams={"img_mean": (FILL, FILL, FILL), "interpolation": Image.Resampling.BILINEAR},
             )
-            kept = 1 if name != "Posterize" else operation.level_fn(level, {})[0]
+            bits = timms.LEVEL_TO_ARG[names[index]] if name == "Posterize" else None
+            kept = bits(level, {})[0] if bits else 1
             # Pillow refuses to keep no bit at all, and did not when timm's recipes were made
             expected = np.asarray(operation(Image.fromarray(photo)), float) if kept else np.zeros_like(photo)
             differences.append(np.abs(pixels - expected)[3:-3, 3:-3].mean())

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from tests.export.conftest import CLASSES
 from trainer.errors import ExportError
 from trainer.export import Bundle, export, load_bundle, to_input, to_onnx
-from trainer.model import rebuild
+from trainer.model import build, rebuild
 from trainer.tracking import LoadedModel
 
 
@@ -50,6 +51,37 @@ def test_the_model_is_one_file_of_opset_17_with_the_names_jetson_inference_uses(
     assert model.graph.node[-1].op_type == "Softmax"
     known = {"Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten", "Gemm", "Softmax"}
     assert {node.op_type for node in model.graph.node} <= known
+
+
+def test_resnet_50_d_answers_alike_in_onnx_also_where_its_pooling_meets_an_odd_side(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("resnet50d", 7)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # torch: None is the plain mean
+    with torch.no_grad():
+        network(torch.randn(8, 3, 72, 72))
+    to_onnx(network.eval(), 72, tmp_path / "model.onnx")
+    images = torch.randn(2, 3, 72, 72)
+    with torch.inference_mode():
+        expected = network.eval()(images).softmax(dim=1)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (answers,) = session.run(None, {"input_0": images.numpy()})
+
+    torch.testing.assert_close(torch.from_numpy(answers), expected, rtol=0, atol=1e-4)
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    known = {
+        "Conv",
+        "Relu",
+        "MaxPool",
+        "AveragePool",
+        "Add",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+        "Softmax",
+    }
+    assert operators <= known | {"Identity"}
 
 
 def test_the_golden_answers_can_be_made_again_from_the_bundle_alone(bundle: Bundle) -> None:

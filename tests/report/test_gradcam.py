@@ -6,6 +6,7 @@ import torch
 import torchvision
 
 from tests.nets import Line, Small
+from trainer.model import build
 from trainer.report._gradcam import _last_feature_map, gradcam
 
 
@@ -24,9 +25,10 @@ def by_weights(network: torch.nn.Module, images: np.ndarray, classes: np.ndarray
     return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).detach().numpy()
 
 
-def test_of_pooling_and_one_linear_layer_it_is_the_weights_times_the_features() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d"])
+def test_of_pooling_and_one_linear_layer_it_is_the_weights_times_the_features(name: str) -> None:
     torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=7).eval()
+    network = build(name, 7, zero_init_residual=True).eval()
     images, classes = inputs(), np.array([6, 0, 3])
 
     np.testing.assert_allclose(
