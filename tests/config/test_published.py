@@ -64,6 +64,15 @@ def test_it_has_the_flags_of_the_published_command(name: str, command: str, batc
     assert recipe.peak_lr == pytest.approx(lr)
 
 
+def test_mixing_and_erasing_end_in_resnet_50_d_when_they_did_in_the_published_run() -> None:
+    """Its README, sections 6.2 and 6.3; in its log the loss falls from 4.0 to 3.1 with the epoch 52, counted from 0."""
+    recipe = load_recipe("rn50d")
+    of_epochs = [recipe.at(epoch) for epoch in range(recipe.epochs)]
+
+    assert [epoch for epoch, now in enumerate(of_epochs) if now.mixup or now.cutmix] == [*range(52)]
+    assert [epoch for epoch, now in enumerate(of_epochs) if now.preprocess.erasing] == [*range(83)]
+
+
 @pytest.mark.parametrize(
     ("name", "epochs", "size", "lr", "decay", "smoothing", "depth", "repeats", "magnitude", "alpha"),
     [

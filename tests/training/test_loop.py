@@ -262,7 +262,9 @@ def test_a_stopped_run_whose_network_draws_for_itself_ends_as_an_unbroken_one(
         bce_target_threshold=0.2,
         mixup=0.2,
         cutmix=1.0,
+        ema_decay=0.9,
         optimizer=Optimizer(name="lamb", base_lr=0.5, weight_decay=0.02, clip_norm=1.0),
+        phases=(Phase(at=0.6, mixup=0, cutmix=0),),
     )
     halves = Execution(batch_per_gpu=4)
     expected, _ = train(recipe, dataset, tmp_path / "unbroken", ALONE, Notes(), execution=halves)

@@ -37,11 +37,13 @@ SETTINGS = [
     "ema_decay=0.5",
 ]
 RECIPE = load_recipe("digits", SETTINGS)
-# All that changes while a run goes on: crops that grow, and phases of mixing, averaging, augmentation and size.
+# All that changes while a run goes on: crops that grow, and phases of mixing, averaging, augmentation and size; LAMB.
 CHANGING = load_recipe(
     "digits",
     [
         *SETTINGS,
+        "optimizer.name=lamb",
+        "optimizer.clip_norm=1",
         "mixup=0.2",
         "cutmix=1.0",
         "preprocess.min_res=24",
