@@ -26,7 +26,8 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from trainer.config import Decoder, Execution, Preprocess, Recipe
-from trainer.dataloader._augment import Augmentation, make_augmentations
+from trainer.dataloader._augment import make_augmentations
+from trainer.dataloader._augmentation import Augmentation
 from trainer.dataloader._crops import CROP_DRAWS, centre_crops, random_resized_crops
 from trainer.dataloader._pipelines import (
     BATCHES_IN_USE,
