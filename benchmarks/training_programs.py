@@ -113,7 +113,16 @@ def _trainer(settings: Settings, seed: int, paths: Paths) -> list[str]:
         "compile": "off",
         "decoder": "cpu",
     }
-    return [sys.executable, "-m", "trainer", "train", str(file), "--no-report", *_as_options(flags)]
+    return [
+        sys.executable,
+        "-m",
+        "trainer",
+        "train",
+        str(file),
+        "--no-report",
+        "--no-export",
+        *_as_options(flags),
+    ]
 
 
 def _trainer_said(settings: Settings, work: Path, log: str) -> Columns:

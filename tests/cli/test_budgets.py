@@ -17,7 +17,7 @@ from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = [*SETTINGS, *SMALL, "--device", "cpu", "--no-report", "--json"]
+OPTIONS = [*SETTINGS, *SMALL, "--device", "cpu", "--no-report", "--no-export", "--json"]
 
 
 def measured(folder: Path, *, last_step: int) -> list[tuple[str, int, float]]:
