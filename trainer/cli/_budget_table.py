@@ -91,7 +91,7 @@ def _published(one: PublishedRun) -> str:
 def _show_predicted(offered: Sequence[Sequence[Offer]], budget: float) -> None:
     print("\nPredicted by us; nobody has trained these recipes with this program yet:")
     print(
-        f"  {'bar':>4} {'recipe':<13} {'instance':<13} {'GPUs':<7} {'hours':>6} {'on demand':>9} {'spot':>7}  vCPU"
+        f"  {'bar':>3} {'recipe':<16} {'instance':<13} {'GPUs':<7} {'hours':>6} {'on demand':>9} {'spot':>6} vCPU"
     )
     if not offered:
         print("  no shipped recipe is for that much; trainer recipes lists them")
@@ -101,12 +101,12 @@ def _show_predicted(offered: Sequence[Sequence[Offer]], budget: float) -> None:
             if one.fits(budget):
                 prices = [f"${usd:.2f}" if usd <= budget else "-" for usd in (one.usd, one.spot_usd)]
                 print(
-                    f"  {bar:>4} {one.recipe:<13} {one.instance:<13} {one.gpus} {one.gpu:<5} {one.hours:6.1f} "
-                    f"{prices[0]:>9} {prices[1]:>7}  {one.vcpus} {one.quota}"
+                    f"  {bar:>3} {one.recipe:<16} {one.instance:<13} {one.gpus} {one.gpu:<5} {one.hours:6.1f} "
+                    f"{prices[0]:>9} {prices[1]:>6} {one.vcpus} {one.quota}"
                 )
         if not any(one.fits(budget) for one in ones):
             least = ones[0]
             print(
-                f"  {bar:>4} {least.recipe:<13} {least.instance:<13} costs more: ${least.usd:.2f}, spot "
+                f"  {bar:>3} {least.recipe:<16} {least.instance:<13} costs more: ${least.usd:.2f}, spot "
                 f"${least.spot_usd:.2f}"
             )
