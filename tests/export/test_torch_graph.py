@@ -60,3 +60,14 @@ def test_what_it_does_not_know_it_says(tmp_path: Path) -> None:
 
     with pytest.raises(UnknownOperator, match="DepthToSpace"):
         TorchGraph(tmp_path / "odd.onnx", CPU)
+
+
+def test_the_pooling_of_resnet_d_is_known(tmp_path: Path) -> None:
+    pool = torch.nn.AvgPool2d(2, stride=2, ceil_mode=True, count_include_pad=False)
+    to_onnx(
+        torch.nn.Sequential(pool, torch.nn.Flatten(), torch.nn.Linear(27, 4)).eval(), 5, tmp_path / "d.onnx"
+    )
+    images = IMAGES[:, :, :5, :5].contiguous()
+
+    answers = TorchGraph(tmp_path / "d.onnx", CPU)(images).numpy()
+    np.testing.assert_allclose(answers, by_the_letter(tmp_path / "d.onnx", images.numpy()), rtol=0, atol=1e-6)

@@ -103,6 +103,20 @@ def _max_pool(x: Tensor, **given: Any) -> Tensor:
     )
 
 
+def _average_pool(x: Tensor, **given: Any) -> Tensor:
+    top, left, bottom, right = given.get("pads", [0] * 4)
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or (top, left) != (bottom, right):
+        raise UnknownOperator(f"AveragePool with {given}")
+    return F.avg_pool2d(
+        x,
+        given["kernel_shape"],
+        stride=given.get("strides", 1),
+        padding=(top, left),
+        ceil_mode=bool(given.get("ceil_mode", 0)),
+        count_include_pad=bool(given.get("count_include_pad", 0)),
+    )
+
+
 def _padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, tuple[int, int]]:
     """The image, and the padding that is left to do on both sides alike."""
     top, left, bottom, right = pads
@@ -161,6 +175,7 @@ def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> T
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
+    "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "Clip": _clip,
