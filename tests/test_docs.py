@@ -213,7 +213,7 @@ def test_every_quoted_command_parses(name: str, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_that_is_quoted_alone_is_one_of_a_command_or_script(name: str) -> None:
     known = flags_of(make_parser([])) | OTHERS
-    scripts = "\n".join(path.read_text() for path in sorted((ROOT / "scripts").iterdir()) if path.is_file())
+    scripts = "\n".join(path.read_text() for path in sorted((ROOT / "scripts").rglob("*")) if path.is_file())
     known |= set(re.findall(r"--[a-z][a-z-]+", scripts))
     for code in quoted(ROOT / name):
         if code.startswith("--"):

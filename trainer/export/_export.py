@@ -14,6 +14,7 @@ import torch
 
 from trainer.errors import ExportError
 from trainer.export._bundle import EXPECTED, INPUTS, LABELS, MODEL, PARTIAL, PROBABILITIES, TEXT, check_out
+from trainer.export._device import write_device_programs
 from trainer.export._forms import Forms
 from trainer.export._images import BundleImages
 from trainer.export._preprocess import to_input
@@ -81,6 +82,7 @@ def export(
         (folder / LABELS).write_text("".join(f"{name}\n" for name in names), **TEXT)
         variants = forms.write(folder, images=images, missing=missing, count=count, formats=formats)
         write_texts(folder, model, variants, with_photos=with_photos)
+        write_device_programs(folder)
         seal(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     fp32 = variants.find(MODEL)

@@ -8,10 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trainer.export._bundle import MODEL, PREPROCESS, TEXT, VARIANTS
+from trainer.export._bundle import LABELS, MODEL, PREPROCESS, TEXT, VARIANTS
 from trainer.export._variants import HEADINGS, Variants
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.preprocess import ROUNDING
+from trainer.sealed import sha256
 from trainer.tracking import LoadedModel
 
 README = "README.txt"
@@ -27,7 +28,7 @@ There is no golden/ here, for its photos may not be handed on: `trainer export` 
 
 def write_texts(folder: Path, model: LoadedModel, variants: Variants, *, with_photos: bool) -> None:
     """Write them into the bundle in `folder`."""
-    write_json(folder / PREPROCESS, _preprocess(model, variants))
+    write_json(folder / PREPROCESS, _preprocess(model, variants, sha256(folder / LABELS)))
     write_json(folder / VARIANTS, variants.as_dict())
     info, registered = model.info, model.registered
     title = f"{registered.name} version {registered.version}" if registered else model.source
@@ -65,7 +66,7 @@ def _table(variants: Variants) -> str:
     return "\n".join([*(line.rstrip() for line in lines), "", *variants.notes()])
 
 
-def _preprocess(model: LoadedModel, variants: Variants) -> dict[str, Any]:
+def _preprocess(model: LoadedModel, variants: Variants, labels_sha256: str) -> dict[str, Any]:
     info, registered, size = model.info, model.registered, int(model.info.preprocess["val_size"])
     fp32 = variants.find(MODEL)
     top1 = fp32.top1 if fp32 and fp32.top1 else {}
@@ -89,6 +90,7 @@ def _preprocess(model: LoadedModel, variants: Variants) -> dict[str, Any]:
     return {
         **info.preprocess,
         "class_ids": info.class_ids,
+        "labels_sha256": labels_sha256,
         "input": {"name": INPUT_NAME, "shape": ["N", 3, size, size], "type": "float32"},
         "output": {
             "name": OUTPUT_NAME,

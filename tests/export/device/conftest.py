@@ -51,9 +51,6 @@ def make_bundle(folder: Path) -> Path:
     onnx.save(fixed, folder / "model_batch1.onnx")
     for form in ("fp16", "int8"):
         shutil.copy(folder / "model.onnx", folder / f"model_{form}.onnx")
-    for file in DEVICE.iterdir():
-        if file.is_file():
-            shutil.copy(file, folder)
     seal(folder)
     return folder
 

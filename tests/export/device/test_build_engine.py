@@ -84,7 +84,16 @@ def test_the_file_and_the_flags_are_those_of_the_version(
     assert not set(lacks.split()) & flags
 
 
-@pytest.mark.parametrize(("version", "flag"), [("8.5.2", "--skipInference"), ("10.3.0", "--buildOnly"), ("11.4.1", "--fp16"), ("11.4.1", "--int8"), ("10.16.2", "--fp17")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "flag"),
+    [
+        ("8.5.2", "--skipInference"),
+        ("10.3.0", "--buildOnly"),
+        ("10.16.2", "--fp17"),
+        ("11.4.1", "--fp16"),
+        ("11.4.1", "--int8"),
+    ],
+)
 def test_the_stand_ins_refuse_what_the_real_ones_do_not_know(
     copy: Path, trtexec: Trtexec, version: str, flag: str
 ) -> None:
@@ -144,6 +153,7 @@ def test_a_killed_build_leaves_no_engine_and_hinders_no_other(copy: Path, trtexe
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     while not program.with_name("calls").exists():
+        assert killed.poll() is None
         time.sleep(0.01)
     second = build(copy, program)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any, Iterator
 
-from verify import HERE, Missing, Wrong, networks_of, open_network, read_labels, to_input
-from verify import normalised as to_normalised
+sys.dont_write_bytecode = True  # the folder stays as it was sealed
+from verify import HERE, Missing, Wrong, networks_of, open_network, read_labels, to_input  # noqa: E402
+from verify import normalised as to_normalised  # noqa: E402
 
 # Full HD of the sensor, made into what OpenCV takes by the Jetson's own hardware; the newest frame only.
 CSI = (
