@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -42,11 +44,12 @@ class Device:
         self, *command: str, target: str = "onnxruntime", tensorrt: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; `target` says what is installed, `tensorrt` which stand-in of trtexec."""
-        places = {self.folder: "/model", ROOT / "scripts" / "jetson": "/jetson:ro", ROOT / "tests" / "export" / "device": "/trt:ro"}  # fmt: skip
+        stand_ins = ROOT / "tests" / "export" / "device"
+        places = {self.folder: "/model", ROOT / "scripts" / "jetson": "/jetson:ro", stand_ins: "/trt:ro"}
         volumes = [f"--volume={host}:{place}" for host, place in places.items()]
         trtexec = ["--env=TRTEXEC=/trt/trtexec", f"--env=TRTEXEC_VERSION={tensorrt}"] if tensorrt else []
         return subprocess.run(
-            ["docker", "run", "--rm", "--read-only", "--cap-drop=ALL", "--user=1000:1000", *volumes, *trtexec,
+            ["docker", "run", "--rm", "--read-only", "--cap-drop=ALL", f"--user={os.getuid() or 1000}", *volumes, *trtexec,
              f"--network={self.stack.project}_tracking", f"{self.stack.project}-{target}", *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -126,17 +129,12 @@ def test_the_champion_is_on_the_device_and_a_second_pull_does_nothing(
 
 
 def test_the_device_names_a_golden_photo_as_the_trainer_did(device: Device, pulled: Path) -> None:
-    done = device.run(
-        "python3", "/model/verified/current/classify.py", "/model/verified/current/golden/0.png"
-    )
-    if done.returncode:
-        names = sorted(path.name for path in (pulled / "golden").iterdir())
-        photo = next(name for name in names if name.startswith("0."))
-        done = device.run(
-            "python3", "/model/verified/current/classify.py", f"/model/verified/current/golden/{photo}"
-        )
+    first = json.loads((pulled / "golden" / "expected.json").read_text())[0]
+    current = "/model/verified/current"
+    done = device.run("python3", f"{current}/classify.py", f"{current}/{first['photo']}")
 
     assert done.returncode == 0, done.stdout
+    assert f"{first['photo']}: {first['top5'][0]['class']} " in done.stdout
 
 
 def test_without_any_python_package_the_digests_alone_must_be_asked_for(device: Device, pulled: Path) -> None:
