@@ -48,11 +48,22 @@ class Device:
         places = {self.folder: "/model", ROOT / "scripts" / "jetson": "/jetson:ro", stand_ins: "/trt:ro"}
         volumes = [f"--volume={host}:{place}" for host, place in places.items()]
         trtexec = ["--env=TRTEXEC=/trt/trtexec", f"--env=TRTEXEC_VERSION={tensorrt}"] if tensorrt else []
+        options = [
+            "--rm",
+            "--read-only",
+            "--cap-drop=ALL",
+            f"--user={os.getuid() or 1000}",
+            *volumes,
+            *trtexec,
+        ]
+        options.append(f"--network={self.stack.project}_tracking")
         return subprocess.run(
-            ["docker", "run", "--rm", "--read-only", "--cap-drop=ALL", f"--user={os.getuid() or 1000}", *volumes, *trtexec,
-             f"--network={self.stack.project}_tracking", f"{self.stack.project}-{target}", *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            ["docker", "run", *options, f"{self.stack.project}-{target}", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def pull(self, to: str, *arguments: str, **place: str) -> subprocess.CompletedProcess[str]:
         """Run scripts/jetson/pull."""
@@ -69,6 +80,10 @@ def champion(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp("export") / "bundle"
         command = [sys.executable, "-m", "trainer", "export", f"models:/{NAME}@candidate", "--out", folder]
         subprocess.run(command, check=True, cwd=ROOT, env=ENVIRONMENT | {"MLFLOW_TRACKING_URI": stack.uri})
+        for form in ("batch1", "fp16"):
+            if not (folder / f"model_{form}.onnx").exists():
+                shutil.copy(folder / "model.onnx", folder / f"model_{form}.onnx")
+        seal(folder)
         client.log_artifacts(version.run_id, str(folder), "bundle")
         digest = hashlib.sha256((folder / "SHA256SUMS").read_bytes()).hexdigest()
         experiment = client.get_run(version.run_id).info.experiment_id

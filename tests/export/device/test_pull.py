@@ -447,13 +447,22 @@ def test_the_engine_is_built_before_the_model_comes_into_use_or_the_old_one_stay
 def test_twenty_killed_pulls_end_in_a_sound_current(
     registry: Registry, device: Path, bundles: Bundles
 ) -> None:
-    """Killed with everything they started, as by a loss of power; a next one goes on from whatever is there."""
+    """Killed with everything they started, as by a loss of power, while somebody uses the model all the time."""
     start = time.monotonic()
     assert pull(registry, device).returncode == 0
     whole = time.monotonic() - start
     chance, versions = random.Random(0), itertools.cycle([(4, "four"), (5, "five"), (3, "three")])
     version, name = next(versions)
     killed = 0
+    missing, over = threading.Event(), threading.Event()
+
+    def use() -> None:
+        while not over.wait(0.001):
+            if not (device / "current" / "model.onnx").exists():
+                missing.set()
+
+    user = threading.Thread(target=use, daemon=True)
+    user.start()
     for _ in range(200):
         registry.publish(version, bundles(name))
         process = subprocess.Popen(
@@ -475,8 +484,11 @@ def test_twenty_killed_pulls_end_in_a_sound_current(
             assert (device / "previous").resolve().is_dir()
         if killed == 20:
             break
+    over.set()
+    user.join()
 
     assert killed == 20
+    assert not missing.is_set()
     done = pull(registry, device)
     assert done.returncode == 0, done.stdout
     assert in_use(device).name.startswith(f"{registry.aliases['champion']}-")
