@@ -214,7 +214,9 @@ def test_every_quoted_command_parses(name: str, capsys: pytest.CaptureFixture[st
 def test_every_flag_that_is_quoted_alone_is_one_of_a_command_or_script(name: str) -> None:
     known = flags_of(make_parser([])) | OTHERS
     folders = (ROOT / "scripts", ROOT / "trainer" / "export" / "device")
-    scripts = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    scripts = [
+        path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    ]
     known |= set(re.findall(r"--[a-z][a-z0-9-]+", "\n".join(path.read_text() for path in scripts)))
     for code in quoted(ROOT / name):
         if code.startswith("--"):
