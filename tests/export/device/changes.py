@@ -18,12 +18,12 @@ def change_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def one_weight(folder: Path) -> None:
-    """The exponent of one weight of the head."""
+    """The exponent of one weight of the first convolution, which every photo meets."""
     model = onnx.load(folder / "model.onnx")
-    head = max(model.graph.initializer, key=lambda one: len(one.dims) == 2)
-    data = bytearray(head.raw_data)
+    first = next(one for one in model.graph.initializer if len(one.dims) == 4 and one.dims[1] == 3)
+    data = bytearray(first.raw_data)
     data[3] ^= 0x40
-    head.raw_data = bytes(data)
+    first.raw_data = bytes(data)
     onnx.save(model, folder / "model.onnx")
 
 
