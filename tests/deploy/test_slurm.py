@@ -29,6 +29,7 @@ RECIPE = [
     "--device",
     "cpu",
     "--no-report",
+    "--no-export",
 ]
 
 
@@ -52,7 +53,7 @@ class Cluster:
             [*enter, *map(str, arguments)], check=True, text=True, stdout=subprocess.PIPE, env=env
         ).stdout
 
-    def submit(self, log: Path, *arguments: object, **environment: str) -> str:
+    def submit(self, log: Path, *arguments: str | Path, **environment: str) -> str:
         """Submit deploy/slurm.sbatch on both nodes; returns the job's number."""
         options = ["--parsable", "--nodes", "2", "--output", log]
         return self("sbatch", *options, "deploy/slurm.sbatch", *arguments, **environment).strip()
@@ -131,9 +132,13 @@ def test_a_run_that_is_out_of_time_and_then_preempted_ends_as_an_unbroken_one(
     until(lambda: cluster.state_of(job) == "COMPLETED", seconds=100, every=0.5)
     assert log.read_text().count("going on from the checkpoint") == 2
 
-    command = [sys.executable, "-m", "trainer", "train", *RECIPE, "--nproc-per-node", "2", "--data", photos]
+    command = [sys.executable, "-m", "trainer", "train", *RECIPE, "--nproc-per-node", "2"]
     unbroken = tmp_path / "unbroken"
-    subprocess.run([*command, "--runs", unbroken], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [*command, "--data", str(photos), "--runs", str(unbroken)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     ours, theirs = weights(runs), weights(unbroken)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
