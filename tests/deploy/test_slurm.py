@@ -104,7 +104,7 @@ def at_epoch(log: Path, epoch: int) -> bool:
 
 def weights(runs: Path) -> dict[str, torch.Tensor]:
     (run,) = runs.glob("digits-*")
-    checkpoint = torch.load(list_checkpoints(run / "checkpoints")[-1].path, weights_only=True)
+    checkpoint = torch.load(list_checkpoints(run / "checkpoints")[0], weights_only=True)
     model: dict[str, torch.Tensor] = checkpoint["states"]["model"]
     return model
 
@@ -116,20 +116,20 @@ def test_a_run_that_is_out_of_time_and_then_preempted_ends_as_an_unbroken_one(
     job = cluster.submit(log, *RECIPE, "--data", photos, "--runs", runs)
 
     # As `--signal=B:TERM@120` does two minutes before the end: the shell of the job hears of it, nobody else.
-    until(lambda: at_epoch(log, 2), seconds=100)
+    until(lambda: at_epoch(log, 2), seconds=300)
     cluster("scancel", "--batch", "--signal=TERM", job)
     until(lambda: "the job goes back into the queue" in log.read_text())
     assert "everything saved" in log.read_text()
     cluster.start_now(job)
 
     # As where a job of higher priority takes the nodes.
-    until(lambda: log.read_text().count("going on from the checkpoint") == 1)
+    until(lambda: log.read_text().count("going on from the checkpoint") == 1, seconds=300)
     said = len(log.read_text())
-    until(lambda: " epoch " in log.read_text()[said:])
+    until(lambda: " epoch " in log.read_text()[said:], seconds=300)
     cluster("scontrol", "requeue", job)
     until(lambda: "everything saved" in log.read_text()[said:])
     cluster.start_now(job)
-    until(lambda: cluster.state_of(job) == "COMPLETED", seconds=100, every=0.5)
+    until(lambda: cluster.state_of(job) == "COMPLETED", seconds=300, every=0.5)
     assert log.read_text().count("going on from the checkpoint") == 2
 
     command = [sys.executable, "-m", "trainer", "train", *RECIPE, "--nproc-per-node", "2"]
