@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 from trainer.config import Recipe, load_recipe, shipped_recipes
 from trainer.dataset import Dataset, shown
 from trainer.errors import ConfigError
-from trainer.tracking import FIND_LR_NAME, PRICE, RunHistory
+from trainer.tracking import BEGUN, FIND_LR_NAME, PRICE, RunHistory
 
 MOST_NAMED = 20  # skipped images
 
@@ -27,6 +30,9 @@ class Run:
     classes: tuple[str, ...]  # their names, in label order
     dataset: Dataset | None  # None: it is not here, or not the one that was trained on …
     missing: str = ""  # … and why
+    parent: Mapping[str, Any] | None = (
+        None  # what it began with, as the run folder has it; None: with nothing
+    )
 
     @property
     def finished(self) -> bool:
@@ -41,6 +47,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     rows = [
         ("Recipe", f"{recipe.name}: {recipe.epochs} epochs, {recipe.global_batch:,} images per step{bar}"),
         ("Description", recipe.description),
+        ("Began with", _began_with(run)),
         ("Phases", "; ".join(recipe.describe_phases().values())),
         (
             "Network",
@@ -68,9 +75,30 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def command(run: Run) -> str:
-    """The command that makes the run again, from the same recipe and data."""
+    """The command that makes the run again, from the same recipe, data and parent."""
+    words, usual_name = _extend(run) if _takes_all(run) else (_train(run), run.recipe.name)
+    if run.history.dataset:
+        words += ["--data", run.history.dataset.source]
+    if run.history.tags.get("dataset_completeness", "").startswith("not "):
+        words.append("--partial")  # without which such a data set is refused
+    name = _name(run.folder.resolve())
+    if name and name != usual_name:
+        words += ["--name", name]
+    return shlex.join(shown(word) for word in ["trainer", *words])
+
+
+def _extend(run: Run) -> tuple[list[str], str]:
+    """The command's words for an extension, and the name that it gives to the run."""
+    extended = _parent(run)
+    words = ["extend", extended, "--epochs", str(run.recipe.epochs)]
+    if run.parent and run.parent.get("takes") != "all":
+        words.append("--cooldown")
+    return words, _name(Path(extended))
+
+
+def _train(run: Run) -> list[str]:
     recipe = run.recipe
-    words = ["trainer", "train", recipe.name]
+    words = ["train", recipe.name]
     if recipe.name in shipped_recipes():
         try:
             base = load_recipe(recipe.name)
@@ -81,14 +109,40 @@ def command(run: Run) -> str:
             words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
     else:
         words[-1] = f"{recipe.name}.yaml"
-    if run.history.dataset:
-        words += ["--data", run.history.dataset.source]
-    if run.history.tags.get("dataset_completeness", "").startswith("not "):
-        words.append("--partial")  # without which such a data set is refused
-    name = run.folder.resolve().name[:-11]
-    if name and name != recipe.name:
-        words += ["--name", name]
-    return shlex.join(shown(word) for word in words)
+    if run.parent:
+        weights = run.parent.get("weights")
+        words += ["--from", _parent(run), *(["--weights", str(weights)] if weights else [])]
+    return words
+
+
+def _began_with(run: Run) -> str:
+    if not run.parent:
+        return ""
+    tags, weights = run.history.tags, run.parent.get("weights")
+    which = f" ({weights})" if weights else ""
+    what = "weights, optimizer and EMA" if _takes_all(run) else "the weights"
+    epochs = f" after {tags[BEGUN]} epochs" if BEGUN in tags else ""
+    digest = f"; SHA-256 {tags['parent_digest'][:16]}…" if "parent_digest" in tags else ""
+    made_by = f", of run {tags['parent_run_id']} in MLflow" if "parent_run_id" in tags else ""
+    return shown(f"{what} of {_parent(run)}{which}{epochs}{digest}{made_by}")
+
+
+def _takes_all(run: Run) -> bool:
+    """Whether the run is an extension of another."""
+    return str((run.parent or {}).get("takes", "")).startswith("all")
+
+
+def _parent(run: Run) -> str:
+    """The parent as the command line takes it: a path is stored as that from the folder of runs."""
+    name = str((run.parent or {}).get("name", ""))
+    path = run.folder.resolve().parent / name
+    is_path = not name.startswith(("models:/", "runs:/")) and (os.sep in name or path.exists())
+    return str(path) if is_path or _takes_all(run) else name
+
+
+def _name(folder: Path) -> str:
+    """The run's name, of which its folder's is made."""
+    return re.sub(r"-[0-9a-f]{10}$", "", folder.name)
 
 
 def _dataset(run: Run) -> str:

@@ -13,6 +13,7 @@ from trainer.errors import DataError, TrainerError
 from trainer.predictions import Predictions
 from trainer.report import OTHERS, Log, Report, Run, log_of, read_log, write_report
 from trainer.run._options import ReportOptions
+from trainer.run._parent import read_parent
 from trainer.run._plan import DATASET, RECIPE
 from trainer.tracking import JOURNAL, REPORT, read_journal
 
@@ -44,7 +45,7 @@ def report_run(options: ReportOptions) -> Report:
             f"{folder} does not say what was trained ({error}); its {RECIPE} and {DATASET} are needed for a report"
         ) from None
     dataset, missing = _find_dataset(source, digest, given=options.data is not None)
-    run = Run(folder, history, recipe, tuple(map(shown, classes)), dataset, missing)
+    run = Run(folder, history, recipe, tuple(map(shown, classes)), dataset, missing, read_parent(folder))
     beside = [_log(path) for path in options.against]
     others = [*beside, *_siblings(folder, run)][: max(OTHERS, len(beside))]
     return write_report(
