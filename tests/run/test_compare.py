@@ -11,12 +11,12 @@ from tests.report.runs import evaluated_run
 from trainer.errors import ConfigError
 from trainer.report import Group, as_data
 from trainer.run import compare_runs
-from trainer.tracking import read_run_ref, sync
+from trainer.tracking import Journal, read_run_ref, sync
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs and a range test; all but the last run are in MLflow too."""
+    """Three runs and a range test; all but the last run are in MLflow too. One more run is in its start-up."""
     runs = tmp_path_factory.mktemp("compared") / "runs"
     evaluated_run(runs / "sweep-1", usd=1, ema_decay=0.5)
     evaluated_run(runs / "sweep-2", usd=1)
@@ -26,6 +26,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("sweep-1", "sweep-2", "find-lr-sweep"):
             sync(runs / name, follow=False)
     evaluated_run(runs / "other")
+    (runs / "sweep-new").mkdir()
+    Journal(runs / "sweep-new").note("the data set is not complete")  # before its first record
     return runs
 
 
@@ -59,8 +61,12 @@ def test_runs_whose_folders_are_elsewhere_are_read_from_mlflow_and_are_the_same(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["sweep-1"], r"^sweep-1 names 1 run\(s\); name 2 to 24"),
-        (["sweep-1", "find-lr-sweep"], "^find-lr-sweep is a range test, which has no accuracy"),
+        (["sweep-1"], r"^sweep-1 names 1 run\(s\); name 2 to 24 to be compared, such as 'NAME-\*'$"),
+        (
+            ["sweep-1", "find-lr-sweep"],
+            r"^find-lr-sweep is a range test, .* such as 'NAME-\*', passes over it$",
+        ),
+        (["sweep-1", "sweep-new"], r"^sweep-new has not begun yet; .* such as 'NAME-\*', passes over it$"),
         (
             ["sweep-1", "swoop*"],
             r"^swoop\* is no run folder, and names no run in .*runs nor in MLflow; .* sweep-2",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME, GROUP, ORDER = "compare", "look", 4
 HELP = "compare runs at equal epochs, hours and dollars, and show what differs in their settings"
-EXAMPLE = "trainer compare runs/digits-* --out compare.html"
+EXAMPLE = "trainer compare 'digits-*' --out compare.html"
 SCHEDULES = "The runs have different schedules: one with fewer epochs is ahead on the way."
 CURVE = 40  # columns of the longest run's
 
@@ -28,8 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "given",
         metavar="RUN",
         nargs="+",
-        help="a run folder, the name of one in --runs or of a run in MLflow, where * stands for anything, or the id of "
-        "a run in MLflow",
+        help="a run folder, the name of one in --runs or of a run in MLflow, where * stands for anything (in quotes: "
+        "'digits-*'), or the id of a run in MLflow",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write it as one page, FILE.html, or its curves as FILE.svg"

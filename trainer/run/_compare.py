@@ -12,6 +12,7 @@ from trainer.report import Group, compare, compare_page, compare_svg
 from trainer.tracking import JOURNAL, RunHistory, read_journal, remote_histories
 
 MOST = 24  # runs that are told apart in a chart
+PATTERN = "'NAME-*'"  # in quotes, for a shell would make files of it that are no runs
 PAGES = {".html": compare_page, ".svg": compare_svg}
 
 
@@ -21,8 +22,8 @@ def compare_runs(
     """Compare runs, finished or not.
 
     Args:
-        runs_given: run folders; names of folders in `runs` or of runs in MLflow, with *, ? and [] for several; ids of
-            runs in MLflow.
+        runs_given: run folders; names of folders in `runs` or of runs in MLflow, with *, ? and [] for several, which
+            pass over range tests and runs that have not begun; ids of runs in MLflow.
         runs: folder of all runs, and of MLflow's SQLite store where MLFLOW_TRACKING_URI names no server.
         price: of a machine per hour in US dollars, for runs that were not told theirs.
 
@@ -32,16 +33,21 @@ def compare_runs(
     found: dict[str, tuple[str, RunHistory]] = {}  # by key, so that no run is there twice
     for given in runs_given:
         some = _named(given, runs)
-        trainings = [(name, history) for name, history in some if history.tags.get("kind") != "find-lr"]
-        if some and not trainings:
-            raise ConfigError(
-                f"{given} is a range test, which has no accuracy; its page in MLflow has its curve"
+        begun = [(name, history) for name, history in some if history.key]
+        trainings = [(name, history) for name, history in begun if history.tags.get("kind") != "find-lr"]
+        if not trainings:
+            why = (
+                "is a range test, which has no accuracy; its page in MLflow has its curve"
+                if begun
+                else "has not begun yet; wait for its first step"
             )
+            raise ConfigError(f"{given} {why}. A pattern for several, such as {PATTERN}, passes over it")
         for name, history in trainings:
             found.setdefault(history.key, (name, history))
     if not 2 <= len(found) <= MOST:
         raise ConfigError(
-            f"{' '.join(runs_given)} names {len(found)} run(s); name 2 to {MOST} to be compared, such as {runs}/*"
+            f"{' '.join(runs_given)} names {len(found)} run(s); name 2 to {MOST} to be compared, "
+            f"such as {PATTERN}"
         )
     return compare(list(found.values()), price=price)
 
@@ -83,4 +89,4 @@ def _named(given: str, runs: Path) -> list[tuple[str, RunHistory]]:
 
 
 def _of_folder(folder: Path) -> tuple[str, RunHistory]:
-    return folder.resolve().name, read_journal(folder)
+    return folder.resolve().name, read_journal(folder, empty=True)
