@@ -12,7 +12,7 @@ import pytest
 
 from tests.report.runs import SECONDS, evaluated_run
 from trainer.config import Recipe
-from trainer.report import apart, as_data, compare, compare_page, compare_svg, settings_of
+from trainer.report import apart, as_data, compare, compare_page, compare_svg, ema_of, settings_of
 from trainer.tracking import RunHistory, read_journal
 
 
@@ -55,6 +55,29 @@ def test_each_run_says_what_it_reached_and_on_what(fast_and_slow: list[tuple[str
     assert slow.images_per_second == pytest.approx(fast.images_per_second / 2)
     assert slow.hours == pytest.approx(fast.hours)
     assert slow.usd == pytest.approx(3 * fast.usd)
+
+
+@pytest.mark.parametrize(
+    ("decay", "phases", "said"),
+    [
+        (0.0, [], "no"),
+        (0.9, [{"at": 0.5, "mixup": 0.1}], "0.9"),
+        (0.0, [{"at": 0.5, "ema_decay": 0.999}], "0.999 from 0.5 on"),
+        (
+            0.9,
+            [{"at": 0.25, "ema_decay": 0.99}, {"at": 0.75, "ema_decay": 0.0}],
+            "0.9, 0.99 from 0.25 on, no from 0.75 on",
+        ),
+    ],
+)
+def test_a_moving_average_that_a_phase_switches_on_is_shown(
+    tmp_path: Path, decay: float, phases: list[dict[str, float]], said: str
+) -> None:
+    run = evaluated_run(tmp_path / "a", ema_decay=decay, phases=phases)
+    (group,) = compare(named(run))
+
+    assert ema_of(group.runs[0]) == said
+    assert f">{said}</td>" in compare_page([group])
 
 
 def test_only_settings_that_differ_are_shown_each_value_with_its_runs(tmp_path: Path) -> None:

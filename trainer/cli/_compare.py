@@ -99,7 +99,7 @@ def _show(groups: Sequence[Group]) -> None:
 
 
 def _runs(runs: Sequence[ComparedRun]) -> Table:
-    from trainer.report import number_of
+    from trainer.report import ema_of, number_of
 
     rows = [
         [
@@ -107,7 +107,7 @@ def _runs(runs: Sequence[ComparedRun]) -> Table:
             number_of(100 * one.best_top1, ".2f"),
             str(one.best_epoch or ""),
             number_of(100 * one.final_top1, ".2f"),
-            f"{one.ema_decay:g}" if one.ema_decay else "no",
+            ema_of(one),
             str(one.epochs),
             number_of(one.images_per_second, ",.0f"),
             number_of(one.hours),

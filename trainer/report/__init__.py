@@ -9,6 +9,7 @@ from trainer.report._compare import (
     compare,
     compare_page,
     compare_svg,
+    ema_of,
     number_of,
     settings_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "compare",
     "compare_page",
     "compare_svg",
+    "ema_of",
     "log_of",
     "number_of",
     "read_log",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +44,8 @@ class ComparedRun:
     name: str
     status: str
     device: str
-    ema_decay: float  # 0: the weights themselves were evaluated
+    ema_decay: float  # from the first epoch on; 0: the weights themselves were evaluated
+    ema_phases: tuple[tuple[float, float], ...]  # shares of the run from which on it is another, and which
     epochs: int  # done
     images_per_second: float  # of training, median of the epochs; nan if not measured
     best_top1: float  # share in 0..1; nan if nothing was measured, as all here
@@ -124,6 +125,7 @@ def _compared(number: int, name: str, history: RunHistory, price: float | None) 
         status=history.status,
         device=(f"{world} x " if world != "1" else "") + tags.get("gpu", "unknown device"),
         ema_decay=float(history.params.get("ema_decay") or 0),
+        ema_phases=_ema_phases(history.params),
         epochs=log.epochs[-1].epoch if log.epochs else 0,
         images_per_second=float(np.median(speeds)) if len(speeds) else math.nan,
         best_top1=best.val_top1 if best else math.nan,
@@ -134,6 +136,11 @@ def _compared(number: int, name: str, history: RunHistory, price: float | None) 
         find_lr=tags.get(FIND_LR_NAME) or tags.get(FIND_LR_RUN, ""),
         course=course,
     )
+
+
+def _ema_phases(params: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    phases = (phase for phase in params.get("phases") or () if isinstance(phase, Mapping))
+    return tuple((float(phase["at"]), float(phase["ema_decay"])) for phase in phases if "ema_decay" in phase)
 
 
 def _course(log: Log, price: float) -> Course:
@@ -179,6 +186,13 @@ def _plain(value: Any) -> Any:
 def number_of(value: float, form: str = ".3g") -> str:
     """As it is shown."""
     return format(value, form) if math.isfinite(value) else NOTHING
+
+
+def ema_of(run: ComparedRun) -> str:
+    """The decay of the moving average in words, as in "0.999 from 0.5 on": from that share of the run."""
+    said = [f"{run.ema_decay:g}" if run.ema_decay else "no"] if run.ema_decay or not run.ema_phases else []
+    said += [f"{decay:g} from {at:g} on" if decay else f"no from {at:g} on" for at, decay in run.ema_phases]
+    return ", ".join(said)
 
 
 def apart(group: Group, groups: Sequence[Group]) -> str:
@@ -260,7 +274,7 @@ def _row(run: ComparedRun) -> list[str]:
         run.name,
         number_of(100 * run.best_top1, ".2f") + (f" in {run.best_epoch}" if run.best_epoch else ""),
         number_of(100 * run.final_top1, ".2f"),
-        f"{run.ema_decay:g}" if run.ema_decay else "no",
+        ema_of(run),
         str(run.epochs),
         number_of(run.images_per_second, ",.0f"),
         number_of(run.hours),
