@@ -12,7 +12,7 @@ import pytest
 
 from tests.report.runs import SECONDS, evaluated_run
 from trainer.config import Recipe
-from trainer.report import apart, as_data, compare, compare_page, compare_svg, ema_of, settings_of
+from trainer.report import apart, as_data, compare, compare_page, compare_svg, ema_of, extensions, settings_of
 from trainer.tracking import RunHistory, read_journal
 
 
@@ -48,6 +48,7 @@ def test_they_are_compared_at_equal_epochs_hours_and_dollars_up_to_the_end_of_th
 def test_each_run_says_what_it_reached_and_on_what(fast_and_slow: list[tuple[str, RunHistory]]) -> None:
     (group,) = compare(fast_and_slow)
     fast, slow = group.runs
+    assert extensions(group) == ""
 
     assert (fast.number, fast.name, fast.epochs, fast.device) == (1, "fast", 4, "2 x NVIDIA T4")
     assert (fast.best_top1, fast.best_epoch, fast.final_top1) == (0.6, 3, 0.55)
@@ -55,6 +56,30 @@ def test_each_run_says_what_it_reached_and_on_what(fast_and_slow: list[tuple[str
     assert slow.images_per_second == pytest.approx(fast.images_per_second / 2)
     assert slow.hours == pytest.approx(fast.hours)
     assert slow.usd == pytest.approx(3 * fast.usd)
+
+
+def test_an_extension_is_compared_by_epochs_but_not_by_hours_and_dollars_which_another_run_has_spent(
+    tmp_path: Path,
+) -> None:
+    (group,) = compare(
+        named(
+            evaluated_run(tmp_path / "whole", top1=[0.1, 0.2, 0.3, 0.4], usd=1),
+            evaluated_run(
+                tmp_path / "longer", top1=[math.nan] * 2 + [0.5, 0.6], usd=1, tags={"parent_epochs": "2"}
+            ),
+        )
+    )
+    whole, longer = group.runs
+
+    assert (longer.epochs, longer.parent_epochs, longer.best_top1) == (4, 2, 0.6)
+    assert math.isnan(longer.hours)
+    assert math.isnan(longer.usd)
+    assert group.equal("epochs")[-1] == (4, (0.4, 0.6))
+    assert group.equal("hours") == group.equal("usd") == []
+    assert math.isfinite(whole.usd)
+    assert "Run 2 (2): in brackets the epochs of the run that it extends." in extensions(group)
+    assert extensions(group) in compare_page([group])
+    compare_svg([group])
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def _show(groups: Sequence[Group]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from trainer.report import AXES, apart, settings_of
+    from trainer.report import AXES, apart, extensions, settings_of
 
     # Tables are as wide as they are; a terminal that is narrower folds its lines itself.
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -81,6 +81,8 @@ def _show(groups: Sequence[Group]) -> None:
         for one in group.runs:
             origin = f", learning rate found by {one.find_lr}" if one.find_lr else ""
             console.print(Text(f"{one.number:>2}  {one.name}: {one.device}, {one.status}{origin}"))
+        if sentence := extensions(group):
+            console.print(Text(f"{sentence}."))
         console.print()
         console.print(_runs(group.runs))
         for line in _curves(group.runs):

@@ -10,6 +10,7 @@ from trainer.report._compare import (
     compare_page,
     compare_svg,
     ema_of,
+    extensions,
     number_of,
     settings_of,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "compare_page",
     "compare_svg",
     "ema_of",
+    "extensions",
     "log_of",
     "number_of",
     "read_log",

@@ -13,7 +13,7 @@ from trainer.config import differing_settings
 from trainer.report import _charts, _drawing
 from trainer.report._log import Log, Values, log_of
 from trainer.report._page import NOTHING, render
-from trainer.tracking import FIND_LR_NAME, FIND_LR_RUN, PRICE, RunHistory
+from trainer.tracking import BEGUN, FIND_LR_NAME, FIND_LR_RUN, PRICE, RunHistory
 
 AXES = {"epochs": "epochs", "hours": "hours", "usd": "dollars"}  # what a run has taken, and its word
 MARKS = (0.25, 0.5, 0.75, 1.0)  # shares of the shortest run, at which all are compared
@@ -24,7 +24,10 @@ class Course:
     """Each evaluation of a run, and what had been spent by then."""
 
     epochs: Values
-    hours: Values  # of training and evaluation, without start-up and interruptions; nan where unknown
+    hours: (
+        Values  # of training and evaluation, without start-up and interruptions; nan where unknown, and of an
+    )
+    # extension, for it has not spent those of its first epochs
     usd: Values  # for that; nan where the price is unknown
     top1: Values  # share of the validation images in 0..1
     loss: Values  # nats
@@ -47,6 +50,7 @@ class ComparedRun:
     ema_decay: float  # from the first epoch on; 0: the weights themselves were evaluated
     ema_phases: tuple[tuple[float, float], ...]  # shares of the run from which on it is another, and which
     epochs: int  # done
+    parent_epochs: float  # of these, done by the run that it extends
     images_per_second: float  # of training, median of the epochs; nan if not measured
     best_top1: float  # share in 0..1; nan if nothing was measured, as all here
     best_epoch: int
@@ -114,7 +118,8 @@ def _val_digest(history: RunHistory) -> str:
 
 def _compared(number: int, name: str, history: RunHistory, price: float | None) -> ComparedRun:
     log, tags = log_of(history, name=name), history.tags
-    course = _course(log, _price(tags.get(PRICE)) or price or math.nan)
+    begun = float(tags.get(BEGUN, 0))
+    course = _course(log, begun, _price(tags.get(PRICE)) or price or math.nan)
     best = log.best()
     speeds = log.column("images_per_second")[1]
     world = tags.get("world_size", "1")
@@ -127,6 +132,7 @@ def _compared(number: int, name: str, history: RunHistory, price: float | None) 
         ema_decay=float(history.params.get("ema_decay") or 0),
         ema_phases=_ema_phases(history.params),
         epochs=log.epochs[-1].epoch if log.epochs else 0,
+        parent_epochs=begun,
         images_per_second=float(np.median(speeds)) if len(speeds) else math.nan,
         best_top1=best.val_top1 if best else math.nan,
         best_epoch=best.epoch if best else 0,
@@ -143,8 +149,8 @@ def _ema_phases(params: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
     return tuple((float(phase["at"]), float(phase["ema_decay"])) for phase in phases if "ema_decay" in phase)
 
 
-def _course(log: Log, price: float) -> Course:
-    hours = np.cumsum([row.seconds for row in log.epochs]) / 3600
+def _course(log: Log, begun: float, price: float) -> Course:
+    hours = np.cumsum([math.nan if begun else row.seconds for row in log.epochs]) / 3600
     measured = np.array([math.isfinite(row.val_top1) for row in log.epochs], bool)
     columns = np.array([(row.epoch, row.val_top1, row.val_loss) for row in log.epochs]).reshape(-1, 3)
     epochs, top1, loss = columns[measured].T
@@ -206,6 +212,17 @@ def apart(group: Group, groups: Sequence[Group]) -> str:
     )
 
 
+def extensions(group: Group) -> str:
+    """A sentence about runs that go on from another one's end; empty if there are none."""
+    those = [f"{run.number} ({run.parent_epochs:g})" for run in group.runs if run.parent_epochs]
+    if not those:
+        return ""
+    return (
+        f"Run {', '.join(those)}: in brackets the epochs of the run that it extends. It is not compared by hours and "
+        "dollars, for it has spent none for those"
+    )
+
+
 def settings_of(group: Group) -> list[tuple[str, str]]:
     """Each setting that differs: its values, and behind each the numbers of the runs that have it."""
     rows = []
@@ -250,6 +267,7 @@ def compare_page(groups: Sequence[Group]) -> str:
         groups=[
             {
                 "apart": apart(group, groups),
+                "extensions": extensions(group),
                 "images": group.images,
                 "runs": [_row(run) for run in group.runs],
                 "equal": [_table(group, axis) for axis in AXES if group.equal(axis)],
