@@ -148,6 +148,18 @@ def test_without_a_price_there_are_no_dollars_but_for_that_which_is_given(tmp_pa
     assert compare(two, price=2.0)[0].runs[0].usd == pytest.approx(2 * 2 * SECONDS / 3600)
 
 
+def test_a_price_that_is_given_is_of_each_machine_and_that_of_a_run_of_all(tmp_path: Path) -> None:
+    three = named(
+        evaluated_run(tmp_path / "one"),
+        evaluated_run(tmp_path / "two", tags={"machines": "2"}),
+        evaluated_run(tmp_path / "told", usd=1, tags={"machines": "2"}),
+    )
+    (group,) = compare(three, price=3.0)
+
+    hours = 2 * SECONDS / 3600
+    assert [run.usd for run in group.runs] == pytest.approx([3 * hours, 6 * hours, 1 * hours])
+
+
 def test_a_run_that_has_measured_nothing_yet_is_shown_with_gaps(tmp_path: Path) -> None:
     (group,) = compare(named(evaluated_run(tmp_path / "a"), evaluated_run(tmp_path / "new", top1=[])))
 

@@ -13,7 +13,7 @@ from trainer.config import differing_settings
 from trainer.report import _charts, _drawing
 from trainer.report._log import Log, Values, log_of
 from trainer.report._page import NOTHING, render
-from trainer.tracking import BEGUN, FIND_LR_NAME, FIND_LR_RUN, PRICE, RunHistory
+from trainer.tracking import BEGUN, FIND_LR_NAME, FIND_LR_RUN, MACHINES, PRICE, RunHistory
 
 AXES = {"epochs": "epochs", "hours": "hours", "usd": "dollars"}  # what a run has taken, and its word
 MARKS = (0.25, 0.5, 0.75, 1.0)  # shares of the shortest run, at which all are compared
@@ -119,7 +119,8 @@ def _val_digest(history: RunHistory) -> str:
 def _compared(number: int, name: str, history: RunHistory, price: float | None) -> ComparedRun:
     log, tags = log_of(history, name=name), history.tags
     begun = float(tags.get(BEGUN, 0))
-    course = _course(log, begun, _price(tags.get(PRICE)) or price or math.nan)
+    machines = _number(tags.get(MACHINES)) or 1.0  # an earlier program did not say how many
+    course = _course(log, begun, _number(tags.get(PRICE)) or machines * (price or math.nan))
     best = log.best()
     speeds = log.column("images_per_second")[1]
     world = tags.get("world_size", "1")
@@ -157,7 +158,7 @@ def _course(log: Log, begun: float, price: float) -> Course:
     return Course(epochs=epochs, hours=hours[measured], usd=hours[measured] * price, top1=top1, loss=loss)
 
 
-def _price(text: str | None) -> float:
+def _number(text: str | None) -> float:
     try:
         return max(0.0, float(text or 0))
     except ValueError:

@@ -30,7 +30,7 @@ class Eta:
 
         Args:
             elapsed: seconds that earlier starts of the run took.
-            price: price of this machine per hour in US dollars; None: not known.
+            price: price of all machines together per hour in US dollars; None: not known.
             total_steps: optimizer steps of the whole run.
             images_per_step: images of one optimizer step, all processes together.
             epochs: epochs of the whole run; each ends with an evaluation.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from trainer import __version__
+from trainer import __version__, ranks
 from trainer.config import Execution
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.run._plan import Plan, as_published
-from trainer.tracking import DatasetInfo
+from trainer.tracking import MACHINES, DatasetInfo
 from trainer.training import choose_precision
 
 
@@ -27,6 +27,7 @@ def run_tags(plan: Plan, world: World) -> dict[str, str]:
         "ngc": os.environ.get("NVIDIA_PYTORCH_VERSION", "none"),
         "gpu": device_name(world.device),
         "world_size": str(world.size),
+        MACHINES: str(ranks.machines()),
         "precision": choose_precision(plan.recipe.precision, world.device).name,
         "dataset": plan.dataset.name,
         "dataset_digest": plan.dataset.digest,

@@ -18,7 +18,7 @@ from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._origin import Origin, origin_of, run_that_made
-from trainer.tracking._progress import BEGUN, PRICE
+from trainer.tracking._progress import BEGUN, MACHINES, PRICE
 from trainer.tracking._promote import Promoted, promote, record_accuracy, rollback, version_uri
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import REGISTERED, Registered, register, run_folder_of
@@ -37,6 +37,7 @@ __all__ = [
     "FIND_LR_NAME",
     "FIND_LR_RUN",
     "JOURNAL",
+    "MACHINES",
     "PARENT_RUN",
     "PRICE",
     "REGISTERED",

@@ -10,7 +10,8 @@ from trainer import metrics
 from trainer.tracking._history import RunHistory
 from trainer.tracking._server import redact
 
-PRICE = "usd_per_hour"  # the tag with the price of the machine, where it is known
+PRICE = "usd_per_hour"  # the tag with the price of all machines together, where it is known
+MACHINES = "machines"  # the tag with their number
 BEGUN = "parent_epochs"  # the tag with the epochs that the run has taken over from the one that it extends
 WINDOW = 10  # newest epochs whose median duration counts
 NOTE_LENGTH = 200  # characters of a warning
