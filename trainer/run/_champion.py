@@ -44,10 +44,10 @@ def for_record(options: EvaluateOptions) -> EvaluateOptions:
     return dataclasses.replace(options, model=version_uri(_uri(options.model), runs=options.runs))
 
 
-def record(options: EvaluateOptions, top1: float) -> str:
-    """Note at the version how good it is on these validation images; return the tag's name."""
+def record(options: EvaluateOptions, top1: float) -> None:
+    """Note at the version how good it is on these validation images."""
     digest = open_dataset(options.data).val_digest
-    return record_accuracy(options.model, digest, top1, runs=options.runs)
+    record_accuracy(options.model, digest, top1, runs=options.runs)
 
 
 def _uri(model: str) -> str:

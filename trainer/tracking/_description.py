@@ -119,7 +119,7 @@ def _items(history: RunHistory) -> dict[str, str]:
             items["Recipe"] += f", {params['epochs']} epochs, {params['global_batch']:,} images per step"
     if parent := tags.get("parent_model"):
         run = f" of run `{tags['parent_run_id']}`" if "parent_run_id" in tags else ""
-        of = {"all": "all", "registered": "the weights"}.get(tags.get("parent_weights", ""), "the weights")
+        of = "all" if tags.get("parent_weights") == "all" else "the weights"
         items["Began with"] = f"{of}{run}: `{parent}`, SHA-256 `{tags.get('parent_digest', '')[:10]}`"
     if dataset:
         counts = ", ".join(f"{number:,} {name}" for name, number in dataset.counts.items())

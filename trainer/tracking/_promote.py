@@ -110,8 +110,8 @@ def rollback(name: str, *, runs: Path, reason: str = "") -> Promoted:
         return _done(previous, move.why, before=champion)
 
 
-def record_accuracy(uri: str, val_digest: str, top1: float, *, runs: Path) -> str:
-    """Note the accuracy of a registered version on other validation images than its run's; return the tag's name.
+def record_accuracy(uri: str, val_digest: str, top1: float, *, runs: Path) -> None:
+    """Note the accuracy of a registered version on other validation images than its run's.
 
     Args:
         uri: `models:/NAME/VERSION`.
@@ -122,7 +122,6 @@ def record_accuracy(uri: str, val_digest: str, top1: float, *, runs: Path) -> st
     with _registry(runs, uri) as client:
         version, key = find_version(client, uri), recorded_as(val_digest)
         client.set_model_version_tag(version.name, version.version, key, f"{top1:.6f}")
-    return key
 
 
 def version_uri(uri: str, *, runs: Path) -> str:
