@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -50,6 +51,13 @@ def test_the_flags_of_each_command_are_those_that_were_decided_on(name: str) -> 
     flags = {flag for action in commands[name]._actions for flag in action.option_strings}
 
     assert flags - {"-h", "--help"} == set(FLAGS[name].split())
+
+
+def test_each_command_has_a_place_of_its_own_in_its_group() -> None:
+    modules = [import_module(f"trainer.cli._{name.replace('-', '_')}") for name in command_names()]
+    places = [(module.GROUP, module.ORDER) for module in modules]
+
+    assert len(set(places)) == len(places)
 
 
 def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture[str]) -> None:

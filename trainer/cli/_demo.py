@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from trainer.cli import _args
 
-NAME, GROUP, ORDER = "demo", "look", 4
+NAME, GROUP, ORDER = "demo", "look", 5
 HELP = "show a model in a browser: a picture in, its classes and where they were found out"
 EXAMPLE = "trainer demo export/resnet50-digits-1"
 
