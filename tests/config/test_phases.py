@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import pytest
@@ -41,6 +41,19 @@ def test_a_phase_begins_with_the_first_epoch_that_begins_at_its_share_or_later(
     recipe = phased(f"phases=[{{at: {at:.9f}, mixup: 0.2}}]", "schedule.warmup_epochs=0", epochs=epochs)
 
     assert [recipe.at(epoch).mixup for epoch in (first - 1, first)] == [0, 0.2]
+
+
+def test_which_numbers_of_epochs_the_phases_allow_is_known_without_trying() -> None:
+    recipe = phased("phases=[{at: 0.5, mixup: 0.2}, {at: 0.6, mixup: 0}]", "schedule.warmup_epochs=0")
+
+    for epochs in range(1, 30):
+        try:
+            replace(recipe, epochs=epochs)
+        except ValueError:
+            assert not recipe.phases_fit(epochs)
+        else:
+            assert recipe.phases_fit(epochs)
+    assert [epochs for epochs in range(1, 8) if recipe.phases_fit(epochs)] == [4, 6, 7]
 
 
 def test_the_size_of_a_phase_is_that_of_all_its_crops_and_the_largest_is_measured() -> None:

@@ -168,6 +168,24 @@ def test_as_many_epochs_fit_as_do_not_take_longer(seconds: float, epochs: int) -
     assert most_epochs(load_recipe("rn50-75"), seconds, whole) == epochs
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "seconds", "epochs"),
+    [
+        ("rn50d", (), 39, 0),
+        ("rn50d", (), 40, 4),
+        ("rn50d", (), 1e9, 114),
+        # In 5 epochs both phases would begin with the fourth.
+        ("rn50-75", ("phases=[{at: 0.5, mixup: 0.2}, {at: 0.6, mixup: 0.1}]",), 59, 4),
+    ],
+)
+def test_no_fewer_epochs_fit_than_the_phases_allow(
+    recipe: str, settings: tuple[str, ...], seconds: float, epochs: int
+) -> None:
+    assert (
+        most_epochs(load_recipe(recipe, list(settings)), seconds, lambda short: 10.0 * short.epochs) == epochs
+    )
+
+
 # Before the start.
 
 
@@ -193,6 +211,18 @@ def test_where_not_one_epoch_fits_that_is_said(options: TrainOptions) -> None:
     for fit in (False, True):
         with pytest.raises(ConfigError, match="allows 0:00: not one epoch fits"):
             within_budget(replace(options, max_dollars=1e-4, fit=fit))
+
+
+def test_a_recipe_with_phases_is_refused_and_fitted_like_any_other(options: TrainOptions) -> None:
+    phased = replace(options, recipe="rn50d", instance="g4dn.xlarge")
+    with pytest.raises(
+        ConfigError, match=r"\d+ of its 115 epochs fit, as a run of its own \(--set epochs=\d+"
+    ):
+        within_budget(replace(phased, max_hours=0.1))
+    assert 4 < within_budget(replace(phased, max_hours=0.1, fit=True)).plan.recipe.epochs < 115
+    for fit in (False, True):
+        with pytest.raises(ConfigError, match="not even 4 epochs fit, the fewest that its phases allow"):
+            within_budget(replace(phased, max_hours=1 / 3600, fit=fit))
 
 
 @pytest.mark.parametrize(
@@ -333,6 +363,14 @@ def test_the_first_steps_tell_that_a_budget_is_far_too_small(options: TrainOptio
     assert said[3].startswith("because rn50-75 takes about ")
     assert "as measured so far, and --max-hours 1 allows 1:40: " in said[3]
     assert said[4] is None, "it is said once"
+
+
+def test_the_first_steps_of_a_recipe_with_phases_tell_it_as_well(options: TrainOptions) -> None:
+    forecast = first_forecast(replace(options, recipe="rn50d"), 80)
+    said = [forecast(step, {metrics.THROUGHPUT: 64.0}) for step in (5, 10, 15, 20)]
+
+    assert said[3] is not None
+    assert said[3].endswith("allows 1:20: not even 4 epochs fit, the fewest that its phases allow")
 
 
 def test_the_first_steps_of_a_run_that_fits_are_silent_and_later_ones_do_not_count(

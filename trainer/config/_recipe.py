@@ -106,6 +106,11 @@ class Recipe:
         """The first epoch of the phase that this one is in; 0 before all of them."""
         return max(begin for begin in self.in_force if begin <= epoch)
 
+    def phases_fit(self, epochs: int) -> bool:
+        """Whether in a run of so many epochs each phase would begin with an epoch of its own, as it has to."""
+        begins = [phase.first_epoch(epochs) for phase in self.phases]
+        return len(set(begins)) == len(begins) and all(begin < epochs for begin in begins)
+
     @property
     def uses_ema(self) -> bool:
         """Whether weights are averaged in any part of the run."""

@@ -145,21 +145,32 @@ def too_small(recipe: Recipe, limit: Limit, seconds: float, basis: str, whole: W
     """
     fits = most_epochs(recipe, limit.seconds, whole)
     how = " ".join(f"--set {one}" for one in settings_of(shortened(recipe, fits))) if fits else ""
+    fewest = next(iter(_shorter(recipe)), recipe.epochs)
+    none = (
+        f"not even {fewest} epochs fit, the fewest that its phases allow"
+        if fewest > 1
+        else "not one epoch fits"
+    )
     return (
         f"{recipe.name} takes about {duration(seconds)}, {basis}, and {limit.words} allows {duration(limit.seconds)}: "
         + (
             f"{fits} of its {recipe.epochs} epochs fit, as a run of its own ({how}, or --fit)"
             if fits
-            else "not one epoch fits"
+            else none
         )
     )
 
 
 def most_epochs(recipe: Recipe, seconds: float, whole: Whole) -> int:
-    """The most epochs, fewer than the recipe's, of a run that takes `seconds` at most; 0 if not even one does."""
-    return bisect.bisect_right(
-        range(1, recipe.epochs), seconds, key=lambda epochs: whole(shortened(recipe, epochs))
-    )
+    """The most epochs, fewer than the recipe's, of a run that takes `seconds` at most; 0 if no number of them does."""
+    numbers = _shorter(recipe)
+    fit = bisect.bisect_right(numbers, seconds, key=lambda epochs: whole(shortened(recipe, epochs)))
+    return numbers[fit - 1] if fit else 0
+
+
+def _shorter(recipe: Recipe) -> list[int]:
+    """Numbers of epochs, fewer than the recipe's, that its phases allow; one may be missing between two others."""
+    return [epochs for epochs in range(1, recipe.epochs) if recipe.phases_fit(epochs)]
 
 
 class Forecast:
