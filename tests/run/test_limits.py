@@ -325,6 +325,21 @@ def test_fit_makes_a_shorter_run_and_the_same_command_finds_it_again_on_any_mach
     assert within_budget(replace(asked, max_hours=20 / 3600)).plan.folder != made.plan.folder
 
 
+def test_what_was_fitted_to_one_data_set_and_parent_is_not_taken_for_another(
+    options: TrainOptions, photos: Path
+) -> None:
+    settings = ("classes=null", "global_batch=8")
+    asked = replace(options, set=settings, max_hours=25 / 3600, fit=True, from_="r", weights="ema")
+    made = within_budget(asked)
+    assert made.plan.recipe.epochs == 20
+    made.begin(asked)
+    fast = replace(asked, instance="g5.12xlarge")  # on which all 32 would fit
+
+    assert within_budget(fast).plan.recipe.epochs == 20
+    for other in ({"weights": "raw"}, {"from_": "s"}, {"data": photos}):
+        assert within_budget(replace(fast, **other)).plan.recipe.epochs == 32, other
+
+
 def test_a_fitted_run_that_is_far_slower_than_predicted_is_fitted_once_more(options: TrainOptions) -> None:
     asked = replace(options, max_hours=25 / 3600, fit=True)
     made = within_budget(asked)

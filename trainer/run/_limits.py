@@ -60,7 +60,8 @@ class Budgeted:
         if asked.fit and self.options.set != asked.set:
             recipe = load_recipe(asked.recipe, asked.set)
             settings = self.options.set[len(asked.set) :]
-            content = {**_of_command(asked, recipe), "epochs": self.plan.recipe.epochs, "set": settings}
+            of_command = _of_command(asked, recipe, self.plan)
+            content = {**of_command, "epochs": self.plan.recipe.epochs, "set": settings}
             self.plan.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.plan.folder / FITTED, content)
 
@@ -246,7 +247,7 @@ def _fit(plan: Plan, asked: TrainOptions, limit: Limit) -> tuple[Plan, TrainOpti
 
 def _fitted(plan: Plan, asked: TrainOptions) -> list[str]:
     """The settings that the same command was fitted to before, of the shortest run; empty if it was not."""
-    of_command, found = _of_command(asked, plan.recipe), []
+    of_command, found = _of_command(asked, plan.recipe, plan), []
     name = asked.name if asked.name is not None else plan.recipe.name
     for path in asked.runs.glob(f"{glob.escape(name)}-*/{FITTED}"):
         with suppress(OSError, ValueError):
@@ -256,9 +257,15 @@ def _fitted(plan: Plan, asked: TrainOptions) -> list[str]:
     return min(found, default=(0, []))[1]
 
 
-def _of_command(asked: TrainOptions, recipe: Recipe) -> dict[str, Any]:
-    budget = {"max_hours": asked.max_hours, "max_dollars": asked.max_dollars}
-    return {"recipe": recipe.digest(), "from": asked.from_, **budget}
+def _of_command(asked: TrainOptions, recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What makes it this command: the recipe as it was asked for, what else the plan has, and the budget."""
+    return {
+        "recipe": recipe.digest(),
+        "dataset": plan.dataset.digest,
+        "parent": plan.parent.as_dict() if plan.parent else None,
+        "max_hours": asked.max_hours,
+        "max_dollars": asked.max_dollars,
+    }
 
 
 def _data(plan: Plan) -> dict[str, Any]:
