@@ -47,10 +47,15 @@ def throughputs(images_per_second: float, *steps: int) -> list[tuple[int, dict[s
     return [(step, {metrics.THROUGHPUT: images_per_second}) for step in steps]
 
 
-def begun(options: TrainOptions, images_per_second: float, *, seconds: float = 0.0) -> TrainOptions:
-    """The same options, of a run that has measured its first 40 steps and has taken so long."""
+def begun(
+    options: TrainOptions,
+    images_per_second: float,
+    *more: tuple[int, Mapping[str, float]],
+    seconds: float = 0.0,
+) -> TrainOptions:
+    """The same options, of a run that has measured its first 40 steps, and what came later, and has taken so long."""
     folder = within_budget(replace(options, max_hours=None, max_dollars=None)).plan.folder
-    journal(folder, *throughputs(images_per_second, 10, 20, 30, 40))
+    journal(folder, *throughputs(images_per_second, 10, 20, 30, 40), *more)
     path = folder / "journal.jsonl"
     *lines, end = path.read_text().splitlines()
     record = json.loads(end)
@@ -294,11 +299,42 @@ def test_a_run_that_has_spent_its_budget_is_refused_until_it_gets_more(options: 
     assert "of --max-hours 2.1" in within_budget(replace(options, max_hours=2.1)).told
 
 
-def test_a_run_that_is_trained_is_registered_whatever_it_took(options: TrainOptions) -> None:
-    folder = within_budget(options).plan.folder
-    journal(folder, *throughputs(1e-3, 10, 20, 30, 32 * (IMAGES // 64)))
+LAST = 32 * (IMAGES // 64)
+REACHED = (44, {metrics.VAL_TOP1: 0.5})  # the target, after two epochs
 
-    assert within_budget(replace(options, max_hours=1e-6)).told == "trained already"
+
+@pytest.mark.parametrize(
+    ("last", "trained"),
+    [
+        (throughputs(1.0, LAST), True),
+        (throughputs(1.0, LAST - 1), False),
+        ([REACHED], True),
+        ([REACHED, *throughputs(1.0, 45)], False),  # it has gone on since, to a higher target
+        ([(44, {metrics.VAL_TOP1: 0.49})], False),
+    ],
+)
+def test_a_run_that_is_trained_is_registered_whatever_it_took(
+    options: TrainOptions, last: list[tuple[int, dict[str, float]]], trained: bool
+) -> None:
+    begun(options, 100.0, *last, seconds=7200)
+    spent = replace(options, max_hours=1.0, until_top1=0.5)
+
+    assert asked_to_stop(spent) == (not trained)
+    for fit in (False, True):
+        asked = replace(spent, fit=fit)
+        if trained:
+            assert within_budget(asked).told == "trained already"
+        elif not fit:
+            with pytest.raises(ConfigError, match="has taken 2:00 h already"):
+                within_budget(asked)
+
+
+def asked_to_stop(options: TrainOptions) -> bool:
+    """Whether a start of the run is stopped at once, for want of time."""
+    plan = within_budget(replace(options, max_hours=None)).plan
+    asked = threading.Event()
+    with budget_of(plan, options).watch(lambda _: asked.set()):
+        return asked.wait(0.2)
 
 
 # --fit.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from trainer import ranks
-from trainer.run._limits import SLACK, Limit, limit_of, too_small
+from trainer.run._limits import SLACK, Limit, is_trained, limit_of, too_small
 from trainer.run._options import StartOptions, TrainOptions
 from trainer.run._pace import Pace
 from trainer.run._plan import Plan
@@ -27,12 +27,14 @@ def budget_of(plan: Plan, options: StartOptions) -> Budget:
     limit = limit_of(options)
     if limit is None or ranks.rank() != 0:
         return Budget(until_top1=options.until_top1)
-    elapsed = read_journal(plan.folder, empty=True).seconds
+    history = read_journal(plan.folder, empty=True)
+    if is_trained(plan, options, history):
+        return Budget(until_top1=options.until_top1)
     return Budget(
-        seconds=limit.seconds - elapsed,
+        seconds=limit.seconds - history.seconds,
         reason=f"because {limit.words} is spent",
         until_top1=options.until_top1,
-        forecast=FirstForecast(plan, limit, elapsed),
+        forecast=FirstForecast(plan, limit, history.seconds),
     )
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainer import ranks
+from trainer import metrics, ranks
 from trainer.config import Recipe, load_recipe, shipped_recipes
 from trainer.errors import ConfigError
 from trainer.files import write_json
@@ -27,7 +27,7 @@ from trainer.run._options import TrainOptions
 from trainer.run._pace import Pace, settings_of, shortened
 from trainer.run._plan import Plan, make_plan
 from trainer.run._result import read_result
-from trainer.tracking import read_journal
+from trainer.tracking import RunHistory, read_journal
 
 FITTED = "fitted.json"  # in the folder of a run that --fit has made: of what, and for which budget
 SLACK = 1.1  # a run that has begun may be so much longer than its budget: it is too late to be strict
@@ -174,6 +174,20 @@ def _shorter(recipe: Recipe) -> list[int]:
     return [epochs for epochs in range(1, recipe.epochs) if recipe.phases_fit(epochs)]
 
 
+def is_trained(plan: Plan, options: TrainOptions, history: RunHistory) -> bool:
+    """Whether only the end of the run is left, which no budget keeps from it: its model is measured and registered."""
+    last = _last_step(history)
+    if last >= plan.recipe.epochs * plan.recipe.steps_per_epoch(len(plan.dataset.train)):
+        return True
+    evaluated = [point for point in history.points if point.key == metrics.VAL_TOP1]
+    at_target = bool(options.until_top1 and evaluated and evaluated[-1].value >= options.until_top1)
+    return at_target and evaluated[-1].step == last
+
+
+def _last_step(history: RunHistory) -> int:
+    return max((point.step for point in history.points), default=0)
+
+
 class Forecast:
     """How long a run takes, by its own journal, else by what is known of its --instance."""
 
@@ -182,8 +196,8 @@ class Forecast:
         self._steps = recipe.steps_per_epoch(len(plan.dataset.train))
         history = read_journal(plan.folder, empty=True)
         self.elapsed = history.seconds
-        self._step = max((point.step for point in history.points), default=0)
-        self.trained = self._step >= recipe.epochs * self._steps
+        self._step = _last_step(history)
+        self.trained = is_trained(plan, options, history)
         self._pace = Pace.of(history, recipe, self._steps)
         # What is published is of ResNet-50 on GPUs.
         machine = options.instance and options.device != "cpu" and recipe.model.startswith("resnet50")
@@ -209,12 +223,15 @@ class Forecast:
 def _fit(plan: Plan, asked: TrainOptions, limit: Limit) -> tuple[Plan, TrainOptions]:
     """The run that a command with --fit means: the one it has made before, else one as short as the budget asks."""
     forecast = Forecast(plan, asked)
+    if forecast.trained:
+        return plan, asked
     if found := _fitted(plan, asked):
         options = dataclasses.replace(asked, set=(*asked.set, *found))
         before = make_plan(options)
         forecast = Forecast(before, options)
         seconds = forecast.seconds()
-        if read_result(before.folder) or seconds is None or seconds <= SLACK * limit.seconds:
+        done = forecast.trained or read_result(before.folder)
+        if done or seconds is None or seconds <= SLACK * limit.seconds:
             return before, options
         seconds = forecast.whole(plan.recipe)  # slower than was predicted: a shorter run is fitted to that
     else:
