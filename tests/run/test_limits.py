@@ -281,7 +281,7 @@ def test_what_a_run_has_measured_counts_more_than_what_was_predicted(options: Tr
 def test_a_run_that_is_a_little_too_slow_goes_on_and_is_told_so(
     options: TrainOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun(options, 100.0)
+    begun(options, 100.0, seconds=1.0)
     told = within_budget(replace(options, max_hours=1.0)).told
     minutes, seconds = map(int, told.split()[1].split(":"))
     within_budget(replace(options, max_hours=(60 * minutes + seconds) * 0.95 / 3600))
