@@ -64,6 +64,13 @@ def begun(
     return options
 
 
+def on_two_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun has it in the first process of two machines."""
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 16, "LOCAL_WORLD_SIZE": 8, "MASTER_PORT": 1}
+    for name, value in {**place, "MASTER_ADDR": "first"}.items():
+        monkeypatch.setenv(name, str(value))
+
+
 # What a budget is.
 
 
@@ -87,9 +94,7 @@ def test_without_hours_and_dollars_there_is_no_limit() -> None:
 
 
 def test_dollars_are_for_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 16, "LOCAL_WORLD_SIZE": 8, "MASTER_PORT": 1}
-    for name, value in {**place, "MASTER_ADDR": "first"}.items():
-        monkeypatch.setenv(name, str(value))
+    on_two_machines(monkeypatch)
     limit = limit_of(replace(NOTHING, max_dollars=40.0, price=10.0))
 
     assert limit is not None
@@ -198,6 +203,21 @@ def test_a_budget_that_is_enough_says_what_is_expected(options: TrainOptions) ->
     told = within_budget(replace(options, max_dollars=5.0)).told
 
     assert told == "about 0:39 and $0.01 of --max-dollars 5, as predicted for g5.xlarge"
+
+
+def test_two_machines_are_expected_to_take_half_the_time_for_the_same_money(
+    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear = replace(options, max_dollars=5.0, price=360.0)  # ten cents a second
+    alone = within_budget(dear).told
+    on_two_machines(monkeypatch)
+
+    assert alone == "about 0:39 and $3.91 of --max-dollars 5, as predicted for g5.xlarge"
+    assert within_budget(dear).told == (
+        "about 0:19 and $3.91 of --max-dollars 5, as predicted for 2 x g5.xlarge"
+    )
+    with pytest.raises(ConfigError, match=r"rn50-65 fits, for 65% \(0\.0 h, \$1\."):
+        within_budget(replace(dear, max_dollars=2.0))
 
 
 def test_one_that_is_too_small_is_refused_with_what_fits(options: TrainOptions) -> None:

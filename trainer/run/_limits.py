@@ -204,7 +204,9 @@ class Forecast:
         self._machine = find_instance(options.instance) if options.instance and machine else None
         if self._machine and options.nproc_per_node:
             self._machine = dataclasses.replace(self._machine, gpus=options.nproc_per_node)
-        self.basis = "as measured so far" if self._pace.known else f"as predicted for {options.instance}"
+        several = f"{ranks.machines()} x " if ranks.machines() > 1 else ""
+        predicted = f"as predicted for {several}{options.instance}"
+        self.basis = "as measured so far" if self._pace.known else predicted
 
     def seconds(self) -> float | None:
         """Of the whole run, all starts together; None: nothing is known of this machine."""
@@ -213,11 +215,12 @@ class Forecast:
         return self.whole(self._plan.recipe) if self._machine else None
 
     def whole(self, recipe: Recipe) -> float:
-        """Seconds of a whole run of another recipe, on a machine of which something is known."""
+        """Seconds of a whole run of another recipe, on machines of which something is known."""
         if self._pace.known:
             return self._pace.seconds(recipe)
         assert self._machine is not None
-        return 3600 * estimate(recipe, self._machine, **_data(self._plan)).hours
+        # Each machine has disk, CPUs and GPUs of its own for its share; what the network costs is not predicted.
+        return 3600 * estimate(recipe, self._machine, **_data(self._plan)).hours / ranks.machines()
 
 
 def _fit(plan: Plan, asked: TrainOptions, limit: Limit) -> tuple[Plan, TrainOptions]:
@@ -318,8 +321,9 @@ def _alternatives(plan: Plan, options: TrainOptions, limit: Limit) -> str:
         )
         for one in smaller:
             (offer,) = offers(one, machine, usd_per_hour=options.price, **facts)
-            if 3600 * offer.hours <= limit.seconds:
-                found.append(f"{one.name} fits, for {one.bar:.0%} ({offer.hours:.1f} h, ${offer.usd:.2f})")
+            hours = offer.hours / ranks.machines()  # the dollars are the same
+            if 3600 * hours <= limit.seconds:
+                found.append(f"{one.name} fits, for {one.bar:.0%} ({hours:.1f} h, ${offer.usd:.2f})")
                 break
     quota = (
         INSTANCES[options.instance].quota if options.instance else "G and VT"
