@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import ALONE, write_odd_files
 from trainer import metrics
 from trainer.checkpoint import Checkpoints
-from trainer.config import CompileMode, Decoder, Execution, Recipe
+from trainer.config import CompileMode, Decoder, Execution, Optimizer, Recipe
 from trainer.dataloader import MEAN, STD, Batch, TrainLoader, ValLoader
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.distributed import World
@@ -142,12 +142,24 @@ def test_resnet_50_learns_in_half_precision(gpu: World, tiny: Recipe, precision:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_step_does_not_wait_for_the_gpu(gpu: World, tiny: Recipe, precision: HalfPrecision) -> None:
-    recipe = replace(tiny, precision=precision)
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [
+        ("fp16", Optimizer()),
+        ("bf16", Optimizer()),
+        ("fp16", Optimizer(name="sgdw")),
+        ("fp16", Optimizer(name="adamw")),
+        ("fp16", Optimizer(name="lamb", weight_decay=0.02)),
+        ("fp16", Optimizer(name="lamb", weight_decay=0.02, clip_norm=1.0)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{value.name}-{value.clip_norm:g}",
+)
+def test_a_step_does_not_wait_for_the_gpu(
+    gpu: World, tiny: Recipe, precision: HalfPrecision, optimizer: Optimizer
+) -> None:
+    recipe = replace(tiny, precision=precision, optimizer=optimizer)
     model = build("resnet50", 10).to(gpu.device)
-    optimizer = make_optimizer(model, recipe)
-    step, meter = Step(model, optimizer, recipe, gpu), Meter(gpu)
+    step, meter = Step(model, make_optimizer(model, recipe), recipe, gpu), Meter(gpu)
     batch = Batch(
         torch.randn(8, 3, 64, 64, device=gpu.device).to(memory_format=torch.channels_last),
         torch.zeros(8, dtype=torch.int64, device=gpu.device),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import timm.optim
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import ALONE
 from tests.training.steps import Small, batches, bright, in_fp16, trained
 from trainer.config import Optimizer, Recipe
 from trainer.model import build
 from trainer.training import Meter, Step, make_optimizer, parameter_groups
+from trainer.training._precision import LossScaler
 
 
 def test_batch_norm_and_biases_are_not_decayed() -> None:
@@ -137,10 +140,49 @@ def test_decoupled_decay_leaves_the_weights_alone_in_a_step_that_fp16_skips(tiny
     torch.testing.assert_close(weights[2], weights[1], rtol=0, atol=0)
 
 
-def test_lamb_takes_no_step_that_fp16_skips(tiny: Recipe) -> None:
-    recipe = replace(tiny, optimizer=Optimizer(name="lamb", weight_decay=0.02))
-    one, two = batches(2)
-    weights, _ = in_fp16(recipe, [bright(one), two], init_scale=1024.0)
-    without, _ = in_fp16(recipe, [two], init_scale=512.0)
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_lamb_takes_no_step_that_fp16_skips(tiny: Recipe, clip_norm: float) -> None:
+    recipe = replace(tiny, optimizer=Optimizer(name="lamb", weight_decay=0.02, clip_norm=clip_norm))
+    one, two, three = batches(3)
+    weights, _ = in_fp16(recipe, [bright(one), two, bright(one), three], init_scale=1024.0)
+    without, _ = in_fp16(recipe, [two, three], init_scale=512.0)
 
-    torch.testing.assert_close(weights[-1], without[-1])
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
+    torch.testing.assert_close(weights[-1], without[-1], rtol=0, atol=0)
+
+
+def test_lamb_in_fp16_is_lamb_without_a_loss_scale(tiny: Recipe) -> None:
+    recipe = replace(tiny, optimizer=Optimizer(name="lamb", weight_decay=0.02))
+    given = batches(10)
+    scaled, _ = in_fp16(recipe, given, init_scale=1024.0)
+    plain, _ = in_fp16(recipe, given, enabled=False)
+
+    torch.testing.assert_close(scaled[-1], plain[-1], rtol=0, atol=0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the values of tensors that Python asks for, which on a GPU it must wait for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adamw", "lamb"])
+def test_in_fp16_no_optimizer_makes_the_host_wait(
+    tiny: Recipe, name: Literal["sgd", "sgdw", "adamw", "lamb"], clip_norm: float
+) -> None:
+    recipe = replace(tiny, optimizer=Optimizer(name=name, weight_decay=0.02, clip_norm=clip_norm))
+    model, meter = Small(), Meter(ALONE)
+    step = Step(model, make_optimizer(model, recipe), recipe, ALONE)
+    step.scaler = LossScaler("cpu", init_scale=1024.0)
+    source = iter(batches(3))
+
+    with Waits() as waits:
+        for _ in range(3):
+            step(source, 0.1, meter)
+
+    assert waits.count == 0

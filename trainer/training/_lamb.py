@@ -17,6 +17,10 @@ class Lamb(torch.optim.Optimizer):
     Source: You et al. 2019, arXiv:1904.00962, in the form of timm.optim.Lamb, which tests compare it with.
     """
 
+    _step_supports_amp_scaling = (
+        True  # GradScaler's word for: it need not read whether to skip a step, which waits
+    )
+
     def __init__(
         self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float = 1e-6
     ) -> None:
@@ -24,30 +28,56 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Change the weights by their gradients. A closure is not called: the gradients are there."""
+        """Change the weights by their gradients, but for a step that fp16 skips. A closure is not called."""
         for group in self.param_groups:
-            group["step"] += 1  # steps that fp16 skips do not come here
-            for weights in group["params"]:
-                if weights.grad is not None:
-                    self._update(weights, weights.grad, group)
+            weights = [one for one in group["params"] if one.grad is not None]
+            if weights:
+                self._update(weights, [one.grad for one in weights], group)
 
-    def _update(self, weights: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[weights]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(weights)
-            state["exp_avg_sq"] = torch.zeros_like(weights)
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        (beta1, beta2), steps = group["betas"], group["step"]
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        spread = (square.sqrt() / (1 - beta2**steps) ** 0.5).add_(group["eps"])
-        update = (mean / (1 - beta1**steps)).div_(spread)
+    def _update(
+        self, weights: list[torch.Tensor], gradients: list[torch.Tensor], group: dict[str, Any]
+    ) -> None:
+        taken: torch.Tensor | float = 1.0  # 0 where fp16 skips the step: then all below changes nothing
+        scale: torch.Tensor | None = getattr(
+            self, "grad_scale", None
+        )  # None: the gradients are not scaled any more
+        if scale is not None:
+            torch._foreach_div_(gradients, scale)
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)  # GradScaler's, as `grad_scale` is
+        if found_inf is not None:
+            skipped = found_inf != 0
+            taken = 1 - skipped.float()
+            for gradient in gradients:
+                gradient.masked_fill_(skipped, 0.0)  # 0 x inf is no number
+        # In float64, for 1 - 0.999 is inexact in float32. A checkpoint may have it on the CPU.
+        steps = torch.as_tensor(group["step"], dtype=torch.float64, device=weights[0].device) + taken
+        group["step"] = steps
+
+        for one in weights:
+            if not self.state[one]:
+                self.state[one] |= {"exp_avg": torch.zeros_like(one), "exp_avg_sq": torch.zeros_like(one)}
+        means = [self.state[one]["exp_avg"] for one in weights]
+        squares = [self.state[one]["exp_avg_sq"] for one in weights]
+        beta1, beta2 = group["betas"]
+        torch._foreach_mul_(means, beta1**taken)
+        torch._foreach_add_(means, gradients, alpha=1 - beta1)
+        torch._foreach_mul_(squares, beta2**taken)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+
+        done = steps.clamp(min=1)
+        spreads = torch._foreach_sqrt(squares)
+        torch._foreach_div_(spreads, (1 - beta2**done).sqrt().float())
+        torch._foreach_add_(spreads, group["eps"])
+        updates = torch._foreach_div(means, (1 - beta1**done).float())
+        torch._foreach_div_(updates, spreads)
         if group["weight_decay"]:
-            update.add_(weights, alpha=group["weight_decay"])
-            length, of_update = weights.norm(), update.norm()
+            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+            lengths, of_updates = (torch.stack(torch._foreach_norm(each)) for each in (weights, updates))
             # On the device, for the host must not wait: 1 where one of the two is 0.
-            update.mul_(torch.where((length > 0) & (of_update > 0), length / of_update, 1.0))
-        weights.add_(update, alpha=-group["lr"])
+            adapted = torch.where((lengths > 0) & (of_updates > 0), lengths / of_updates, 1.0)
+            torch._foreach_mul_(updates, adapted.unbind())
+        torch._foreach_mul_(updates, -group["lr"] * taken)
+        torch._foreach_add_(weights, updates)
 
 
 class SGDW(torch.optim.SGD):

@@ -26,8 +26,8 @@ def parameter_groups(model: torch.nn.Module, optimizer: Optimizer) -> list[dict[
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; the learning rate is set at each step.
 
-    Fused, all but LAMB: one pass over the weights, and on a GPU it alone takes GradScaler's verdict on the device,
-    where other forms make the host wait for it at every step.
+    torch's are fused: one pass over the weights, and of its forms the only one that takes GradScaler's verdict on the
+    device, as ours do too. Others make the host wait for it at every step.
     """
     settings = recipe.optimizer
     groups = parameter_groups(model, settings)
