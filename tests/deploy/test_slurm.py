@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,20 @@ def test_a_run_that_is_out_of_time_and_then_preempted_ends_as_an_unbroken_one(
     ours, theirs = weights(runs), weights(unbroken)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_jobs_on_the_same_nodes_meet_at_ports_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
+    says = tmp_path / "says"
+    says.write_text('#!/bin/sh\necho "$@"\n')
+    says.chmod(0o755)
+    logs = [tmp_path / "one.log", tmp_path / "other.log"]
+    jobs = [cluster.submit(log, "digits", TORCHRUN=str(says)) for log in logs]
+    until(lambda: all(cluster.state_of(job) == "COMPLETED" for job in jobs), every=0.2)
+    said = [re.findall(r"--rdzv-endpoint=n1:(\d+)", log.read_text()) for log in logs]
+
+    assert [len(set(ports)) for ports in said] == [1, 1], "all nodes of a job name the same"
+    assert said[0] != said[1]
+    assert all(20000 <= int(port) < 32768 for ports in said for port in ports), "below what clients are given"
 
 
 def test_what_is_cancelled_stays_so(cluster: Cluster, tmp_path: Path) -> None:
