@@ -66,7 +66,12 @@ class Overflowing(Small):
 
 
 def in_fp16(
-    recipe: Recipe, given: list[Batch], meter: Meter | None = None, **scaling: Any
+    recipe: Recipe,
+    given: list[Batch],
+    meter: Meter | None = None,
+    *,
+    momentum: float | None = None,
+    **scaling: Any,
 ) -> tuple[list[torch.Tensor], Meter]:
     """Steps on `given`, scaled as in fp16 on a GPU, with the weights before and after each."""
     torch.manual_seed(0)
@@ -75,7 +80,7 @@ def in_fp16(
     step.scaler = LossScaler("cpu", **scaling)
     weights = [model.classifier.weight.detach().clone()]
     for batch in given:
-        step(iter([batch]), 0.1, meter)
+        step(iter([batch]), 0.1, meter, momentum=momentum)
         meter.step_done()
         weights.append(model.classifier.weight.detach().clone())
     return weights, meter

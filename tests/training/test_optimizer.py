@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import ALONE
 from tests.training.steps import Small, batches, bright, in_fp16, trained
-from trainer.config import Optimizer, Recipe
+from trainer.config import Optimizer, Recipe, Schedule
 from trainer.model import build
 from trainer.training import Meter, Step, make_optimizer, parameter_groups
 from trainer.training._precision import LossScaler
@@ -48,11 +48,15 @@ def unset_memory_is_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.usefixtures("unset_memory_is_nan")
-def test_a_first_step_that_fp16_skips_leaves_no_momentum(tiny: Recipe) -> None:
+def test_a_first_step_that_fp16_skips_leaves_no_momentum(tiny: Recipe, momentum: float) -> None:
+    """Also where the schedule alone gives one."""
+    schedule = Schedule(name="onecycle", momentum_range=(0.85, 0.95))
+    recipe = replace(tiny, optimizer=Optimizer(momentum=momentum), schedule=schedule)
     one, two = batches(2)
-    weights, _ = in_fp16(tiny, [bright(one), two], init_scale=1024.0)
-    without, _ = in_fp16(tiny, [two], init_scale=512.0)
+    weights, _ = in_fp16(recipe, [bright(one), two], momentum=0.95, init_scale=1024.0)
+    without, _ = in_fp16(recipe, [two], momentum=0.95, init_scale=512.0)
 
     torch.testing.assert_close(weights[-1], without[-1])
 

@@ -45,7 +45,7 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
                 "peak_lr": recipe.peak_lr,
             }
     sgd = kind(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
-    if settings.momentum:
+    if settings.momentum or recipe.schedule.momentum_range:
         # Else the fused one begins with whatever memory holds where GradScaler skips the first step, as in fp16 it
         # usually does. Seen in torch 2.14; github.com/LibreYOLO/libreyolo, pull request 771, met it too.
         for group in sgd.param_groups:
