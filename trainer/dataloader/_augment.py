@@ -27,10 +27,11 @@ from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.data_node import DataNode
 
 from trainer.config import Preprocess
-from trainer.dataloader._augmentation import FILL, Augmentation, Draws, Spec
+from trainer.dataloader._augmentation import Augmentation, Draws, Spec
 from trainer.dataloader._timm_randaugment import TimmRandAugment
 from trainer.preprocess import MEAN
 
+BLACK = 0  # of pixels that come in from outside of the image, as in torchvision's references
 MAGNITUDE_BINS = 31  # magnitudes are whole numbers from 0 to 30
 ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
 AREA, RATIO = (0.02, 0.33), (0.3, 3.3)  # of erased rectangles: share of the image, height / width
@@ -91,7 +92,7 @@ class RandomOps:
                 data=pixels,
                 magnitude_bin=signed_bin(params[index, 1], random_sign=params[index, 2]),
                 num_magnitude_bins=MAGNITUDE_BINS,
-                fill_value=FILL,
+                fill_value=BLACK,
                 shape=(size, size),
             )
         return pixels

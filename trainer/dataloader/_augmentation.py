@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from nvidia.dali.data_node import DataNode
 
-FILL = 128  # grey value of pixels that come in from outside of the image
-
 Draws = npt.NDArray[np.float64]
 
 

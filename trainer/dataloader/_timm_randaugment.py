@@ -20,12 +20,13 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import do_not_convert
 
 from trainer.config import Preprocess
-from trainer.dataloader._augmentation import FILL, Draws, Spec
+from trainer.dataloader._augmentation import Draws, Spec
 
 HIGHEST = 10.0  # magnitude
 BINS = (
     101  # magnitudes are multiples of a tenth: DALI makes a table for each, in two seconds for all operations
 )
+GREY = 128  # of pixels from outside of the image, as in timm where nobody names a mean colour; DALI takes one number
 DONE = 0.5  # share of the images that an operation is done to
 
 
@@ -33,7 +34,8 @@ class TimmRandAugment:
     """Operations drawn from timm's 15, with replacement, and applied one after the other.
 
     Source: timm.data.auto_augment, `rand_augment_transform`, which tests compare each operation with. Where timm
-    interpolates it draws between bilinear and bicubic; here it is bilinear. Equalizing is DALI's.
+    interpolates it draws between bilinear and bicubic; here it is bilinear. Equalizing is DALI's. What comes in from
+    outside of the image is grey here; with timm's `create_transform` it has the mean colour, (124, 116, 104).
     """
 
     spec: ClassVar[Spec] = Spec(types.INT32, 2)
@@ -63,7 +65,7 @@ class TimmRandAugment:
                 data=pixels,
                 magnitude_bin=signed_bin(params[index, 1], random_sign=params[index, 2]),
                 num_magnitude_bins=BINS,
-                fill_value=FILL,
+                fill_value=GREY,
                 shape=(size, size),
             )
         return pixels
