@@ -49,7 +49,7 @@ def test_the_baseline_scales_the_learning_rate_with_the_batch() -> None:
         (
             "rn50-onecycle",
             ["schedule.momentum_range=[0.85,0.95]", "optimizer.name=adamw"],
-            "is for optimizer.name=sgd",
+            "is for optimizer.name=sgd or sgdw",
         ),
         ("digits", ["optimiser.momentum=0.8"], "did you mean optimizer.momentum?"),
         ("digits", ["quux=1"], "no such setting; docs/recipes.md lists all settings"),

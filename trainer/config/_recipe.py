@@ -57,7 +57,7 @@ class Recipe:
     zero_init_residual: bool = True  # each block starts as identity: its last BatchNorm's gamma is 0
     sync_batch_norm: bool = False  # one set of statistics over all GPUs; the host waits at each layer
     stochastic_depth: Fraction = 0.0  # of the last residual block that is skipped; less in those before it
-    repeated_augmentation: Count = 1  # crops of an image in a global batch; an epoch has so many images fewer
+    repeated_augmentation: Count = 1  # crops of an image in a global batch; an epoch has 1/n of the images
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     bce_sum: bool = True  # over the classes; else their mean
     bce_target_threshold: Share | None = (
@@ -77,7 +77,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.schedule.momentum_range and self.optimizer.name not in ("sgd", "sgdw"):
-            raise ValueError("schedule.momentum_range is for optimizer.name=sgd")
+            raise ValueError("schedule.momentum_range is for optimizer.name=sgd or sgdw")
         if self.schedule.name != "onecycle" and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} must be less than epochs={self.epochs}"
