@@ -206,13 +206,12 @@ class Recipe:
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
-    def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    def differences(self, stored: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         """Settings that are not as in `stored`, another recipe's `as_dict()`: by dotted key, its value and ours.
 
         A setting that an earlier program did not know counts as its default; WORDS do not count.
         """
-        both = differing_settings(dict(_flatten(stored)), self.flat())
-        return {key: (theirs, ours) for key, (theirs, ours) in both.items()}
+        return differing_settings(dict(_flatten(stored)), self.flat())
 
 
 def differing_settings(*flat: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
