@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.cpu import cpu_name
 from trainer.errors import ExportError
 from trainer.export._bundle import MODEL
 from trainer.export._graph import to_batch1, to_half, to_onnx, unknown_to_tensorrt
 from trainer.export._images import BundleImages
 from trainer.export._parity import Network, Parity, largest_difference, latency, measure, on_device
 from trainer.export._quantize import to_int8
-from trainer.export._variants import BATCH1, FORMATS, HALF, INT8, Format, Variant, Variants, processor
+from trainer.export._variants import BATCH1, FORMATS, HALF, INT8, Format, Variant, Variants
 
 ALLOWED = 1e-5  # largest difference of a probability between ONNX Runtime and PyTorch in float32 …
 ALLOWED_HALF = 0.05  # … and in half precision, on golden images: more than rounding, its numbers do not fit
@@ -86,9 +87,7 @@ class Forms:
                 "list of operators."
             )
         found += [self._other(folder, format) for format in dict.fromkeys(formats)]
-        return Variants(
-            tuple(found), parity.top1(PYTORCH), parity.images, total, processor(), tuple(left_out)
-        )
+        return Variants(tuple(found), parity.top1(PYTORCH), parity.images, total, cpu_name(), tuple(left_out))
 
     def _compared(self, path: Path, precision: str, *, batch: int | None = None) -> Variant:
         difference = largest_difference(path, self.inputs, self.probabilities, batch1=batch == 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -111,13 +110,3 @@ def read_variants(bundle: Path) -> Variants | None:
 
 def _shares(top1: dict[str, float] | None) -> tuple[str, str]:
     return (f"{top1['validation']:.2%}", f"{top1['whole_frame']:.2%}") if top1 else (UNKNOWN, UNKNOWN)
-
-
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from trainer.cpu import cpu_name
 from trainer.performance._dali_reader import dali_version
 
 
@@ -26,16 +26,9 @@ class Environment:
 def environment(device: torch.device) -> Environment:
     """The environment of this process, with `device` as the one that is measured."""
     return Environment(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0)),
         torch=torch.__version__,
         dali=dali_version(),
         python=platform.python_version(),
     )
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
