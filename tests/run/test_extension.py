@@ -177,6 +177,20 @@ def test_what_cannot_be_extended_is_refused(ended: Any, tmp_path: Path) -> None:
         extension(folder, 9)
 
 
+@pytest.mark.parametrize("place", [{"RANK": "1"}, {"TRAINER_LAUNCHED": "1"}])
+def test_only_one_of_several_processes_looks_whether_the_run_is_being_trained(
+    ended: Any, monkeypatch: pytest.MonkeyPatch, place: dict[str, str]
+) -> None:
+    """They hold its lock for a moment, all at the same time."""
+    folder = ended(Schedule(name="step", warmup_epochs=1), epochs=3, step=6)
+    torchrun = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**torchrun, "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **place}.items():
+        monkeypatch.setenv(name, value)
+
+    with exclusive_run_dir(folder):
+        assert extension(folder, 4).step == 6
+
+
 def test_crops_that_would_be_smaller_again_are_said(ended: Any, dataset: Dataset) -> None:
     folder = ended(Schedule(name="step", warmup_epochs=0), epochs=3, step=6)
     made = extension(folder, 4)

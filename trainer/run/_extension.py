@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer import ranks
 from trainer.checkpoint import checkpoint_step, list_checkpoints
 from trainer.config import Recipe, load_recipe, shipped_recipes, stored_recipe
 from trainer.dataset import Dataset, open_dataset, require_complete
@@ -67,7 +68,8 @@ def make_extension(options: ExtendOptions) -> Extension:
         raise ConfigError(
             f"{options.folder} is no run that has begun; give a folder that `trainer train` made"
         )
-    if (options.folder / LOCK).exists():
+    # One process looks for all: they would find each other's locks.
+    if not ranks.launched_by_trainer() and ranks.rank() == 0 and (options.folder / LOCK).exists():
         busy = ConfigError(
             f"{options.folder} is being trained; wait for its end, or stop it, before you extend it"
         )
