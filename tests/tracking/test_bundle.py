@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from tests.tracking.conftest import Server
 from tests.tracking.models import finished_run, network, register_it
+from trainer.cli import main
 from trainer.errors import TrackingError
 from trainer.sealed import seal
 from trainer.tracking import Registered, load_model, log_bundle, tracking_uri
 from trainer.tracking._server import connect
 
 
-def write_bundle(folder: Path, source: str, *, top1: float = 0.7512, int8: bool = True) -> Path:
+def write_bundle(folder: Path, of: Registered, *, top1: float = 0.7512, int8: bool = True) -> Path:
     """What looks like one."""
     (folder / "golden").mkdir(parents=True)
     (folder / "golden" / "0.jpeg").write_bytes(b"photo")
-    (folder / "preprocess.json").write_text(json.dumps({"model": {"source": source}}))
+    (folder / "preprocess.json").write_text(json.dumps({"model": {"source": of.uri, "run_id": of.run_id}}))
     files = ["model.onnx", "model_batch1.onnx", "model_fp16.onnx", *(["model_int8.onnx"] if int8 else [])]
     variants = [
         {
@@ -50,7 +53,7 @@ def test_a_device_finds_each_file_with_rest_alone_and_the_model_is_still_whole(
 ) -> None:
     runs = tmp_path / "runs"
     registered = register_it(finished_run(runs / "r"), network())
-    bundle = write_bundle(runs / "r" / "bundle", registered.uri)
+    bundle = write_bundle(runs / "r" / "bundle", registered)
 
     assert log_bundle(registered, bundle, runs=runs)
 
@@ -68,12 +71,12 @@ def test_a_device_finds_each_file_with_rest_alone_and_the_model_is_still_whole(
 
 def test_it_is_sent_once_and_another_one_takes_its_place(runs: Path, tmp_path: Path) -> None:
     registered = register_it(finished_run(runs / "r"), network())
-    bundle = write_bundle(runs / "r" / "bundle", registered.uri)
+    bundle = write_bundle(runs / "r" / "bundle", registered)
     assert log_bundle(registered, bundle, runs=runs)
     assert not log_bundle(registered, bundle, runs=runs)
     first = tags_of(registered, runs)
 
-    other = write_bundle(tmp_path / "other", registered.uri, top1=0.5, int8=False)
+    other = write_bundle(tmp_path / "other", registered, top1=0.5, int8=False)
     assert log_bundle(registered, other, runs=runs)
 
     second = tags_of(registered, runs)
@@ -89,8 +92,8 @@ def test_it_is_sent_once_and_another_one_takes_its_place(runs: Path, tmp_path: P
 )
 def test_one_that_is_not_the_versions_is_refused(runs: Path, harm: str, why: str) -> None:
     registered = register_it(finished_run(runs / "r"), network())
-    source = "models:/tiny/9" if harm == "another" else registered.uri
-    bundle = write_bundle(runs / "r" / "bundle", source)
+    of = replace(registered, version=9) if harm == "another" else registered
+    bundle = write_bundle(runs / "r" / "bundle", of)
     if harm == "damaged":
         (bundle / "model.onnx").write_bytes(b"nut")
 
@@ -99,11 +102,25 @@ def test_one_that_is_not_the_versions_is_refused(runs: Path, harm: str, why: str
     assert tags_of(registered, runs) == {}
 
 
+@pytest.mark.parametrize("other", [{"version": 3}, {"run_id": "0" * 32}])
+def test_a_run_goes_to_another_server_without_the_bundle_of_its_version_on_the_first(
+    runs: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any]
+) -> None:
+    registered = register_it(finished_run(runs / "r"), network())
+    bundle = write_bundle(runs / "r" / "bundle", replace(registered, **other))
+
+    assert main(["sync", str(runs / "r")]) == 0
+    again = f"trainer export models:/tiny/1 --runs '{runs}' --log"
+    assert f"{bundle} is of another version, as of another server's" in (said := capsys.readouterr().err)
+    assert again in said
+    assert tags_of(registered, runs) == {}
+
+
 def test_a_server_that_is_down_is_a_sentence_with_the_command_that_tries_again(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = register_it(finished_run(runs / "r"), network())
-    bundle = write_bundle(runs / "r" / "bundle", registered.uri)
+    bundle = write_bundle(runs / "r" / "bundle", registered)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
 
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):

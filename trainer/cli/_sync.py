@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 NAME, GROUP, ORDER = "sync", "look", 2
 HELP = "bring MLflow up to date with a run's journal, and register its model and its bundle"
 EXAMPLE = "trainer sync runs/digits-1a2b3c4d5e"
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,7 +28,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Bring MLflow up to date, and register the model of a finished run."""
     from trainer.cli._terminal import configure_logging
-    from trainer.tracking import BUNDLE, has_saved_model, log_bundle, read_journal, register, sync
+    from trainer.tracking import (
+        BUNDLE,
+        has_saved_model,
+        is_bundle_of,
+        log_bundle,
+        read_journal,
+        register,
+        sync,
+    )
 
     configure_logging()
     sync(options.folder, follow=options.follow)
@@ -32,7 +44,17 @@ def run(options: Namespace) -> int:
     finished = not options.follow and read_journal(options.folder).status == "finished"
     if finished and has_saved_model(options.folder):
         registered, bundle = register(options.folder, candidate=options.candidate), options.folder / BUNDLE
+        runs = options.folder.absolute().parent
         print(f"the run is in MLflow, its model is {registered.uri}")
-        if bundle.is_dir():
-            log_bundle(registered, bundle, runs=options.folder.absolute().parent)
+        if is_bundle_of(registered, bundle):
+            log_bundle(registered, bundle, runs=runs)
+        elif bundle.is_dir():
+            again = shlex.join(["export", registered.uri, "--runs", str(runs), "--log"])
+            logger.warning(
+                "%s is of another version, as of another server's: it is not sent; if %s has none yet, make it with: "
+                "trainer %s",
+                bundle,
+                registered.uri,
+                again,
+            )
     return 0

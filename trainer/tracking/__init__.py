@@ -1,7 +1,7 @@
 """The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
 from trainer.tracking._background_sync import BackgroundSync
-from trainer.tracking._bundle import BUNDLE, log_bundle
+from trainer.tracking._bundle import BUNDLE, is_bundle_of, log_bundle
 from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._child import BackgroundChild, Parent
 from trainer.tracking._find_lr_link import FIND_LR_NAME, FIND_LR_RUN, run_link
@@ -69,6 +69,7 @@ __all__ = [
     "check_address",
     "check_reachable",
     "has_saved_model",
+    "is_bundle_of",
     "load_model",
     "log_bundle",
     "origin_of",

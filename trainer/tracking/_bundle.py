@@ -68,9 +68,22 @@ def log_bundle(registered: Registered, bundle: Path, *, runs: Path) -> bool:
         ) from None
 
 
+def is_bundle_of(registered: Registered, bundle: Path) -> bool:
+    """Whether `bundle` says that it was made of this version; False if nothing readable is there.
+
+    Another server numbers versions anew, so that the one in a run folder may be of another version than its model is
+    there.
+    """
+    try:
+        model = json.loads((bundle / PREPROCESS).read_bytes())["model"]
+        return bool((model["source"], model["run_id"]) == (registered.uri, registered.run_id))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def _send(client: MlflowClient, registered: Registered, version: ModelVersion, bundle: Path) -> bool:
     check_seal(bundle, required=(PREPROCESS, VARIANTS), ignored=None)
-    if json.loads((bundle / PREPROCESS).read_bytes())["model"]["source"] != registered.uri:
+    if not is_bundle_of(registered, bundle):
         raise SealBroken("it is of another model")
     digest = sha256(bundle / SUMS)
     if version.tags.get(BUNDLE_SHA256) == digest:
