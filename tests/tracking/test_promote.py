@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from tests.tracking.models import finished_run, network, register_it
 from trainer.errors import TrackingError
-from trainer.tracking import promote, record_accuracy, register, rollback, tracking_uri
+from trainer.tracking import promote, promote_if_asked, record_accuracy, register, rollback, tracking_uri
 from trainer.tracking._champion import PENDING, Standing, read_standing
 from trainer.tracking._promotion import promote_version, set_by_hand
 from trainer.tracking._server import connect
@@ -205,7 +205,9 @@ def test_a_champion_that_was_set_by_hand_is_noticed_by_whoever_comes_next(
     assert "by hand" not in caplog.text
 
 
-def register_again(runs: Path, *, promote: str = "manual", number: int = 1) -> None:
+def register_again(
+    runs: Path, *, promote: str = "manual", number: int = 1, only_registered: bool = False
+) -> None:
     """The end of a run whose registration was cut off just before its version counted as verified."""
     folder = runs / f"run-{number}"
     journal = folder / "journal.jsonl"
@@ -214,7 +216,9 @@ def register_again(runs: Path, *, promote: str = "manual", number: int = 1) -> N
     journal.write_text(kept.replace('"epochs": 3', f'"epochs": 3, "promote": "{promote}"'))
     assert ('"promote"' in journal.read_text()) == ('"epochs": 3' in kept)
     try:
-        register(folder)
+        registered = register(folder)
+        if not only_registered:
+            promote_if_asked(folder, registered)
     finally:
         journal.write_text(kept)
 
@@ -235,8 +239,27 @@ def test_the_recipe_may_have_a_better_version_promoted_at_the_end_of_its_run_and
     assert aliases(registry) == {"champion": 2, "previous": 3}
 
     rollback("tiny", runs=registry)
-    register(registry / "run-2")
+    register_again(registry, promote="better", number=2)
     assert aliases(registry)["champion"] == 3, "a repeat takes it from nobody"
+
+
+def test_devices_find_the_bundle_of_a_champion_or_its_want_is_said(
+    registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    register_again(registry, promote="better", number=1, only_registered=True)
+    assert aliases(registry) == {}, "its bundle is not there yet"
+
+    promote(version(1), runs=registry)
+    again = "trainer export models:/tiny/1 --log"
+    assert (
+        f"models:/tiny/1 has no bundle in MLflow, so that no device can pull it; send one with: {again}"
+        in (caplog.text)
+    )
+
+    caplog.clear()
+    connect(tracking_uri(registry)).set_model_version_tag("tiny", "3", "bundle", "1/r/artifacts/bundle")
+    promote(version(3), runs=registry)
+    assert "bundle" not in caplog.text
 
 
 WRITES = (

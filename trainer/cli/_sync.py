@@ -33,6 +33,7 @@ def run(options: Namespace) -> int:
         has_saved_model,
         is_bundle_of,
         log_bundle,
+        promote_if_asked,
         read_journal,
         register,
         sync,
@@ -57,4 +58,5 @@ def run(options: Namespace) -> int:
                 registered.uri,
                 again,
             )
+        promote_if_asked(options.folder, registered)
     return 0

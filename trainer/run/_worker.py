@@ -46,6 +46,7 @@ from trainer.tracking import (
     RunInfo,
     RunLog,
     TensorBoardLog,
+    promote_if_asked,
     read_journal,
     read_run_ref,
     redact,
@@ -171,6 +172,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                 "MLflow does not have all metrics yet; send the rest with: trainer sync %s", folder
             )
         exported = bundle.wait(BUNDLE_SECONDS) if bundle else None
+        _promote(folder, registered)
         # After the bundle, of which it has a table.
         report = None if options.no_report else stack.enter_context(BackgroundReport(folder))
         page = report.wait(REPORT_SECONDS) if report else None
@@ -292,6 +294,14 @@ def _register(folder: Path) -> Registered:
                     f"the model with `trainer sync {folder}`"
                 ) from None
             time.sleep(2)
+
+
+def _promote(folder: Path, registered: Registered) -> None:
+    """Make the version the champion, now that devices find its bundle; a run does not fail for want of that."""
+    try:
+        promote_if_asked(folder, registered)
+    except TrackingError as error:
+        logger.warning("nothing is done about the champion, `trainer sync %s` does it: %s", folder, error)
 
 
 def _result(

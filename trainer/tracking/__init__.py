@@ -19,7 +19,14 @@ from trainer.tracking._load_model import LoadedModel, load_model
 from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, read_run_ref, run_url, runs_url
 from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import BEGUN, MACHINES, PRICE
-from trainer.tracking._promote import Promoted, promote, record_accuracy, rollback, version_uri
+from trainer.tracking._promote import (
+    Promoted,
+    promote,
+    promote_if_asked,
+    record_accuracy,
+    rollback,
+    version_uri,
+)
 from trainer.tracking._proof import ProofProcess, Question
 from trainer.tracking._registry import REGISTERED, Registered, register, run_folder_of
 from trainer.tracking._remote_history import remote_histories
@@ -74,6 +81,7 @@ __all__ = [
     "log_bundle",
     "origin_of",
     "promote",
+    "promote_if_asked",
     "quiet",
     "read_journal",
     "read_run_ref",

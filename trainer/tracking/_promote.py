@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from trainer.tracking._champion import (
     number,
     recorded_as,
 )
-from trainer.tracking._promotion import objection, promote_version, set_by_hand, uri_of
+from trainer.tracking._history import read_journal
+from trainer.tracking._promotion import objection, offer_champion, promote_version, set_by_hand, uri_of
 from trainer.tracking._registry import Registered, downloaded, versions_of
 from trainer.tracking._saved_model import INFO, read_info
 from trainer.tracking._server import (
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+OFFERED = "champion_offered"  # tag of a version whose recipe has `promote: better`
 EDITED = 0.002  # by so much a tag may differ from the accuracy in the sealed files: an image of a small set
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,23 @@ def promote(uri: str | None, *, runs: Path) -> Promoted:
             raise TrackingError(f"{uri_of(version)} is not promoted: {reason}")
         move = promote_version(client, standing, version)
         return _done(version, move.why, before=standing.champion)
+
+
+def promote_if_asked(folder: Path, registered: Registered) -> None:
+    """At the end of the run in `folder`: offer its version `champion`, if its recipe has `promote: better`.
+
+    It is offered once, so a repeat takes it from nobody; and after its bundle was sent, which devices pull.
+
+    Raises: TrackingError if MLflow does not answer, or does not do it.
+    """
+    automatic = read_journal(folder).params.get("promote") == "better"
+    with _registry(Path(os.path.abspath(folder)).parent, "the champion") as client:
+        version = client.get_model_version(registered.name, str(registered.version))
+        if version.tags.get(OFFERED) == "true":
+            return
+        offer_champion(client, version, automatic=automatic)
+        if automatic:
+            client.set_model_version_tag(version.name, version.version, OFFERED, "true")
 
 
 def rollback(name: str, *, runs: Path, reason: str = "") -> Promoted:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from trainer.errors import TrackingError
+from trainer.tracking._bundle import BUNDLE
 from trainer.tracking._candidate import CANDIDATE, VAL_DIGEST
 from trainer.tracking._champion import (
     CHAMPION,
@@ -56,6 +57,12 @@ def promote_version(client: MlflowClient, standing: Standing, version: ModelVers
         raise TrackingError(
             f"{uri_of(version)} is not promoted: {uri_of(better)} was promoted at the same time and is better, top-1 "
             f"{accuracy(better, digest):.2%} against {accuracy(version, digest):.2%}; it is {CHAMPION} now"
+        )
+    if BUNDLE not in version.tags:
+        logger.warning(
+            "%s has no bundle in MLflow, so that no device can pull it; send one with: trainer export %s --log",
+            uri_of(version),
+            uri_of(version),
         )
     return move
 

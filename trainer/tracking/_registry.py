@@ -24,7 +24,6 @@ from trainer.tracking._description import (
     version_description,
 )
 from trainer.tracking._history import RunHistory, read_journal
-from trainer.tracking._promotion import offer_champion
 from trainer.tracking._report import with_report_of
 from trainer.tracking._run_state import last_evaluation
 from trainer.tracking._saved_model import INFO, MODEL, SAVED, SavedModel, read_saved_model
@@ -95,10 +94,9 @@ def register(folder: Path, *, candidate: bool = False) -> Registered:
             if version is None:
                 version = _upload(client, run, folder, saved, info, history)
             if version.tags.get("verified") != "true":
-                # In this order: a version that counts as verified was offered both aliases, so a repeat takes
-                # them from nobody.
+                # In this order: a version that counts as verified was offered the alias, so a repeat takes it from
+                # nobody.
                 _verify(client, version, folder, saved, val_digest, candidate)
-                offer_champion(client, version, automatic=history.params.get("promote") == "better")
                 client.set_model_version_tag(version.name, version.version, "verified", "true")
             elif candidate:
                 offer_candidate(client, version, saved.top1, val_digest, force=True)
