@@ -154,6 +154,29 @@ def test_a_cool_down_falls_from_where_the_rate_was_to_zero(ended: Any) -> None:
     assert made.plan.folder != extension(folder, 8).plan.folder
 
 
+def test_a_cool_down_of_moving_momentum_has_the_optimizers_own(ended: Any) -> None:
+    schedule = Schedule(name="onecycle", momentum_range=(0.85, 0.95))
+    made = extension(ended(schedule, epochs=4, step=4), 8, cooldown=True)
+
+    assert made.goes_on_at == pytest.approx(made.ended_at, rel=1e-9)
+    assert made.plan.recipe.schedule.momentum_range is None
+
+
+def test_phases_that_would_not_fit_are_said_in_a_sentence(ended: Any, dataset: Dataset) -> None:
+    folder = ended(Schedule(name="step", warmup_epochs=0), epochs=9, step=2)
+    recipe = replace(extension(folder, 9).plan.recipe, mixup=0.2, phases=(Phase(at=0.8, mixup=0.0),))
+    for name in ("recipe.json", "dataset.json"):
+        (folder / name).unlink()
+    Plan(recipe, dataset, folder).write()
+
+    with pytest.raises(ConfigError) as refused:
+        extension(folder, 3)
+    assert str(refused.value) == (
+        f"{folder} cannot be extended to 3 epochs: the phase at=0.8 would begin after the last of 3 epochs, for a "
+        "phase begins with an epoch; use epochs=5 or more, an earlier at, or phases=[]"
+    )
+
+
 def test_what_cannot_be_extended_is_refused(ended: Any, tmp_path: Path) -> None:
     folder = ended(Schedule(name="cosine", warmup_epochs=1), epochs=3, step=6)
     for where, options, says in (
