@@ -18,7 +18,7 @@ from trainer.cli import main, make_parser
 from trainer.config import Optimizer, Phase, Recipe, Schedule
 from trainer.dataset import Dataset
 from trainer.errors import ConfigError
-from trainer.run import ExtendOptions, Extension, Plan, make_extension
+from trainer.run import ExtendOptions, Extension, Plan, extend_run, make_extension
 from trainer.run._beginning import begin
 from trainer.run._parent import parent_tags
 from trainer.run._session import exclusive_run_dir
@@ -114,6 +114,8 @@ def test_a_jump_of_the_rate_is_refused_with_commands_that_do_instead(
         ConfigError, match=r"it would jump to .* for a new cycle begin a run with its weights"
     ) as error:
         made.require_smooth()
+    with pytest.raises(ConfigError, match="it would jump to"):
+        extend_run(ExtendOptions(folder=folder, epochs=longer, runs=folder.parent))
     for command in re.findall(r"`trainer ([^`]+)`", str(error.value)):
         arguments = shlex.split(command)
         make_parser(arguments).parse_args([*arguments, "--data", "d"])

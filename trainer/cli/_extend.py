@@ -62,8 +62,8 @@ def _run(options: Namespace) -> int:
     configure_logging()
     if extension.rates and not (options.json or ranks.launched_by_trainer() or ranks.rank()):
         _show_extension(extension)
-    extension.require_smooth()
     if options.dry_run:
+        extension.require_smooth()
         _train.show_plan(extension.plan, given)
         return 0
     if result := extend_run(given, display=ConsoleLog):

@@ -53,8 +53,9 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
     from trainer.run._extension import make_extension
 
     ranks.require_nproc(options.nproc_per_node)
-    plan = make_extension(options).plan
-    return run_plan(plan, options, ["extend", *options.arguments()], display)
+    extension = make_extension(options)
+    extension.require_smooth()
+    return run_plan(extension.plan, options, ["extend", *options.arguments()], display)
 
 
 def run_plan(
