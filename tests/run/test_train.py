@@ -34,7 +34,7 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
         recipe="digits",
         data=digits,
         device="cpu",
-        set=(*TINY, "global_batch=64", "model=tests.nets:Small"),
+        set=(*TINY, "global_batch=64", "model=tests.nets:Small", "promote=better"),
         no_report=True,
     )
     result = train_run(options)
@@ -45,7 +45,10 @@ def test_ten_lines_in_a_notebook_train_register_and_evaluate_the_digits(
 
     assert (measured.top1, measured.num_images) == (result.top1, 360)
     assert (result.model, result.again) == ("models:/cats-and-dogs/1", False)
-    bundled = connect(tracking_uri(Path("runs"))).get_model_version("cats-and-dogs", "1").tags
+    client = connect(tracking_uri(Path("runs")))
+    assert client.get_run(result.run_id).data.tags["promote"] == "better"
+    bundled = client.get_model_version_by_alias("cats-and-dogs", "champion").tags
+    assert "has no bundle" not in caplog.text, "which it got first"
     assert bundled["bundle_sha256"] == sha256(Path(result.bundle, "SHA256SUMS"))
     assert abs(float(bundled["onnx_fp32_top1"]) - result.top1) < 1.5 / 360, "Pillow, and not DALI"
     assert read_variants(Path(result.bundle)).images == 360

@@ -13,9 +13,18 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from tests.tracking.conftest import run_info
 from tests.tracking.models import finished_run, network, register_it
 from trainer.errors import TrackingError
-from trainer.tracking import promote, promote_if_asked, record_accuracy, register, rollback, tracking_uri
+from trainer.tracking import (
+    Journal,
+    promote,
+    promote_if_asked,
+    record_accuracy,
+    register,
+    rollback,
+    tracking_uri,
+)
 from trainer.tracking._champion import PENDING, Standing, read_standing
 from trainer.tracking._promotion import promote_version, set_by_hand
 from trainer.tracking._server import connect
@@ -206,7 +215,12 @@ def test_a_champion_that_was_set_by_hand_is_noticed_by_whoever_comes_next(
 
 
 def register_again(
-    runs: Path, *, promote: str = "manual", number: int = 1, only_registered: bool = False
+    runs: Path,
+    *,
+    promote: str = "manual",
+    number: int = 1,
+    only_registered: bool = False,
+    resumed_with: str | None = None,
 ) -> None:
     """The end of a run whose registration was cut off just before its version counted as verified."""
     folder = runs / f"run-{number}"
@@ -215,6 +229,10 @@ def register_again(
     connect(tracking_uri(runs)).delete_model_version_tag("tiny", str(number), "verified")
     journal.write_text(kept.replace('"epochs": 3', f'"epochs": 3, "promote": "{promote}"'))
     assert ('"promote"' in journal.read_text()) == ('"epochs": 3' in kept)
+    if resumed_with:
+        book = Journal(folder)
+        book.start(run_info(tags={"promote": resumed_with}))
+        book.finish("finished")
     try:
         registered = register(folder)
         if not only_registered:
@@ -241,6 +259,16 @@ def test_the_recipe_may_have_a_better_version_promoted_at_the_end_of_its_run_and
     rollback("tiny", runs=registry)
     register_again(registry, promote="better", number=2)
     assert aliases(registry)["champion"] == 3, "a repeat takes it from nobody"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "champion"), [("manual", "better", {"champion": 3}), ("better", "manual", {})]
+)
+def test_a_run_that_goes_on_may_have_another_word_on_its_promotion(
+    registry: Path, first: str, then: str, champion: dict[str, int]
+) -> None:
+    register_again(registry, promote=first, number=3, resumed_with=then)
+    assert aliases(registry) == champion
 
 
 def test_devices_find_the_bundle_of_a_champion_or_its_want_is_said(

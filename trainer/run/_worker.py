@@ -130,6 +130,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                     params=recipe.flat(),
                     tags={
                         **run_tags(plan, world),
+                        "promote": recipe.promote,
                         **execution_tags(execution),
                         **parameters,
                         **money,

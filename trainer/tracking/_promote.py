@@ -92,7 +92,9 @@ def promote_if_asked(folder: Path, registered: Registered) -> None:
 
     Raises: TrackingError if MLflow does not answer, or does not do it.
     """
-    automatic = read_journal(folder).params.get("promote") == "better"
+    history = read_journal(folder)
+    # The parameters are those of the first start, and tags follow the last one.
+    automatic = history.tags.get("promote", history.params.get("promote")) == "better"
     with _registry(Path(os.path.abspath(folder)).parent, "the champion") as client:
         version = client.get_model_version(registered.name, str(registered.version))
         if version.tags.get(OFFERED) == "true":
