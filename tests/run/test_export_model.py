@@ -146,6 +146,12 @@ def test_a_runs_bundle_is_measured_on_the_data_set_that_its_folder_names(run: Pa
 
     assert (measured.images, measured.of) == (9, 9)
     assert measured.find("model.onnx").top1 == measured.pytorch_top1
+    assert export_model(str(run), bundle.folder, runs=run.parent).max_difference is None, "it is there"
+    for other in ({"formats": ["pt2"]}, {"parity": 0}, {"parity": 5}, {"data": tmp_path}):
+        with pytest.raises(
+            ConfigError, match=r"holds a bundle .* already, which .* do not change; remove it, or"
+        ):
+            export_model(str(run), bundle.folder, runs=run.parent, **other)
 
 
 def test_a_data_set_that_is_not_the_models_is_refused_if_it_was_given_and_else_done_without(

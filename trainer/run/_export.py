@@ -57,7 +57,8 @@ def export_model(
 
     Args:
         model: in any of the forms of `resolve_model` but a bundle.
-        out: a new or empty folder; None: `export/NAME-VERSION`. A sound bundle of this model is left as it is.
+        out: a new or empty folder; None: `export/NAME-VERSION`. A sound bundle of this model is left as it is,
+            and refused if another is asked for with `data`, `parity` or `formats`.
         runs: folder of one's own runs, and of MLflow's SQLite store, where MLFLOW_TRACKING_URI names no server.
         trust: take a registered version that `trainer train` has not sealed.
         data: folder of its data set; None: where its run had it, if that is here.
@@ -75,6 +76,11 @@ def export_model(
         )
     folder = out or EXPORTS / _folder_name(loaded)
     bundle = _there(loaded, folder)
+    if bundle and (data or parity is not None or formats):
+        raise ConfigError(
+            f"{folder} holds a bundle of {loaded.source} already, which --data, --parity and --format do not change; "
+            "remove it, or give another folder with --out"
+        )
     if bundle is None and not (data or parity or formats):
         bundle = _copied(loaded, folder, runs)
     if bundle is None:
