@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from tests.tracking.test_bundle import write_bundle
 from trainer.run._background_bundle import MESSAGES, BackgroundBundle
 from trainer.tracking import Registered
 
@@ -20,14 +22,15 @@ def test_one_that_fails_is_a_warning_with_the_command_that_tries_again(
     runs: Path,  # noqa: F811
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (folder := runs / "run").mkdir()
+    earlier = write_bundle(runs / "run" / "bundle", replace(GONE, version=6))
+    folder = earlier.parent
     with caplog.at_level(logging.WARNING), BackgroundBundle(folder, GONE, "cpu") as bundle:
-        assert bundle.wait(300) is None
+        assert bundle.wait(300) is None, "the one that is there is of another version"
 
     again = f"trainer export models:/nobody/7 --runs '{runs}' --out '{folder / 'bundle'}' --log"
     assert f"{MESSAGES} says why; try again with: {again}" in caplog.text
     assert "there is no registered model nobody" in (folder / MESSAGES).read_text()
-    assert [path.name for path in folder.iterdir()] == [MESSAGES]
+    assert sorted(path.name for path in folder.iterdir()) == ["bundle", MESSAGES]
 
 
 def test_one_that_takes_too_long_is_left_alone(

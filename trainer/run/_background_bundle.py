@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from trainer.config import DeviceChoice
-from trainer.tracking import BUNDLE, BackgroundChild, Registered
+from trainer.tracking import BUNDLE, BackgroundChild, Registered, is_bundle_of
 
 MESSAGES = "bundle.log"  # in the run folder: what the child says
 
@@ -25,7 +25,7 @@ class BackgroundBundle:
     """
 
     def __init__(self, folder: Path, registered: Registered, device: DeviceChoice) -> None:
-        self._folder, self._bundle = folder, folder / BUNDLE
+        self._folder, self._registered, self._bundle = folder, registered, folder / BUNDLE
         runs = Path(os.path.abspath(folder)).parent  # by its name: the run folder may be a link to elsewhere
         where = ["--runs", str(runs), "--out", str(self._bundle)]
         self._arguments = ["export", registered.uri, *where, "--log"]
@@ -52,7 +52,8 @@ class BackgroundBundle:
             self._folder / MESSAGES,
             shlex.join(self._arguments),
         )
-        return self._bundle if self._bundle.is_dir() else None
+        # One that was made and not sent is this run's all the same; what lies there may be of an earlier version.
+        return self._bundle if is_bundle_of(self._registered, self._bundle) else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
