@@ -42,16 +42,29 @@ class BackgroundBundle:
         return self
 
     def wait(self, timeout: float) -> Path | None:
-        """Wait at most `timeout` seconds until the bundle is made and logged, and return its folder."""
+        """Wait at most `timeout` seconds until the bundle is made and logged, and return its folder.
+
+        None if there is none of this version; a child that takes longer goes on alone.
+        """
         if self._child is None:
             return None
         if self._child.wait(timeout):
             return self._bundle
-        logger.warning(
-            "the bundle could not be made or sent, %s says why; try again with: trainer %s",
-            self._folder / MESSAGES,
-            shlex.join(self._arguments),
-        )
+        messages, again = self._folder / MESSAGES, shlex.join(self._arguments)
+        if self._child.is_running():
+            logger.warning(
+                "the bundle is not made and sent after %g minutes; that goes on, and %s says how far it is; if it "
+                "ends without: trainer %s",
+                timeout / 60,
+                messages,
+                again,
+            )
+        else:
+            logger.warning(
+                "the bundle could not be made or sent, %s says why; try again with: trainer %s",
+                messages,
+                again,
+            )
         # One that was made and not sent is this run's all the same; what lies there may be of an earlier version.
         return self._bundle if is_bundle_of(self._registered, self._bundle) else None
 

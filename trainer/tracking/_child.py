@@ -53,6 +53,10 @@ class BackgroundChild:
         except subprocess.TimeoutExpired:
             return False
 
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def detach(self) -> None:
         """Let it go on alone, without a warning at this process's end."""
         _DETACHED.append(self._process)
