@@ -3,7 +3,7 @@
 A recipe is a YAML file that says *what* is trained; paths, addresses and devices come from the command line.
 """
 
-from trainer.config._load import load_recipe, shipped_recipes, stored_recipe
+from trainer.config._load import load_recipe, reason_of, shipped_recipes, stored_recipe
 from trainer.config._phase import Phase, PhasePreprocess
 from trainer.config._recipe import WORDS, Recipe, differing_settings
 from trainer.config._settings import (
@@ -30,6 +30,7 @@ __all__ = [
     "Schedule",
     "differing_settings",
     "load_recipe",
+    "reason_of",
     "shipped_recipes",
     "stored_recipe",
 ]

@@ -27,6 +27,11 @@ def stored_recipe(content: Mapping[str, Any]) -> Recipe:
         raise ConfigError(f"a stored recipe does not fit this version: {_sentence(error, ())}") from None
 
 
+def reason_of(error: ValueError) -> str:
+    """Why a recipe cannot have the settings that `dataclasses.replace` was to give it, without pydantic's words."""
+    return _sentence(error, ()) if isinstance(error, ValidationError) else str(error)
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("trainer.recipes")

@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from trainer import ranks
 from trainer.checkpoint import checkpoint_step, list_checkpoints
-from trainer.config import Recipe, load_recipe, shipped_recipes, stored_recipe
+from trainer.config import Recipe, load_recipe, reason_of, shipped_recipes, stored_recipe
 from trainer.dataset import Dataset, open_dataset, require_complete
 from trainer.errors import ConfigError
 from trainer.files import file_lock
@@ -151,16 +149,10 @@ def _longer(before: Recipe, options: ExtendOptions, *, ended_at: float, share_le
             optimizer=replace(before.optimizer, base_lr=start),
             schedule=replace(before.schedule, name="linear", warmup_epochs=0, momentum_range=None),
         )
-    except ValidationError as error:
+    except ValueError as error:
         raise ConfigError(
-            f"{options.folder} cannot be extended to {options.epochs} epochs: {_sentence(error)}"
+            f"{options.folder} cannot be extended to {options.epochs} epochs: {reason_of(error)}"
         ) from None
-
-
-def _sentence(error: ValidationError) -> str:
-    """What a check of the recipe says, without pydantic's words around it."""
-    first = error.errors()[0]
-    return str(first.get("ctx", {}).get("error", first["msg"]))
 
 
 def _refusal(
