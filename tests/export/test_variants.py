@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+import trainer.export
 from tests.export.networks import warmed
 from tests.nets import Small
 from trainer.dataset import Dataset
 from trainer.errors import ExportError
 from trainer.export import Bundle, BundleImages, export, load_bundle, read_variants
+from trainer.export._forms import ALLOWED
 from trainer.export._preprocess import to_both_inputs
 from trainer.tracking import LoadedModel, ModelInfo, Sample
 
@@ -33,7 +38,7 @@ def both(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def network(both: tuple[np.ndarray, np.ndarray]) -> torch.nn.Module:
     """One that is right about some of them."""
-    torch.manual_seed(4)
+    torch.manual_seed(34)  # no two classes are near to each other in any answer
     return warmed(Small(2), torch.from_numpy(both[0]))
 
 
@@ -178,6 +183,37 @@ def test_what_loses_more_than_a_point_is_left_out(
     assert any("model_int8.onnx is left out: it loses" in sentence for sentence in bundle.left_out)
     assert read_variants(bundle.folder).images == 5
     load_bundle(bundle.folder)
+
+
+def test_a_form_that_every_device_would_refuse_is_left_out(
+    model: LoadedModel, dataset: Dataset, tmp_path: Path
+) -> None:
+    """One channel is so large that INT8 sees no other, and half precision cannot hold it."""
+    large = 2.0**30  # a power of two, so that float32 answers as before
+    weights = {name: value.clone() for name, value in model.state_dict.items()}
+    for name in ("layers.1.weight", "layers.1.bias"):
+        weights[name][0] *= large
+    weights["layers.3.weight"][:, 0] /= large
+    weights["layers.8.weight"] *= 20
+    bundle = export(
+        replace(model, state_dict=weights), tmp_path / "bundle", images=BundleImages(dataset, PREPROCESS)
+    )
+
+    for form, limit in (("model_fp16.onnx", "0.01"), ("model_int8.onnx", "0.25")):
+        (sentence,) = (one for one in bundle.left_out if f"{form} is left out" in one)
+        assert "on golden images a probability differs by" in sentence
+        assert f"{limit} is allowed" in sentence
+        assert not (bundle.folder / form).exists()
+    load_bundle(bundle.folder)
+
+
+def test_what_a_bundle_may_hold_is_what_devices_take() -> None:
+    source = (Path(trainer.export.__file__).parent / "device" / "verify.py").read_text()
+    (allowed,) = re.findall(r"^ALLOWED_ONNX = (.+)$", source, re.MULTILINE)
+    on_devices = ast.literal_eval(allowed)
+
+    assert (ALLOWED["fp16"], ALLOWED["int8"]) == (on_devices["fp16"], on_devices["int8"])
+    assert ALLOWED["fp32"] <= on_devices["fp32"]
 
 
 def test_torchs_own_form_that_answers_otherwise_is_refused(
