@@ -16,6 +16,7 @@ from tests.export.networks import warmed
 from tests.nets import Small
 from trainer.export import to_onnx
 from trainer.export._quantize import balanced, to_int8
+from trainer.model import build
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -51,6 +52,24 @@ def test_weights_stay_float32_scales_are_by_channel_and_zero_is_zero(tmp_path: P
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     biases = {node.input[2] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     assert all(numbers[name].dtype == np.float32 for name in biases)
+
+
+def test_nothing_stands_between_what_tensorrt_fuses(tmp_path: Path) -> None:
+    """Conv and Relu; Conv, Add and Relu, whose other input is quantized; and the logits are not rounded to steps."""
+    torch.manual_seed(0)
+    to_onnx(warmed(build("resnet18", 5), IMAGES), 32, tmp_path / "model.onnx")
+    to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", [IMAGES.numpy()])
+
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    made_by = {node.output[0]: node.op_type for node in nodes}
+    taken_by = {kind: [node for node in nodes if node.op_type == kind] for kind in ("Relu", "Add", "Softmax")}
+    assert {made_by[node.input[0]] for node in taken_by["Relu"]} == {"Conv", "Add"}
+    assert [sorted(made_by[name] for name in node.input) for node in taken_by["Add"]] == 8 * [
+        ["Conv", "DequantizeLinear"]
+    ]
+    assert [made_by[node.input[0]] for node in taken_by["Softmax"]] == ["Gemm"]
+    weighted = [node for node in nodes if node.op_type in ("Conv", "Gemm")]
+    assert all(made_by[name] == "DequantizeLinear" for node in weighted for name in node.input[:2])
 
 
 @pytest.mark.parametrize("count", [1, 3])

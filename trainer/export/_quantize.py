@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,11 @@ import numpy.typing as npt
 from trainer.export._graph import save
 from trainer.io_names import INPUT_NAME
 
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
 QUANTIZED = ["Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"]
+FUSED = ["Conv", "Gemm", "Add"]  # by TensorRT with the Relu or Add that follows, if no Q/DQ stands in between
 BATCH = 8  # images at a time: of all layers, outputs are looked at
 
 
@@ -30,7 +35,7 @@ def to_int8(model: Path, path: Path, images: Iterable[npt.NDArray[np.float32]]) 
         path: the file to write.
         images: batches (N, 3, H, W) that the ranges of activations are measured on: their largest values.
 
-    Source: NVIDIA, "Working with Quantized Types" (explicit quantization); onnxruntime.ai, quantize_static.
+    Source: NVIDIA, "Working with Quantized Types" (Q/DQ placement); onnxruntime.ai, quantize_static.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -70,11 +75,38 @@ def to_int8(model: Path, path: Path, images: Iterable[npt.NDArray[np.float32]]) 
                 "AddQDQPairToWeight": True,
                 "DedicatedQDQPair": True,
                 "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": FUSED,
             },
         )
     finally:
         root.level = before
-    save(onnx.load(path), path)
+    made = onnx.load(path)
+    _leave_sums_to_convolutions(made)
+    save(made, path)
+
+
+def _leave_sums_to_convolutions(model: ModelProto) -> None:
+    """Take the Q/DQ between a convolution and an Add away, so that TensorRT adds the other input in the convolution."""
+    made_by = {node.output[0]: node for node in model.graph.node}
+
+    def of_convolution(name: str) -> list[NodeProto]:
+        chain: list[NodeProto] = []
+        for kind in ("DequantizeLinear", "QuantizeLinear", "Conv"):
+            if name not in made_by or made_by[name].op_type != kind:
+                return []
+            chain.append(made_by[name])
+            name = made_by[name].input[0]
+        return chain
+
+    for add in [node for node in model.graph.node if node.op_type == "Add"]:
+        # One only: the other input stays quantized, as NVIDIA advises for what skips a block.
+        for index, name in enumerate(add.input):
+            if chain := of_convolution(name):
+                dequantize, quantize, convolution = chain
+                add.input[index] = convolution.output[0]
+                model.graph.node.remove(dequantize)
+                model.graph.node.remove(quantize)
+                break
 
 
 def balanced(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
