@@ -129,6 +129,17 @@ def test_an_engine_is_built_once_for_a_model_and_options(copy: Path, trtexec: Tr
     assert len(list((copy / "engines").glob("*.plan"))) == 3
 
 
+def test_engines_of_another_tensorrt_are_removed_when_there_is_one_for_this(
+    copy: Path, trtexec: Trtexec
+) -> None:
+    build(copy, trtexec("8.5.2"))
+    build(copy, trtexec("10.3.0"), "--precision", "fp32")
+    build(copy, trtexec("10.3.0"))
+
+    names = sorted(path.name.rpartition("-batch")[0] for path in (copy / "engines").glob("*.plan"))
+    assert names == ["fp16-trt10.3.0", "fp32-trt10.3.0"]
+
+
 def test_a_failed_build_says_what_trtexec_said_and_keeps_the_engine_there_is(
     copy: Path, trtexec: Trtexec
 ) -> None:

@@ -417,18 +417,24 @@ def test_of_two_pulls_at_once_one_works_and_the_other_says_so(registry: Registry
     in_use(device)
 
 
+@pytest.fixture
+def with_engine(bundles: Bundles, small_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that builds engines; its verify.py names those that it is to try, and fails if any is called bad."""
+    folder = shutil.copytree(bundles("four"), tmp_path / "with engine")
+    shutil.copy(small_bundle / "build_engine.sh", folder)
+    (folder / "verify.py").write_text(
+        "import sys; from pathlib import Path; here = Path(__file__).parent\n"
+        "print('tried', *sorted(one.name for one in here.glob('engines/*.plan')))\n"
+        "sys.exit(any(b'bad' in one.read_bytes()[-9:] for one in here.glob('engines/*.plan')))"
+    )
+    seal(folder)
+    return folder
+
+
 def test_the_engine_is_built_before_the_model_comes_into_use_or_the_old_one_stays(
-    registry: Registry,
-    device: Path,
-    bundles: Bundles,
-    small_bundle: Path,
-    tmp_path: Path,
-    trtexec: Callable[[str], Path],
+    registry: Registry, device: Path, with_engine: Path, trtexec: Callable[[str], Path]
 ) -> None:
     program = trtexec("10.3.0")
-    with_engine = shutil.copytree(bundles("four"), tmp_path / "with engine")
-    shutil.copy(small_bundle / "build_engine.sh", with_engine)
-    seal(with_engine)
     pull(registry, device)
     registry.publish(4, with_engine)
     program.with_name("broken").touch()
@@ -442,6 +448,37 @@ def test_the_engine_is_built_before_the_model_comes_into_use_or_the_old_one_stay
     (engine,) = (in_use(device) / "engines").glob("*.plan")
     assert engine.name.startswith("fp16-trt10.3.0-batch2-")
     assert (device / "timing.cache").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_tensorrt_that_is_installed_or_upgraded_later_gets_its_engine(
+    registry: Registry, device: Path, with_engine: Path, trtexec: Callable[[str], Path], shell: str
+) -> None:
+    registry.publish(4, with_engine)
+    assert "no engine is built" in pull(registry, device, shell=shell).stdout
+    for version in ("8.5.2", "10.3.0"):
+        done = pull(registry, device, shell=shell, TRTEXEC=str(trtexec(version)))
+        (engine,) = (in_use(device) / "engines").glob("*.plan")
+
+        assert done.returncode == 0, done.stdout
+        assert engine.name.startswith(f"fp16-trt{version}-")
+        assert f"tried {engine.name}\n" in done.stdout
+        again = pull(registry, device, shell=shell, TRTEXEC=str(trtexec(version)))
+        assert again.stdout == "pull: a model@champion is version 4, which is in use already\n"
+        assert again.returncode == 0
+
+
+def test_an_upgrade_whose_engine_does_not_pass_says_so_and_leaves_none_in_use(
+    registry: Registry, device: Path, with_engine: Path, trtexec: Callable[[str], Path]
+) -> None:
+    (with_engine / "model.onnx").write_text("a model whose engine is bad")
+    seal(with_engine)
+    registry.publish(4, with_engine)
+    assert pull(registry, device).returncode == 0
+    done = pull(registry, device, TRTEXEC=str(trtexec("10.3.0")))
+
+    assert (done.returncode, "version 4 does not pass verify.py; 4-" in done.stdout) == (9, True), done.stdout
+    assert list((in_use(device) / "engines").glob("*.plan")) == []
 
 
 def test_twenty_killed_pulls_end_in_a_sound_current(

@@ -4,7 +4,8 @@
 #     sh build_engine.sh [--precision fp16|fp32|int8] [--max-batch N] [--dla CORE] [--timing-cache FILE] [--rebuild]
 #
 # The engine goes to engines/PRECISION-trtVERSION-….plan; one that is there already for the same model and options is
-# kept. Needs trtexec: $TRTEXEC, or of PATH, or /usr/src/tensorrt/bin/trtexec, where JetPack has it.
+# kept, those of another TensorRT are removed. Needs trtexec: $TRTEXEC, or of PATH, or /usr/src/tensorrt/bin/trtexec,
+# where JetPack has it.
 # Exit code: 0 it is there, 1 trtexec failed, 2 wrong call, 3 there is no trtexec.
 set -eu
 
@@ -87,7 +88,13 @@ case $help in *--skipInference*) flags="$flags --skipInference" ;; *) flags="$fl
 
 made_of=$({ sha256sum "$model"; printf '%s\n' "$flags"; } | sha256sum | cut -c1-12)
 engine=engines/$precision-trt$version${dla:+-dla$dla}-batch$largest-$made_of.plan
+remove_others() { # engines of another TensorRT, as before an upgrade: this one loads none of them
+  for other in engines/*-trt*.plan; do
+    case $other in *-trt"$version"-*) ;; *) rm -f "$other" ;; esac
+  done
+}
 if [ -f "$engine" ] && [ -z "$rebuild" ]; then
+  remove_others
   say "$engine is there already"
   exit 0
 fi
@@ -120,4 +127,5 @@ if [ "$cache" ] && [ -s engines/.building.cache ]; then
 fi
 mv -f engines/.building.plan "$engine"
 rm -f engines/failed.log
+remove_others
 say "built $engine"

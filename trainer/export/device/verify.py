@@ -102,7 +102,10 @@ class Engine:
             ) from None
         built = re.search(r"trt([0-9.]+)", path.name)
         if built and not f"{tensorrt.__version__}.".startswith(f"{built[1].rstrip('.')}."):
-            raise Wrong(f"is of another TensorRT than the {tensorrt.__version__} here: sh build_engine.sh")
+            # As before an upgrade, and no fault of the bundle: its engine for this one may be there as well.
+            raise Missing(
+                f"it is of another TensorRT than the {tensorrt.__version__} here: sh build_engine.sh"
+            )
         self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
