@@ -31,7 +31,9 @@ done
 case $precision in fp32 | fp16 | int8) ;; *) wrong "--precision is fp16, fp32 or int8, not $precision" ;; esac
 case $max_batch in '' | *[!0-9]* | 0*) wrong "--max-batch is a number of images, not $max_batch" ;; esac
 case $dla in *[!0-9]*) wrong "--dla is the number of a core, not $dla" ;; esac
-if [ "$dla" ] && [ "$precision" = fp32 ]; then wrong "a DLA computes in fp16 or int8, not in fp32"; fi
+if [ "$dla" ] && [ "$precision" = fp32 ]; then wrong "a DLA does not compute in fp32: --precision fp16"; fi
+# All of a network with Q/DQ would run on the GPU: github.com/NVIDIA/TensorRT/issues/2222.
+if [ "$dla" ] && [ "$precision" = int8 ]; then wrong "a DLA takes no Q/DQ nodes, as int8 has: --precision fp16"; fi
 case $cache in '' | /*) ;; *) cache=$PWD/$cache ;; esac
 
 cd "$(dirname -- "$0")"
