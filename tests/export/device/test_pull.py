@@ -283,7 +283,7 @@ def test_a_wrong_call_is_refused_in_a_sentence(arguments: tuple[str, ...], says:
         ),
     ],
 )
-def test_the_login_reaches_the_server_and_neither_a_command_line_nor_the_bundle(
+def test_the_login_reaches_the_server_and_stands_in_no_command_line_or_environment_of_the_bundle(
     registry: Registry, device: Path, environment: dict[str, str], header: str
 ) -> None:
     registry.login, registry.pause = header, 0.1
