@@ -28,7 +28,10 @@ class TorchGraph:
     """The network of an ONNX file on a device: (N, 3, H, W) float32 images to (N, classes) probabilities."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Read the file. Raises: UnknownOperator."""
+        """Read the file, and answer one image: some forms of an operator show themselves only then.
+
+        Raises: UnknownOperator.
+        """
         import onnx
         from onnx import helper, numpy_helper
 
@@ -50,7 +53,7 @@ class TorchGraph:
                 raise UnknownOperator(node.op_type)
             name, inputs = node.output[0], list(node.input)
             if all(one in self._known for one in inputs):  # as weights that are quantized
-                self._known[name] = operator(*(self._known[one] for one in inputs), **attributes)
+                self._known[name] = _run(operator, [self._known[one] for one in inputs], name, attributes)
             else:
                 self._nodes.append((operator, inputs, name, attributes))
         last_use = {one: index for index, (_, inputs, *_) in enumerate(self._nodes) for one in inputs}
@@ -58,6 +61,8 @@ class TorchGraph:
         for name, index in last_use.items():
             if name not in self._known:
                 self._over[index].append(name)
+        (shape,) = (one.type.tensor_type.shape for one in graph.input if one.name == INPUT_NAME)
+        self(torch.zeros(1, *(one.dim_value for one in shape.dim[1:]), device=device))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -65,13 +70,26 @@ class TorchGraph:
         values = {INPUT_NAME: images, "": None}  # an input that is left out has no name
         for (operator, inputs, name, attributes), over in zip(self._nodes, self._over, strict=True):
             given = [self._known[one] if one in self._known else values[one] for one in inputs]
-            values[name] = operator(*given, **attributes)
+            values[name] = _run(operator, given, name, attributes)
             for one in over:
                 if one:
                     del values[one]
         answer = values[OUTPUT_NAME]
         assert answer is not None
         return answer
+
+
+def _run(
+    operator: Callable[..., Tensor], inputs: Sequence[Tensor | None], name: str, attributes: Attributes
+) -> Tensor:
+    try:
+        return operator(*inputs, **attributes)
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:  # attributes or inputs that are none of those written here
+        raise UnknownOperator(f"an unknown form of what makes {name} ({error})") from error
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **given: Any) -> Tensor:
