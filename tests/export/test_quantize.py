@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,23 @@ def test_weights_stay_float32_scales_are_by_channel_and_zero_is_zero(tmp_path: P
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     biases = {node.input[2] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
     assert all(numbers[name].dtype == np.float32 for name in biases)
+
+
+def test_who_has_logged_meanwhile_may_log_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    logger = logging.getLogger("tests.export.meanwhile")
+
+    def batches() -> Iterator[np.ndarray]:
+        logger.info("is not heard")
+        yield IMAGES.numpy()
+
+    to_onnx(warmed(Small(5), IMAGES), 32, tmp_path / "model.onnx")
+    to_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", batches())
+    logger.info("is heard")
+
+    assert [one.message for one in caplog.records if one.name == logger.name] == ["is heard"]
 
 
 def test_nothing_stands_between_what_tensorrt_fuses(tmp_path: Path) -> None:

@@ -54,10 +54,8 @@ def to_int8(model: Path, path: Path, images: Iterable[npt.NDArray[np.float32]]) 
             return None if batch is None else {INPUT_NAME: batch}
 
     root = logging.getLogger()
-    before, root.level = (
-        root.level,
-        logging.ERROR,
-    )  # it advises to preprocess, which torch's exporter has done
+    before = root.level
+    root.setLevel(logging.ERROR)  # it advises to preprocess, which torch's exporter has done
     try:
         quantize_static(
             model,
@@ -79,7 +77,7 @@ def to_int8(model: Path, path: Path, images: Iterable[npt.NDArray[np.float32]]) 
             },
         )
     finally:
-        root.level = before
+        root.setLevel(before)  # the attribute alone would leave what each logger remembers of it
     made = onnx.load(path)
     _leave_sums_to_convolutions(made)
     save(made, path)
