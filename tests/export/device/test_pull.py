@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -531,6 +532,14 @@ def test_twenty_killed_pulls_end_in_a_sound_current(
     assert in_use(device).name.startswith(f"{registry.aliases['champion']}-")
     assert "in use already" in pull(registry, device).stdout
     assert len(list((device / "versions").iterdir())) <= 2
+
+
+def test_the_page_that_the_service_names_is_installed() -> None:
+    (page,) = re.findall(
+        r"^Documentation=file://(.+)$", (PULL.parent / "trainer-pull.service").read_text(), re.M
+    )
+
+    assert f" README.md {page}\n" in (PULL.parent / "README.md").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
