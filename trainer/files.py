@@ -16,7 +16,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def read_regular(path: Path, *, most: int = sys.maxsize) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 

@@ -18,8 +18,9 @@ from trainer.export._device import write_device_programs
 from trainer.export._forms import Forms
 from trainer.export._images import BundleImages
 from trainer.export._preprocess import to_input
-from trainer.export._texts import write_json, write_texts
+from trainer.export._texts import write_texts
 from trainer.export._variants import Format
+from trainer.files import write_json
 from trainer.model import rebuild
 from trainer.sealed import SUMS, safe_names, seal
 from trainer.tracking import LoadedModel, Sample

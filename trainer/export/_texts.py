@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from trainer.export._bundle import LABELS, MODEL, PREPROCESS, TEXT, VARIANTS
 from trainer.export._variants import HEADINGS, Variants
+from trainer.files import write_json
 from trainer.io_names import INPUT_NAME, OUTPUT_NAME
 from trainer.preprocess import ROUNDING
 from trainer.sealed import sha256
@@ -52,11 +52,6 @@ def write_texts(folder: Path, model: LoadedModel, variants: Variants, *, with_ph
         golden=GOLDEN if with_photos else NO_GOLDEN,
     )
     (folder / README).write_text(text, **TEXT)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write plain data for programs and people."""
-    path.write_text(json.dumps(content, indent=2) + "\n", **TEXT)
 
 
 def _table(variants: Variants) -> str:
