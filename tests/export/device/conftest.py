@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ from trainer.tracking import LoadedModel, ModelInfo, Sample
 ROOT = Path(__file__).parents[3]
 DEVICE = ROOT / "trainer" / "export" / "device"
 VERSIONS = {"8.5.2": 8502, "10.3.0": 100300, "10.16.2": 101602, "11.4.1": 110401}
+
+
+def slow_cases(*values: str) -> list[Any]:
+    """Cases of a test that are left out of the fast set, where another one stands for them."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def small_model() -> LoadedModel:

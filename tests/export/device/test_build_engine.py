@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.device.conftest import VERSIONS, run
+from tests.export.device.conftest import VERSIONS, run, slow_cases
 
 Trtexec = Callable[[str], Path]
 
@@ -30,7 +30,7 @@ def calls(trtexec: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["10.3.0", *slow_cases("8.5.2", "10.16.2", "11.4.1")])
 @pytest.mark.parametrize(
     "arguments",
     ["", "--precision fp32", "--precision int8", "--dla 0", "--max-batch 1",

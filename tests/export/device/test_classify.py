@@ -30,6 +30,7 @@ def test_photos_are_named_with_their_five_most_likely_classes(small_bundle: Path
     assert "no photo: cannot identify image file" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("camera", "opened"),
     [
@@ -62,6 +63,7 @@ def test_a_camera_is_classified_frame_by_frame(
     )
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_be_loaded_is_left_out_and_said(
     copy: Path, trtexec: Callable[[str], Path]
 ) -> None:
@@ -73,6 +75,7 @@ def test_an_engine_that_cannot_be_loaded_is_left_out_and_said(
     assert "model.onnx, 6 classes" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_wrong_is_said_in_a_sentence(small_bundle: Path, tmp_path: Path) -> None:
     classify = ("python3", small_bundle / "classify.py")
     without = run(*classify, "--camera", "0")

@@ -138,6 +138,7 @@ def test_a_label_that_no_golden_photo_has_is_found_by_its_digest_in_preprocess_j
     )
 
 
+@pytest.mark.slow
 def test_without_pillow_it_says_what_was_not_checked(small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "PIL.py").write_text("raise ImportError('no Pillow')")
     done = verify(small_bundle, PYTHONPATH=str(tmp_path))
@@ -147,6 +148,7 @@ def test_without_pillow_it_says_what_was_not_checked(small_bundle: Path, tmp_pat
     assert done.stdout.splitlines()[-1] == "passed; not checked: preprocessing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["numpy", "onnxruntime"])
 def test_without_anything_to_run_it_with_it_does_not_pass(
     small_bundle: Path, tmp_path: Path, package: str
@@ -159,6 +161,7 @@ def test_without_anything_to_run_it_with_it_does_not_pass(
     assert "\npassed" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_bundle_without_golden_answers_does_not_pass(copy: Path) -> None:
     shutil.rmtree(copy / "golden")
     seal(copy)
@@ -186,6 +189,7 @@ def test_files_of_other_content_fail_in_a_sentence(copy: Path, name: str, conten
     assert done.returncode == 1, done.stdout
 
 
+@pytest.mark.slow
 def test_it_makes_inputs_of_odd_photos_as_trainer_does(small_bundle: Path, tmp_path: Path) -> None:
     write_odd_files(tmp_path / "odd")
     deep = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
@@ -220,6 +224,7 @@ def tensorrt(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "LD_LIBRARY_PATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_an_engine_is_run_by_tensorrt_in_batches_that_it_takes(
     copy: Path, trtexec: Callable[[str], Path], tensorrt: dict[str, str]
 ) -> None:
@@ -240,6 +245,7 @@ def test_an_engine_is_run_by_tensorrt_in_batches_that_it_takes(
     assert verify(copy, engine, **tensorrt, TENSORRT_VERSION="10.16.2.10").returncode == 3
 
 
+@pytest.mark.slow
 def test_an_engine_of_another_network_or_none_fails(
     copy: Path, trtexec: Callable[[str], Path], tensorrt: dict[str, str]
 ) -> None:
@@ -255,6 +261,7 @@ def test_an_engine_of_another_network_or_none_fails(
     assert (wrong.returncode, none.returncode) == (1, 1)
 
 
+@pytest.mark.slow
 def test_an_engine_that_nothing_can_run_is_said_to_be_unchecked(
     copy: Path, trtexec: Callable[[str], Path]
 ) -> None:
@@ -266,6 +273,7 @@ def test_an_engine_that_nothing_can_run_is_said_to_be_unchecked(
     assert everything.stdout.splitlines()[-1] == f"passed; not checked: {engine.name}"
 
 
+@pytest.mark.slow
 def test_nothing_is_written_or_reported_to_anybody(small_bundle: Path, tmp_path: Path) -> None:
     before = sorted(small_bundle.rglob("*"))
     done = verify(small_bundle, HOME=str(tmp_path))
