@@ -226,7 +226,7 @@ def test_the_readme_names_version_accuracy_and_run(bundle: Bundle, model: Loaded
     assert readme.startswith(f"resnet50-photos version {model.registered.version}, for NVIDIA Jetson\n=====")
     assert "top-1 50.00%, top-5 100.00% on the validation set" in readme
     assert f"MLflow run {model.registered.run_id}" in readme
-    assert "--shapes=input_0:1x3x32x32" in readme
+    assert "input_0   float32, N x 3 x 32 x 32, RGB" in readme
 
 
 def test_photos_and_classes_of_any_name_are_golden_under_a_plain_one(
