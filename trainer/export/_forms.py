@@ -81,7 +81,8 @@ class Forms:
                 found.remove(one)
         for one in found:
             one.bytes = (folder / one.file).stat().st_size
-            one.cpu_ms = latency(folder / one.file, self.inputs[0])
+            if total:  # else nothing is measured: a bundle that is made again is the same, and published once
+                one.cpu_ms = latency(folder / one.file, self.inputs[0])
             one.unknown_to_tensorrt_8_5 = unknown_to_tensorrt(folder / one.file)
         if fp32.unknown_to_tensorrt_8_5:
             left_out.append(
