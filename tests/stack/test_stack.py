@@ -112,7 +112,8 @@ def test_the_run_has_its_recipe_its_journal_and_its_newest_and_best_checkpoints(
     files = {one.path for one in client.list_artifacts(run.info.run_id)}
     checkpoints = [one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")]
 
-    assert files == {"recipe.json", "dataset.json", "model.txt", "journal.jsonl", "checkpoints", "report"}
+    made = {"recipe.json", "dataset.json", "model.txt", "journal.jsonl", "checkpoints", "bundle", "report"}
+    assert files == made
     assert len(checkpoints) in (1, 2)  # the newest may be the best
     steps = RECIPE.epochs * (1437 // RECIPE.global_batch)
     assert max(checkpoints).startswith(f"checkpoints/step-{steps:08d}-")
