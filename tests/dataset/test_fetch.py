@@ -170,11 +170,13 @@ def test_several_processes_bring_the_same(
 ) -> None:
     monkeypatch.setattr(_fetch, "BATCH", 25)
     seen: list[tuple[int, int]] = []
+    environment = dict(os.environ)
 
     fetch_dataset(
         str(prepared), tmp_path / "out", workers=2, progress=lambda done, total: seen.append((done, total))
     )
 
+    assert os.environ == environment
     assert files_of(tmp_path / "out") == files_of(prepared)
     assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in prepared.rglob("*.JPEG"))
 

@@ -76,7 +76,9 @@ def test_it_has_these_files_and_no_others(folder: Path) -> None:
     golden = {f"bundle/golden/{name}" for name in ("0.jpeg", "1.jpeg", "2.jpeg")} | {
         f"bundle/golden/{name}" for name in ("expected.json", "inputs.npy", "probabilities.npy")
     }
-    bundle = {f"bundle/{name}" for name in ("model.onnx", "labels.txt", "preprocess.json", "README.txt")}
+    networks = {f"bundle/{name}.onnx" for name in ("model", "model_batch1", "model_fp16")}
+    programs = {"build_engine.sh", "classify.py", "run_jetson_inference.sh", "verify.py"}
+    texts = {"labels.txt", "preprocess.json", "variants.json", "README.txt", *programs}
 
     assert files(folder) == {
         "README.md",
@@ -84,7 +86,8 @@ def test_it_has_these_files_and_no_others(folder: Path) -> None:
         "model.safetensors",
         "SHA256SUMS",
         "bundle/SHA256SUMS",
-        *bundle,
+        *(f"bundle/{name}" for name in texts),
+        *networks,
         *golden,
     }
     check_seal(folder, required=("README.md",))

@@ -177,7 +177,8 @@ def _in_processes(
     if processes == 1:
         yield from zip(batches, map(work, batches), strict=True)
         return
-    os.environ.update(safe_path())
+    before = dict(os.environ)
+    os.environ.update(safe_path())  # which its processes begin with
     spawn = multiprocessing.get_context("spawn")  # the library's threads do not survive a fork
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin_process) as pool:
         try:
@@ -189,6 +190,8 @@ def _in_processes(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _begin_process() -> None:
