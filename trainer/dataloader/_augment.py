@@ -21,13 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from nvidia.dali import fn, types
 from nvidia.dali.auto_aug import augmentations as dali
-from nvidia.dali.auto_aug.core import select, signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.data_node import DataNode
 
 from trainer.config import Preprocess
-from trainer.dataloader._augmentation import Augmentation, Draws, Spec
+from trainer.dataloader._augmentation import Augmentation, Draws, Spec, apply_operations
 from trainer.dataloader._timm_randaugment import TimmRandAugment
 from trainer.preprocess import MEAN
 
@@ -85,17 +84,9 @@ class RandomOps:
 
     def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
         """Pixels after all operations."""
-        for index in range(self._num_ops):
-            pixels = select(
-                self.suite,
-                params[index, 0],
-                data=pixels,
-                magnitude_bin=signed_bin(params[index, 1], random_sign=params[index, 2]),
-                num_magnitude_bins=MAGNITUDE_BINS,
-                fill_value=BLACK,
-                shape=(size, size),
-            )
-        return pixels
+        return apply_operations(
+            self.suite, pixels, params, size, count=self._num_ops, magnitude_bins=MAGNITUDE_BINS, fill=BLACK
+        )
 
 
 class ColorJitter:

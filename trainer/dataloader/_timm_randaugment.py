@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from nvidia.dali import types
 from nvidia.dali.auto_aug import augmentations as dali
-from nvidia.dali.auto_aug.core import select, signed_bin
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import do_not_convert
 
 from trainer.config import Preprocess
-from trainer.dataloader._augmentation import Draws, Spec
+from trainer.dataloader._augmentation import Draws, Spec, apply_operations
 
 HIGHEST = 10.0  # magnitude
 BINS = (
@@ -58,17 +57,9 @@ class TimmRandAugment:
 
     def __call__(self, pixels: DataNode, params: DataNode, size: int) -> DataNode:
         """Pixels after all operations."""
-        for index in range(self._num_ops):
-            pixels = select(
-                self.suite,
-                params[index, 0],
-                data=pixels,
-                magnitude_bin=signed_bin(params[index, 1], random_sign=params[index, 2]),
-                num_magnitude_bins=BINS,
-                fill_value=GREY,
-                shape=(size, size),
-            )
-        return pixels
+        return apply_operations(
+            self.suite, pixels, params, size, count=self._num_ops, magnitude_bins=BINS, fill=GREY
+        )
 
 
 def operations(*, increasing: bool) -> list[Any]:
