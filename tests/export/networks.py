@@ -1,25 +1,8 @@
-"""Networks to export: one of one's own, and statistics without which a BatchNorm does nothing."""
+"""Networks to export have statistics, without which a BatchNorm does nothing."""
 
 from __future__ import annotations
 
 import torch
-
-
-class TwoPaths(torch.nn.Module):
-    """The network of docs/recipes.md; tests/cli/test_own_network.py trains that page's."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.fine = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.coarse = torch.nn.Conv2d(3, 8, 7, stride=2, padding=3)
-        self.norm = torch.nn.BatchNorm2d(16)
-        self.classifier = torch.nn.Linear(16, num_classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """From (N, 3, H, W) to (N, num_classes)."""
-        both = torch.cat([self.fine(images), self.coarse(images)], dim=1)
-        logits: torch.Tensor = self.classifier(self.norm(both).relu().mean(dim=(2, 3)))
-        return logits
 
 
 def warmed(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:

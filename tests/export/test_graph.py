@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from tests.export.networks import TwoPaths, warmed
+from benchmarks.export import TwoPaths
+from tests.export.networks import warmed
 from trainer.export import to_onnx
 from trainer.export._bundle import open_session, run
 from trainer.export._graph import to_batch1, to_half, unknown_to_tensorrt

@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from tests.export.networks import TwoPaths, warmed
+from benchmarks.export import TwoPaths
+from tests.export.networks import warmed
 from trainer.export import to_onnx
 from trainer.export._bundle import run
 from trainer.export._graph import to_half
