@@ -312,7 +312,7 @@ def save_again_and_again(folder: Path) -> None:
     with Checkpoints(folder, ALONE, recipe=RECIPE, dataset_digest="mine") as checkpoints:
         newest = list_checkpoints(folder)
         for step in range(int(newest[0].name[5:13]) + 1 if newest else 1, 10**8):
-            checkpoints.save(step, {"state": State(step), "bulk": State(step, size=5_000_000)})
+            checkpoints.save(step, {"state": State(step), "bulk": State(step, size=1_000_000)})
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_whenever_saving_is_killed_the_newest_checkpoint_is_sound(
     seed = time.time_ns()
     print(f"seed {seed}")
     which, last = random.Random(seed), 0
-    for _ in range(50):
+    for _ in range(30):
         process = processes.Process(target=save_again_and_again, args=(tmp_path,))
         process.start()
         while not (now := list_checkpoints(tmp_path)) or int(now[0].name[5:13]) <= last:

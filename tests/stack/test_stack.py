@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.stack.conftest import ENVIRONMENT, EPOCHS, MARKS, ROOT, Stack
+from tests.stack.conftest import ENVIRONMENT, MARKS, QUICK, ROOT, Stack
 from trainer import metrics
 from trainer.config import load_recipe
 from trainer.dataset import open_dataset
@@ -24,7 +24,7 @@ from trainer.dataset import open_dataset
 pytestmark = MARKS
 
 MODEL = "models:/resnet50-digits@candidate"
-RECIPE = load_recipe("digits", [f"epochs={EPOCHS}"])
+RECIPE = load_recipe("digits", QUICK)
 
 
 @pytest.fixture(scope="module")
