@@ -44,6 +44,29 @@ def run(*command: str, folder: Path, **environment: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
+CYCLE = """
+import atexit, gc
+from trainer.processes import spare_libraries
+
+class Pipeline:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        print("freed")
+
+young = gc.get_threshold()[:2]
+spare_libraries()
+atexit.register(gc.collect)  # as DALI does when it is imported
+Pipeline()
+print(gc.get_threshold()[:2] == young, gc.get_threshold()[2] >= 1000)
+"""
+
+
+def test_libraries_are_looked_through_seldom_and_free_at_the_end_what_they_must() -> None:
+    """The collector leaves modules alone; pipelines still end with their threads before the process does."""
+    assert run(sys.executable, "-c", CYCLE, folder=ROOT).stdout.split() == ["True", "True", "freed"]
+
+
 @pytest.mark.slow
 def test_modules_in_the_users_folder_are_not_ours(folder: Path, photos: Path) -> None:
     """Neither the sync, nor torchrun's processes, nor those of an evaluation take them; each does its work."""

@@ -26,6 +26,7 @@ from trainer import __version__, ranks
 from trainer.cli._host import with_host_folders
 from trainer.errors import ProcessesFailed, TrainerError
 from trainer.hints import nearest
+from trainer.processes import spare_libraries
 from trainer.supervisor import supervise
 
 # The user's way through the commands.
@@ -43,6 +44,7 @@ DECODING = ("train", "extend", "evaluate", "find-lr", "report")  # commands that
 
 def program() -> int:
     """What a shell calls as `trainer`: `main`, and where an image has taken it down, the name of that image."""
+    spare_libraries()
     if sys.argv[1:2] not in [[name] for name in DECODING] or ranks.has_rank():
         return main()
     with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:

@@ -79,7 +79,6 @@ def run_plan(
         return result
     with proof_of(plan, options, dry=False) as proof:
         # Now and not before: these import torch, which takes seconds.
-        from trainer.run._launch import launch_until_done
         from trainer.run._preflight import preflight, wait_for_spot_end
         from trainer.run._worker import work
 
@@ -91,6 +90,8 @@ def run_plan(
     if not ranks.under_torchrun():
         wait_for_spot_end()
         if processes > 1:
+            from trainer.run._launch import launch_until_done
+
             launch_until_done(
                 command,
                 processes,
