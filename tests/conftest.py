@@ -16,8 +16,13 @@ from trainer.dataloader import MEAN, STD
 from trainer.dataset import Dataset, folder, open_dataset, prepare
 from trainer.dataset import digits as handwritten
 from trainer.distributed import World
+from trainer.processes import spare_libraries
 
 ALONE = World(0, 1, torch.device("cpu"))
+
+
+def pytest_configure() -> None:
+    spare_libraries()  # as our own processes do: hundreds of tests come after the imports
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
