@@ -24,8 +24,8 @@ FLAGS = {
     "--tta",
     "export": "--data --device --format --json --log --out --parity --runs --trust",
     "extend": "--batch-per-gpu --checkpoint-interval --compile --cooldown --data --decoder --device --dry-run --epochs "
-    "--json --max-restarts --name --no-export --no-report --nproc-per-node --offline --partial --price --runs "
-    "--tensorboard --timeout",
+    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node "
+    "--offline --partial --price --runs --tensorboard --timeout --until-top1",
     "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",

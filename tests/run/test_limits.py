@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 
 from trainer import metrics
+from trainer.cli import main
 from trainer.config import Recipe, load_recipe
 from trainer.errors import ConfigError
-from trainer.run import TrainOptions, within_budget
+from trainer.run import ExtendOptions, TrainOptions, check_budget, make_extension, priced, within_budget
 from trainer.run._budget import FirstForecast, budget_of, budget_words
-from trainer.run._limits import Limit, limit_of, most_epochs
-from trainer.run._pace import Pace, settings_of, shortened
+from trainer.run._limits import Forecast, Limit, limit_of
+from trainer.run._pace import Pace, most_epochs, settings_of, shortened
 from trainer.tracking import DatasetInfo, Journal, RunInfo
 
 NOTHING = TrainOptions(recipe="digits", data=Path("nowhere"))
@@ -415,6 +417,60 @@ def test_fit_leaves_a_run_alone_that_is_short_enough(options: TrainOptions) -> N
 
     assert made.plan.folder == within_budget(options).plan.folder
     assert not options.runs.exists()
+
+
+# Of an extension, whose epochs before belong to another run.
+
+
+def extension(options: TrainOptions, **limits: float) -> ExtendOptions:
+    """Of the same run, which has been stopped after half of its 32 epochs, to its end."""
+    plan = within_budget(options).plan
+    (plan.folder / "checkpoints").mkdir(parents=True)
+    plan.write()
+    (plan.folder / "checkpoints" / f"step-{16 * 22:08d}-0123456789abcdef.pt").touch()
+    return priced(
+        ExtendOptions(
+            folder=plan.folder, epochs=32, runs=options.runs, name="on", instance="g5.xlarge", **limits
+        )
+    )
+
+
+def test_an_extension_is_expected_to_take_what_is_left(options: TrainOptions) -> None:
+    whole = Forecast(within_budget(options).plan, options).seconds()
+    more = extension(options, max_hours=1.0)
+    plan = make_extension(more).plan
+
+    assert whole is not None
+    assert Forecast(plan, more).seconds() == pytest.approx(whole / 2)
+    assert re.fullmatch(
+        r"about 0:19 and \$0\.01 of --max-hours 1, as predicted for g5\.xlarge", check_budget(plan, more)
+    )
+
+
+def test_an_extension_that_is_too_long_is_refused_with_the_epochs_that_fit(
+    options: TrainOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = extension(options).folder
+    arguments = ["extend", str(folder), "--epochs", "32", "--runs", str(options.runs), "--name", "on"]
+    before = sorted(options.runs.rglob("*"))
+
+    assert main([*arguments, "--instance", "g5.xlarge", "--max-hours", str(10 / 3600)]) == 2
+    said = capsys.readouterr().err
+    assert "what is left of rn50-75 takes about 0:19, as predicted for g5.xlarge, and --max-hours" in said
+    assert said.endswith("24 of its 32 epochs fit, with --epochs 24\n"), (
+        "no other recipe would go on from there"
+    )
+    assert sorted(options.runs.rglob("*")) == before
+
+
+def test_the_first_steps_of_an_extension_tell_that_it_is_too_long(options: TrainOptions) -> None:
+    plan = make_extension(extension(options)).plan
+    forecast = FirstForecast(plan, Limit(100, "--max-hours 1"), 0.0, clock=lambda: 0.0)
+    said = [forecast(16 * 22 + step, {metrics.THROUGHPUT: 64.0}) for step in (5, 10, 15, 20)][3]
+
+    assert said is not None
+    assert "what is left of rn50-75 takes about " in said
+    assert re.search(r"allows 1:40: (17|18|19|20|21) of its 32 epochs fit, with --epochs \1$", said), said
 
 
 # While it is trained.

@@ -55,16 +55,16 @@ def run(options: Namespace) -> int:
 
 def _run(options: Namespace) -> int:
     from trainer.cli._terminal import ConsoleLog, configure_logging
-    from trainer.run import extend_run, make_extension
+    from trainer.run import check_budget, extend_run, make_extension, priced
 
-    given = _args.options_of(ExtendOptions, options)
+    given = priced(_args.options_of(ExtendOptions, options))
     extension = make_extension(given)
     configure_logging()
     if extension.rates and not (options.json or ranks.launched_by_trainer() or ranks.rank()):
         _show_extension(extension)
     if options.dry_run:
         extension.require_smooth()
-        _train.show_plan(extension.plan, given)
+        _train.show_plan(extension.plan, given, check_budget(extension.plan, given))
         return 0
     if result := extend_run(given, display=ConsoleLog):
         if options.json:

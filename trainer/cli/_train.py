@@ -33,7 +33,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "registered)",
     )
     _args.add_trust(parser)
-    _add_budget(parser)
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="fit the run to --max-hours or --max-dollars: fewer epochs, a schedule of the same shape",
+    )
     add_start(parser)
 
 
@@ -61,16 +65,12 @@ def _add_budget(parser: ArgumentParser) -> None:
         metavar="TOP1",
         help="finish after the evaluation that reaches this accuracy, such as 0.75",
     )
-    parser.add_argument(
-        "--fit",
-        action="store_true",
-        help="fit the run to --max-hours or --max-dollars: fewer epochs, a schedule of the same shape",
-    )
 
 
 def add_start(parser: ArgumentParser) -> None:
     """The arguments of `StartOptions` that `_args.add_run` lacks, and --dry-run."""
     _args.add_nproc(parser)
+    _add_budget(parser)
     defaults = StartOptions
     parser.add_argument("--name", help="name of the run (default: the recipe's)")
     parser.add_argument(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainer.run._export import export_model
     from trainer.run._extension import Extension, make_extension
     from trainer.run._find_lr import LrSuggestion, find_lr
-    from trainer.run._limits import Budgeted, within_budget
+    from trainer.run._limits import Budgeted, check_budget, priced, within_budget
     from trainer.run._options import (
         EvaluateOptions,
         ExtendOptions,
@@ -61,6 +61,7 @@ _MODULES = {
     "StartOptions": "_options",
     "TrainOptions": "_options",
     "Weights": "_options",
+    "check_budget": "_limits",
     "check_page": "_compare",
     "compare_runs": "_compare",
     "duration": "_eta",
@@ -73,6 +74,7 @@ _MODULES = {
     "make_plan": "_plan",
     "network_summary": "_preflight",
     "preflight": "_preflight",
+    "priced": "_limits",
     "promote_model": "_champion",
     "proof_of": "_plan",
     "publish_model": "_publish",
@@ -107,6 +109,7 @@ __all__ = [
     "StartOptions",
     "TrainOptions",
     "Weights",
+    "check_budget",
     "check_page",
     "compare_runs",
     "duration",
@@ -119,6 +122,7 @@ __all__ = [
     "make_plan",
     "network_summary",
     "preflight",
+    "priced",
     "promote_model",
     "proof_of",
     "publish_model",

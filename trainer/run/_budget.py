@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from trainer import ranks
 from trainer.run._limits import SLACK, Limit, is_trained, limit_of, too_small
-from trainer.run._options import StartOptions, TrainOptions
-from trainer.run._pace import Pace
+from trainer.run._options import StartOptions
+from trainer.run._pace import Pace, epochs_before
 from trainer.run._plan import Plan
 from trainer.tracking import read_journal
 from trainer.training import Budget
@@ -22,8 +23,6 @@ def budget_of(plan: Plan, options: StartOptions) -> Budget:
 
     To be made when training begins: from then on the journal's seconds count as well.
     """
-    if not isinstance(options, TrainOptions):
-        return Budget()
     limit = limit_of(options)
     if limit is None or ranks.rank() != 0:
         return Budget(until_top1=options.until_top1)
@@ -40,8 +39,6 @@ def budget_of(plan: Plan, options: StartOptions) -> Budget:
 
 def budget_words(options: StartOptions) -> str:
     """The budget as it is given, for a tag; empty if there is none."""
-    if not isinstance(options, TrainOptions):
-        return ""
     flags = {
         "--max-hours": options.max_hours,
         "--max-dollars": options.max_dollars,
@@ -57,9 +54,10 @@ class FirstForecast:
         self, plan: Plan, limit: Limit, elapsed: float, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._recipe, self._limit = plan.recipe, limit
-        self._pace = Pace(plan.recipe, plan.recipe.steps_per_epoch(len(plan.dataset.train)))
+        self._steps = plan.recipe.steps_per_epoch(len(plan.dataset.train))
+        self._pace = Pace(plan.recipe, self._steps)
         self._clock, self._begun = clock, clock() - elapsed
-        self._told = False
+        self._before, self._told = epochs_before(plan), False
 
     def __call__(self, step: int, values: Mapping[str, float]) -> str | None:
         """Why the time will not do, if it is far from that; told once."""
@@ -71,7 +69,9 @@ class FirstForecast:
         if seconds <= self._limit.seconds:
             return None
         self._told = True
-        said = too_small(self._recipe, self._limit, seconds, "as measured so far", self._pace.seconds)
+        first = round(self._before * self._steps)
+        whole = partial(self._pace.seconds, first_step=first)
+        said = too_small(self._recipe, self._limit, seconds, "as measured so far", whole, begun=self._before)
         if seconds > SLACK * self._limit.seconds:
             return f"because {said}"
         logger.warning("%s; the run goes on and is stopped when that is spent", said)

@@ -6,7 +6,6 @@ makes another run of it, with fewer epochs.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import glob
 import json
@@ -14,7 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer import metrics, ranks
 from trainer.config import Recipe, load_recipe, shipped_recipes
@@ -23,8 +22,8 @@ from trainer.files import write_json
 from trainer.instances import INSTANCES, find_instance
 from trainer.performance import estimate, offers
 from trainer.run._eta import dollars, duration
-from trainer.run._options import TrainOptions
-from trainer.run._pace import Pace, settings_of, shortened
+from trainer.run._options import StartOptions, TrainOptions
+from trainer.run._pace import Pace, epochs_before, most_epochs, numbers_of_epochs, settings_of, shortened
 from trainer.run._plan import Plan, make_plan
 from trainer.run._result import read_result
 from trainer.tracking import RunHistory, read_journal
@@ -33,6 +32,7 @@ FITTED = "fitted.json"  # in the folder of a run that --fit has made: of what, a
 SLACK = 1.1  # a run that has begun may be so much longer than its budget: it is too late to be strict
 
 Whole = Callable[[Recipe], float]  # seconds of a whole run
+Options = TypeVar("Options", bound=StartOptions)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Budgeted:
             write_json(self.plan.folder / FITTED, content)
 
 
-def limit_of(options: TrainOptions) -> Limit | None:
+def limit_of(options: StartOptions) -> Limit | None:
     """The time that the run may take, on all machines at once; None: any."""
     limits = []
     if options.max_hours is not None:
@@ -86,21 +86,31 @@ def within_budget(asked: TrainOptions) -> Budgeted:
 
     Raises: ConfigError, DataError; ConfigError as well if the budget is too small, with what would fit.
     """
-    options = asked
-    if options.instance:
-        machine = find_instance(options.instance)
-        options = dataclasses.replace(options, price=options.price or machine.usd_per_hour)
-    plan, limit = make_plan(options), limit_of(options)
+    options = priced(asked)
+    plan = make_plan(options)
     if options.fit:
-        if limit is None:
+        if (limit := limit_of(options)) is None:
             raise ConfigError(
                 "--fit needs a budget to fit the schedule to: give --max-hours or --max-dollars"
             )
         plan, options = _fit(plan, options, limit)
         options = dataclasses.replace(options, fit=False)  # it is done
+    return Budgeted(plan, options, check_budget(plan, options))
+
+
+def priced(options: Options) -> Options:
+    """The options with the price of their --instance, unless another is given. Raises: ConfigError."""
+    if not options.instance:
+        return options
+    return dataclasses.replace(options, price=options.price or find_instance(options.instance).usd_per_hour)
+
+
+def check_budget(plan: Plan, options: StartOptions) -> str:
+    """What is expected of the run, in words; empty without a limit. Raises: ConfigError if that is too much."""
+    limit = limit_of(options)
     # One process decides for all.
     if ranks.launched_by_trainer() or ranks.rank() != 0 or read_result(plan.folder):
-        return Budgeted(plan, options)
+        return ""
     bar = plan.recipe.bar
     if options.until_top1 and bar and options.until_top1 > bar:
         logger.warning(
@@ -109,11 +119,8 @@ def within_budget(asked: TrainOptions) -> Budgeted:
             plan.recipe.name,
             bar,
         )
-    return Budgeted(plan, options, _check(plan, options, limit) if limit else "")
-
-
-def _check(plan: Plan, options: TrainOptions, limit: Limit) -> str:
-    """What is expected of the run, in words. Raises: ConfigError if that is too much."""
+    if limit is None:
+        return ""
     forecast = Forecast(plan, options)
     if forecast.trained:
         return "trained already"
@@ -134,7 +141,9 @@ def _check(plan: Plan, options: TrainOptions, limit: Limit) -> str:
     raise _refused(plan, options, limit, seconds, forecast)
 
 
-def too_small(recipe: Recipe, limit: Limit, seconds: float, basis: str, whole: Whole) -> str:
+def too_small(
+    recipe: Recipe, limit: Limit, seconds: float, basis: str, whole: Whole, *, begun: float = 0
+) -> str:
     """That a budget is too small, and how many epochs would fit.
 
     Args:
@@ -143,38 +152,25 @@ def too_small(recipe: Recipe, limit: Limit, seconds: float, basis: str, whole: W
         seconds: that the run takes.
         basis: where that is known from, in words.
         whole: seconds of a whole run of a recipe.
+        begun: epochs of the run that it extends, which count among its own.
     """
-    fits = most_epochs(recipe, limit.seconds, whole)
+    fits = most_epochs(recipe, limit.seconds, whole, begun=begun)
     how = " ".join(f"--set {one}" for one in settings_of(shortened(recipe, fits))) if fits else ""
-    fewest = next(iter(_shorter(recipe)), recipe.epochs)
+    how = f"with --epochs {fits}" if begun else f"as a run of its own ({how}, or --fit)"
+    fewest = next(iter(numbers_of_epochs(recipe)), recipe.epochs)
     none = (
         f"not even {fewest} epochs fit, the fewest that its phases allow"
-        if fewest > 1
+        if fewest > 1 and not begun
         else "not one epoch fits"
     )
+    what = f"what is left of {recipe.name}" if begun else recipe.name
     return (
-        f"{recipe.name} takes about {duration(seconds)}, {basis}, and {limit.words} allows {duration(limit.seconds)}: "
-        + (
-            f"{fits} of its {recipe.epochs} epochs fit, as a run of its own ({how}, or --fit)"
-            if fits
-            else none
-        )
+        f"{what} takes about {duration(seconds)}, {basis}, and {limit.words} allows {duration(limit.seconds)}: "
+        + (f"{fits} of its {recipe.epochs} epochs fit, {how}" if fits else none)
     )
 
 
-def most_epochs(recipe: Recipe, seconds: float, whole: Whole) -> int:
-    """The most epochs, fewer than the recipe's, of a run that takes `seconds` at most; 0 if no number of them does."""
-    numbers = _shorter(recipe)
-    fit = bisect.bisect_right(numbers, seconds, key=lambda epochs: whole(shortened(recipe, epochs)))
-    return numbers[fit - 1] if fit else 0
-
-
-def _shorter(recipe: Recipe) -> list[int]:
-    """Numbers of epochs, fewer than the recipe's, that its phases allow; one may be missing between two others."""
-    return [epochs for epochs in range(1, recipe.epochs) if recipe.phases_fit(epochs)]
-
-
-def is_trained(plan: Plan, options: TrainOptions, history: RunHistory) -> bool:
+def is_trained(plan: Plan, options: StartOptions, history: RunHistory) -> bool:
     """Whether only the end of the run is left, which no budget keeps from it: its model is measured and registered."""
     last = _last_step(history)
     if last >= plan.recipe.epochs * plan.recipe.steps_per_epoch(len(plan.dataset.train)):
@@ -191,12 +187,14 @@ def _last_step(history: RunHistory) -> int:
 class Forecast:
     """How long a run takes, by its own journal, else by what is known of its --instance."""
 
-    def __init__(self, plan: Plan, options: TrainOptions) -> None:
+    def __init__(self, plan: Plan, options: StartOptions) -> None:
         self._plan, recipe = plan, plan.recipe
         self._steps = recipe.steps_per_epoch(len(plan.dataset.train))
         history = read_journal(plan.folder, empty=True)
         self.elapsed = history.seconds
-        self._step = _last_step(history)
+        self.begun = epochs_before(plan)
+        self._first = round(self.begun * self._steps)
+        self._step = max(_last_step(history), self._first)
         self.trained = is_trained(plan, options, history)
         self._pace = Pace.of(history, recipe, self._steps)
         # What is published is of ResNet-50 on GPUs.
@@ -217,10 +215,11 @@ class Forecast:
     def whole(self, recipe: Recipe) -> float:
         """Seconds of a whole run of another recipe, on machines of which something is known."""
         if self._pace.known:
-            return self._pace.seconds(recipe)
+            return self._pace.seconds(recipe, first_step=self._first)
         assert self._machine is not None
+        share = 1 - self.begun / recipe.epochs
         # Each machine has disk, CPUs and GPUs of its own for its share; what the network costs is not predicted.
-        return 3600 * estimate(recipe, self._machine, **_data(self._plan)).hours / ranks.machines()
+        return 3600 * share * estimate(recipe, self._machine, **_data(self._plan)).hours / ranks.machines()
 
 
 def _fit(plan: Plan, asked: TrainOptions, limit: Limit) -> tuple[Plan, TrainOptions]:
@@ -296,18 +295,19 @@ def _data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _price(seconds: float, options: TrainOptions) -> str:
+def _price(seconds: float, options: StartOptions) -> str:
     return f" and {dollars(seconds, options.price * ranks.machines())}" if options.price else ""
 
 
 def _refused(
-    plan: Plan, options: TrainOptions, limit: Limit, seconds: float, forecast: Forecast
+    plan: Plan, options: StartOptions, limit: Limit, seconds: float, forecast: Forecast
 ) -> ConfigError:
-    too_much = too_small(plan.recipe, limit, seconds, forecast.basis, forecast.whole)
-    return ConfigError(f"{too_much}{_alternatives(plan, options, limit)}")
+    begun = forecast.begun
+    too_much = too_small(plan.recipe, limit, seconds, forecast.basis, forecast.whole, begun=begun)
+    return ConfigError(f"{too_much}{'' if begun else _alternatives(plan, options, limit)}")
 
 
-def _alternatives(plan: Plan, options: TrainOptions, limit: Limit) -> str:
+def _alternatives(plan: Plan, options: StartOptions, limit: Limit) -> str:
     """Recipes for ImageNet and machines that the budget allows, as the end of a sentence; empty if none is known."""
     recipe, found = plan.recipe, []
     if recipe.bar is None:
@@ -337,7 +337,7 @@ def _alternatives(plan: Plan, options: TrainOptions, limit: Limit) -> str:
     return "; ".join(["", *found])
 
 
-def _allowed(hours: float, usd: float, options: TrainOptions) -> bool:
+def _allowed(hours: float, usd: float, options: StartOptions) -> bool:
     return (options.max_hours is None or hours <= options.max_hours) and (
         options.max_dollars is None or usd <= options.max_dollars
     )

@@ -44,6 +44,10 @@ class StartOptions(TrackedOptions):
     max_restarts: int = 3  # of all processes after crashes without progress
     timeout: float = 600.0  # seconds after which a process that does not answer is called stuck
     price: float | None = None  # of this machine per hour, in US dollars
+    instance: str | None = None  # type of AWS that this machine is; it has a price and a prediction
+    max_hours: float | None = None  # of training, all starts together
+    max_dollars: float | None = None  # of these hours on all machines
+    until_top1: float | None = None  # accuracy, in 0..1, at which the run is done before its last epoch
     tensorboard: bool = False  # write its event file beside the journal
     no_report: bool = False  # leave out the report at the end
     no_export: bool = False  # leave out the bundle at the end
@@ -56,10 +60,6 @@ class TrainOptions(StartOptions, RunOptions):
     from_: str | None = None  # the model whose weights the run begins with, in any of its forms but a bundle
     weights: Weights | None = None  # of a checkpoint; None: those that are registered, EMA's where there are
     trust: bool = False  # begin with a registered version that `trainer train` has not sealed
-    instance: str | None = None  # type of AWS that this machine is; it has a price and a prediction
-    max_hours: float | None = None  # of training, all starts together
-    max_dollars: float | None = None  # of these hours on all machines
-    until_top1: float | None = None  # accuracy, in 0..1, at which the run is done before its last epoch
     fit: bool = False  # train fewer epochs, as many as the budget allows
 
     def arguments(self) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 
 from trainer import metrics
 from trainer.config import Recipe
 from trainer.run._eta import FINAL_EVALUATIONS, WINDOW
-from trainer.tracking import RunHistory
+from trainer.run._parent import parent_tags
+from trainer.run._plan import Plan
+from trainer.tracking import BEGUN, RunHistory
 
 ENOUGH = 3  # throughputs besides the first, which holds the start-up
 
@@ -66,6 +70,30 @@ class Pace:
         evaluations = recipe.epochs - begun + FINAL_EVALUATIONS
         each = median(self._evaluations) if self._evaluations else 0.0
         return images * pixels / median(self._pixels) + evaluations * each
+
+
+def epochs_before(plan: Plan) -> float:
+    """Epochs of the run that this one extends, which count among its own; 0 if it extends none."""
+    if plan.parent is None or plan.parent.takes == "weights":
+        return 0.0
+    if begun := parent_tags(plan.folder).get(BEGUN):
+        return float(begun)
+    from trainer.checkpoint import checkpoint_step, list_checkpoints  # imports torch, as each extension does
+
+    (newest, *_) = list_checkpoints(Path(plan.parent.model) / "checkpoints")
+    return checkpoint_step(newest) / plan.recipe.steps_per_epoch(len(plan.dataset.train))
+
+
+def most_epochs(recipe: Recipe, seconds: float, whole: Callable[[Recipe], float], *, begun: float = 0) -> int:
+    """The most epochs, fewer than the recipe's, of a run that takes `seconds` at most; 0 if no number of them does."""
+    numbers = [epochs for epochs in numbers_of_epochs(recipe) if epochs > begun]
+    fit = bisect.bisect_right(numbers, seconds, key=lambda epochs: whole(shortened(recipe, epochs)))
+    return numbers[fit - 1] if fit else 0
+
+
+def numbers_of_epochs(recipe: Recipe) -> list[int]:
+    """Numbers of epochs, fewer than the recipe's, that its phases allow; one may be missing between two others."""
+    return [epochs for epochs in range(1, recipe.epochs) if recipe.phases_fit(epochs)]
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:

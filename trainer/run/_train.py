@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trainer import ranks
-from trainer.run._limits import within_budget
+from trainer.run._limits import check_budget, priced, within_budget
 from trainer.run._options import ExtendOptions, StartOptions, TrainOptions
 from trainer.run._plan import Plan, proof_of
 from trainer.run._result import RESULT, RunResult, read_result
@@ -48,14 +48,19 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
         display: see `train_run`.
 
     Returns: as `train_run`.
-    Raises: as `train_run`; ConfigError if the learning rate would jump.
+    Raises: as `train_run`; ConfigError if the learning rate would jump, or the budget is too small.
     """
     from trainer.run._extension import make_extension
 
     ranks.require_nproc(options.nproc_per_node)
+    options = priced(options)
     extension = make_extension(options)
     extension.require_smooth()
-    return run_plan(extension.plan, options, ["extend", *options.arguments()], display)
+    told = check_budget(extension.plan, options)
+    command = ["extend", *options.arguments()]
+    return run_plan(
+        extension.plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None
+    )
 
 
 def run_plan(
