@@ -10,8 +10,8 @@ import pytest
 
 from tests.tracking.conftest import empty_store, runs  # noqa: F401
 from tests.tracking.test_bundle import write_bundle
-from trainer.run._background_bundle import MESSAGES, BackgroundBundle
-from trainer.tracking import Registered
+from trainer.run._background_bundle import BackgroundBundle
+from trainer.tracking import BUNDLE_LOG, Registered
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +28,9 @@ def test_one_that_fails_is_a_warning_with_the_command_that_tries_again(
         assert bundle.wait(300) is None, "the one that is there is of another version"
 
     again = f"trainer export models:/nobody/7 --runs '{runs}' --out '{folder / 'bundle'}' --log"
-    assert f"{MESSAGES} says why; try again with: {again}" in caplog.text
-    assert "there is no registered model nobody" in (folder / MESSAGES).read_text()
-    assert sorted(path.name for path in folder.iterdir()) == ["bundle", MESSAGES]
+    assert f"{BUNDLE_LOG} says why; try again with: {again}" in caplog.text
+    assert "there is no registered model nobody" in (folder / BUNDLE_LOG).read_text()
+    assert sorted(path.name for path in folder.iterdir()) == ["bundle", BUNDLE_LOG]
 
 
 def test_one_that_takes_too_long_is_left_alone(
@@ -41,5 +41,5 @@ def test_one_that_takes_too_long_is_left_alone(
     with caplog.at_level(logging.WARNING), BackgroundBundle(folder, GONE, "cpu") as bundle:
         assert bundle.wait(0) is None
 
-    assert f"not made and sent after 0 minutes; that goes on, and {folder / MESSAGES} says" in caplog.text
+    assert f"not made and sent after 0 minutes; that goes on, and {folder / BUNDLE_LOG} says" in caplog.text
     assert "could not" not in caplog.text

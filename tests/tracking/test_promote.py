@@ -17,6 +17,7 @@ from tests.tracking.conftest import run_info
 from tests.tracking.models import finished_run, network, register_it
 from trainer.errors import TrackingError
 from trainer.tracking import (
+    BUNDLE_LOG,
     Journal,
     promote,
     promote_if_asked,
@@ -288,6 +289,23 @@ def test_devices_find_the_bundle_of_a_champion_or_its_want_is_said(
     connect(tracking_uri(registry)).set_model_version_tag("tiny", "3", "bundle", "1/r/artifacts/bundle")
     promote(version(3), runs=registry)
     assert "bundle" not in caplog.text
+
+
+def test_a_version_whose_bundle_failed_is_promoted_by_hand_or_when_it_has_one(
+    registry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = registry / "run-1" / BUNDLE_LOG
+    log.write_text("killed\n")
+    try:
+        register_again(registry, promote="better", number=1)
+        assert aliases(registry) == {}
+        assert f"models:/tiny/1 is not promoted: its bundle is not in MLflow, as {log} says" in caplog.text
+
+        connect(tracking_uri(registry)).set_model_version_tag("tiny", "1", "bundle", "1/r/artifacts/bundle")
+        register_again(registry, promote="better", number=1)
+        assert aliases(registry) == {"champion": 1}, "the same command, now that devices can pull it"
+    finally:
+        log.unlink()
 
 
 WRITES = (

@@ -10,9 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from trainer.config import DeviceChoice
-from trainer.tracking import BUNDLE, BackgroundChild, Registered, is_bundle_of
-
-MESSAGES = "bundle.log"  # in the run folder: what the child says
+from trainer.tracking import BUNDLE, BUNDLE_LOG, BackgroundChild, Registered, is_bundle_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class BackgroundBundle:
         self._child: BackgroundChild | None = None
 
     def __enter__(self) -> Self:
-        messages = self._folder / MESSAGES
+        messages = self._folder / BUNDLE_LOG
         try:
             self._child = BackgroundChild([*self._arguments, *self._device], messages, all_cores=True)
             logger.info("the bundle for a Jetson is exported and measured; %s says how far it is", messages)
@@ -50,7 +48,7 @@ class BackgroundBundle:
             return None
         if self._child.wait(timeout):
             return self._bundle
-        messages, again = self._folder / MESSAGES, shlex.join(self._arguments)
+        messages, again = self._folder / BUNDLE_LOG, shlex.join(self._arguments)
         if self._child.is_running():
             logger.warning(
                 "the bundle is not made and sent after %g minutes; that goes on, and %s says how far it is; if it "

@@ -1,7 +1,7 @@
 """The run's journal, its sync to MLflow, and the model registry. MLflow is imported here only, and late."""
 
 from trainer.tracking._background_sync import BackgroundSync
-from trainer.tracking._bundle import BUNDLE, is_bundle_of, log_bundle
+from trainer.tracking._bundle import BUNDLE, BUNDLE_LOG, is_bundle_of, log_bundle
 from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._child import BackgroundChild, Parent
 from trainer.tracking._find_lr_link import FIND_LR_NAME, FIND_LR_RUN, run_link
@@ -40,6 +40,7 @@ from trainer.tracking._weights import weights_sha256, write_weights
 __all__ = [
     "BEGUN",
     "BUNDLE",
+    "BUNDLE_LOG",
     "CANDIDATE",
     "FIND_LR_NAME",
     "FIND_LR_RUN",

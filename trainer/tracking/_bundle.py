@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from trainer.tracking._registry import Registered
 
 BUNDLE = "bundle"  # the folder in the run folder and among the artifacts, and the tag of the version
+BUNDLE_LOG = (
+    "bundle.log"  # in the run folder once the end of the run has begun with it: what the process says
+)
 BUNDLE_SHA256 = "bundle_sha256"  # tag of the version
 PREPROCESS, VARIANTS = "preprocess.json", "variants.json"
 PROXY = "mlflow-artifacts:/"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import TrackingError
 from trainer.sealed import SealBroken, check_seal
+from trainer.tracking._bundle import BUNDLE, BUNDLE_LOG
 from trainer.tracking._candidate import CANDIDATE, VAL_DIGEST
 from trainer.tracking._champion import (
     CHAMPION,
@@ -88,7 +89,8 @@ def promote(uri: str | None, *, runs: Path) -> Promoted:
 def promote_if_asked(folder: Path, registered: Registered) -> None:
     """At the end of the run in `folder`: offer its version `champion`, if its recipe has `promote: better`.
 
-    It is offered once, so a repeat takes it from nobody; and after its bundle was sent, which devices pull.
+    It is offered once, so a repeat takes it from nobody; and after its bundle was sent, which devices pull. One whose
+    bundle has failed has to wait for it, or for `promote` by hand.
 
     Raises: TrackingError if MLflow does not answer, or does not do it.
     """
@@ -99,8 +101,10 @@ def promote_if_asked(folder: Path, registered: Registered) -> None:
         version = client.get_model_version(registered.name, str(registered.version))
         if version.tags.get(OFFERED) == "true":
             return
-        offer_champion(client, version, automatic=automatic)
-        if automatic:
+        # Without the file the bundle was left out on purpose.
+        failed = folder / BUNDLE_LOG
+        lacks = failed if BUNDLE not in version.tags and failed.exists() else None
+        if offer_champion(client, version, automatic=automatic, lacks_bundle=lacks):
             client.set_model_version_tag(version.name, version.version, OFFERED, "true")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import TrackingError
@@ -27,23 +28,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def offer_champion(client: MlflowClient, version: ModelVersion, *, automatic: bool) -> None:
-    """At the end of a run: say what was done by hand, and promote its verified version if the recipe says so."""
+def offer_champion(
+    client: MlflowClient, version: ModelVersion, *, automatic: bool, lacks_bundle: Path | None = None
+) -> bool:
+    """At the end of a run: say what was done by hand, and promote its verified version if the recipe says so.
+
+    Args:
+        client: of MLflow.
+        version: the run's.
+        automatic: whether the recipe says so.
+        lacks_bundle: the file that says why its bundle has failed; None if it has not.
+
+    Returns: whether it was offered, whatever became of that.
+    """
     standing, _ = finish_begun(client, version.name)
     if news := set_by_hand(client, standing):
         logger.warning("%s", news)
     if not automatic or (standing.champion and number(standing.champion) == number(version)):
-        return
+        return automatic
     version = client.get_model_version(version.name, str(version.version))  # with the tags it has now
     if reason := objection(version, standing.champion):
         logger.info("%s is not promoted: %s", uri_of(version), reason)
-        return
+        return True
+    if lacks_bundle:
+        logger.warning(
+            "%s is not promoted: its bundle is not in MLflow, as %s says, so no device could pull it; make it with "
+            "`trainer export %s --log`, and `trainer sync %s` promotes it, or promote it without: `trainer promote %s`",
+            uri_of(version),
+            lacks_bundle,
+            uri_of(version),
+            lacks_bundle.parent,
+            uri_of(version),
+        )
+        return False
     try:
         move = promote_version(client, standing, version)
     except TrackingError as error:  # a better one came at the same time
         logger.info("%s", error)
     else:
         logger.info("%s version %d is %s now: %s", version.name, move.version, CHAMPION, move.why)
+    return True
 
 
 def promote_version(client: MlflowClient, standing: Standing, version: ModelVersion) -> Move:
