@@ -16,7 +16,7 @@ from trainer.config import Execution
 from trainer.distributed import World, choose_device, join_world
 from trainer.errors import ConfigError
 from trainer.model import find
-from trainer.performance import autotune
+from trainer.run._execution import execution_of
 from trainer.run._lr_plot import plot_lr
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import FindLrOptions
@@ -88,15 +88,7 @@ def _work(plan: Plan, lrs: Sequence[float], options: FindLrOptions) -> LrSuggest
         journal = stack.enter_context(exclusive_run_dir(folder))
         plan.write()
         with record_exit_status(journal), join_world(options.device) as world:
-            execution = autotune(
-                recipe,
-                dataset.train,
-                world,
-                folder,
-                batch_per_gpu=options.batch_per_gpu,
-                compile=options.compile,
-                decoder=options.decoder,
-            ).execution
+            execution = execution_of(plan, options, world)
             settings = {"min_lr": lrs[0], "max_lr": lrs[-1], "steps": len(lrs)}
             info = RunInfo(
                 name=folder.name,

@@ -20,13 +20,14 @@ from trainer.distributed import World, join_world
 from trainer.errors import CheckpointError, TrackingDown, TrackingError
 from trainer.files import write_text
 from trainer.model import rebuild
-from trainer.performance import autotune, halve_batch_when_out_of_memory
+from trainer.performance import halve_batch_when_out_of_memory
 from trainer.predictions import write_predictions
 from trainer.run._background_bundle import BackgroundBundle
 from trainer.run._background_report import BackgroundReport
 from trainer.run._beginning import begin
 from trainer.run._budget import budget_of, budget_words
 from trainer.run._eta import Eta
+from trainer.run._execution import execution_of
 from trainer.run._lr_origin import lr_origin
 from trainer.run._metadata import dataset_info, device_name, execution_tags, run_tags
 from trainer.run._options import StartOptions
@@ -110,15 +111,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                 return done if is_main else None
             world.broadcast_from_rank0(lambda: begin(plan, options.runs))
             with world.detect_lost_ranks():
-                execution = autotune(
-                    recipe,
-                    dataset.train,
-                    world,
-                    folder,
-                    batch_per_gpu=options.batch_per_gpu,
-                    compile=options.compile,
-                    decoder=options.decoder,
-                ).execution
+                execution = execution_of(plan, options, world)
             origin = lr_origin(plan)
             words = budget_words(options)
             known = read_journal(folder, empty=True).tags if is_main else {}
