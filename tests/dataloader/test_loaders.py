@@ -285,6 +285,17 @@ def test_a_batch_outlives_the_pipeline_that_made_it(dataset: Dataset, tiny: Reci
     )
 
 
+def test_nothing_is_left_in_the_folder_of_temporary_files(
+    dataset: Dataset, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DALI writes a module there for each function in which images go different ways; killed, it left them."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    augmented = replace(tiny, preprocess=replace(tiny.preprocess, augment="trivialaugment", erasing=0.5))
+    for recipe in (tiny, augmented):
+        next(TrainLoader(dataset.train, recipe, ALONE).batches(first_step=0, last_step=2))
+        assert list(tmp_path.iterdir()) == []
+
+
 def older(root: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """A data set of an older trainer, which took any image that Pillow opens."""
 

@@ -118,7 +118,7 @@ class TrainLoader:
             stages = train_stages(
                 reader, stretch.augmentations, size=stretch.size, decoder=self._decoder, dtype=self._dtype
             )
-            pipelines = build_pipelines(stages, conditionals=True, **self._options())
+            pipelines = build_pipelines(stages, conditionals=bool(stretch.augmentations), **self._options())
             yield from _batches(pipelines, reader)
             del pipelines, stages, reader
 

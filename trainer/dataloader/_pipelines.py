@@ -19,9 +19,12 @@ hundred runs of the tests it crashed the process.)
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +42,9 @@ from trainer.preprocess import MEAN, STD
 
 PREFETCH = 2  # batches that each pipeline finishes before they are asked for
 BATCHES_IN_USE = PREFETCH + 3  # batches whose encoded bytes a pipeline may be working on
+GENERATED = (
+    "__autograph_generated_file"  # how nvidia.dali._autograph.pyct.loader calls modules that it writes
+)
 MAX_THREADS = 16  # for one GPU: each takes 16 MiB of its memory, and as much pinned, in each of two pipelines
 
 ENCODED = Spec(types.UINT8, 1)  # bytes of a file
@@ -144,14 +150,27 @@ def build_pipelines(stages: Stages, *, conditionals: bool = False, **options: An
         conditionals: whether `finish` treats the images of a batch differently, as random operations do.
         options: `pipeline_options`.
     """
-    with warnings.catch_warnings(
-        record=True
-    ):  # DALI's augmentations use deprecated names of DALI's operators
+    # DALI's augmentations use deprecated names of DALI's operators.
+    with _without_litter(), warnings.catch_warnings(record=True):
         if options["device_id"] is not None:
             return [_whole_pipeline(stages, enable_conditionals=conditionals, **options)]
         decoding = decoding_pipeline(stages, **options)
         resized = _TorchResize(decoding, threads=options["num_threads"])
         return [decoding, _finishing_pipeline(resized, stages, enable_conditionals=conditionals, **options)]
+
+
+@contextmanager
+def _without_litter() -> Iterator[None]:
+    """Remove the modules that DALI writes to the folder of temporary files for conditionals, once they are imported.
+
+    It does so itself at the end of the process, if that is not killed.
+    """
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            if name.startswith(GENERATED) and module.__file__:
+                Path(module.__file__).unlink(missing_ok=True)
 
 
 @pipeline_def(exec_dynamic=True, prefetch_queue_depth=PREFETCH)
