@@ -12,7 +12,17 @@ import pytest
 
 from tests.report.runs import SECONDS, evaluated_run
 from trainer.config import Recipe
-from trainer.report import apart, as_data, compare, compare_page, compare_svg, ema_of, extensions, settings_of
+from trainer.report import (
+    apart,
+    as_data,
+    compare,
+    compare_page,
+    compare_svg,
+    ema_of,
+    extensions,
+    mark_of,
+    settings_of,
+)
 from trainer.tracking import RunHistory, read_journal
 
 
@@ -179,11 +189,26 @@ def test_the_page_is_one_file_that_asks_nobody_and_escapes_names(
     assert page.count("<svg ") == 4, "by epochs, hours, dollars; and the loss"
     assert "<script>alert" not in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
-    assert "60.00 in 3" in page
+    assert "60.00 in epoch 3" in page
     drawn = ElementTree.fromstring(compare_svg(compare(fast_and_slow)))
     words = " ".join(drawn.itertext())
     assert "Top-1 at equal dollars" in words
     assert "1 fast" in " ".join(words.split())
+
+
+@pytest.mark.parametrize(
+    ("axis", "mark", "says"),
+    [
+        ("epochs", 12.0, "epoch 12"),
+        ("hours", 13.25, "13.2 h"),
+        ("hours", 0.5, "30 min"),
+        ("hours", 0.00244, "8.78 s"),
+        ("usd", 25.456, "$25.46"),
+        ("usd", 0.000999, "$0.001"),
+    ],
+)
+def test_what_was_spent_has_a_unit_in_which_it_is_no_tiny_number(axis: str, mark: float, says: str) -> None:
+    assert mark_of(axis, mark) == says
 
 
 def test_the_data_is_json_without_nan(fast_and_slow: list[tuple[str, RunHistory]]) -> None:

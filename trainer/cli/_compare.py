@@ -95,7 +95,9 @@ def _show(groups: Sequence[Group]) -> None:
             continue
         if "epochs" in group.settings:
             console.print(Text(f"\n{SCHEDULES}"))
-        console.print(Text("\nwhat differs in their settings", style="bold"))
+        console.print(
+            Text("\nwhat differs in their settings, in brackets the runs that have it", style="bold")
+        )
         for key, values in settings_of(group) or [("nothing", "")]:
             console.print(Text(f"  {key}  {values}".rstrip()))
 
@@ -123,15 +125,14 @@ def _runs(runs: Sequence[ComparedRun]) -> Table:
 
 
 def _equal(group: Group, axis: str) -> Table:
-    from trainer.report import number_of
+    from trainer.report import mark_of, number_of
 
     marks = group.equal(axis)
-    words = {"epochs": "epoch {:.0f}", "hours": "{:.3g} h", "usd": "${:.3g}"}[axis]
     rows = [
         [str(one.number), *(number_of(100 * top1[at], ".2f") for _, top1 in marks)]
         for at, one in enumerate(group.runs)
     ]
-    return _table(["run", *(words.format(mark) for mark, _ in marks)], rows)
+    return _table(["run", *(mark_of(axis, mark) for mark, _ in marks)], rows)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

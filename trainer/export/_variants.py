@@ -86,6 +86,13 @@ class Variants:
             else "Top-1 was not measured.",
             "Whole frame is the top-1 of what jetson-inference makes of an image.",
             "The difference is the largest of a probability from PyTorch's.",
+            *(
+                [
+                    "INT8 is no smaller than FP32: its weights are floats, which TensorRT rounds for the engine."
+                ]
+                if self.find(INT8)
+                else []
+            ),
             f"CPU ms is one image on {self.cpu} and says nothing of a Jetson.",
             *self.left_out,
         ]

@@ -11,6 +11,7 @@ from trainer.report._compare import (
     compare_svg,
     ema_of,
     extensions,
+    mark_of,
     number_of,
     settings_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ema_of",
     "extensions",
     "log_of",
+    "mark_of",
     "number_of",
     "read_log",
     "settings_of",

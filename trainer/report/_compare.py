@@ -195,6 +195,19 @@ def number_of(value: float, form: str = ".3g") -> str:
     return format(value, form) if math.isfinite(value) else NOTHING
 
 
+def mark_of(axis: str, mark: float) -> str:
+    """What was spent, in words."""
+    if axis == "epochs":
+        return f"epoch {mark:.0f}"
+    if axis == "usd":
+        return f"${mark:.2f}" if mark >= 1 else f"${mark:.2g}"
+    return next(
+        f"{mark * per_hour:.3g} {unit}"
+        for unit, per_hour in (("h", 1), ("min", 60), ("s", 3600))
+        if mark * per_hour >= 1 or unit == "s"
+    )
+
+
 def ema_of(run: ComparedRun) -> str:
     """The decay of the moving average in words, as in "0.999 from 0.5 on": from that share of the run."""
     said = [f"{run.ema_decay:g}" if run.ema_decay else "no"] if run.ema_decay or not run.ema_phases else []
@@ -270,7 +283,8 @@ def compare_page(groups: Sequence[Group]) -> str:
                 "apart": apart(group, groups),
                 "extensions": extensions(group),
                 "images": group.images,
-                "runs": [_row(run) for run in group.runs],
+                "find_lr": any(run.find_lr for run in group.runs),
+                "runs": [_row(run, group) for run in group.runs],
                 "equal": [_table(group, axis) for axis in AXES if group.equal(axis)],
                 "settings": settings_of(group),
                 "charts": drawn,
@@ -287,11 +301,11 @@ def compare_svg(groups: Sequence[Group]) -> str:
     return _drawing.svg_file(_drawing.svg(*panels, label="Top-1 and loss of several runs"))
 
 
-def _row(run: ComparedRun) -> list[str]:
+def _row(run: ComparedRun, group: Group) -> list[str]:
     return [
         str(run.number),
         run.name,
-        number_of(100 * run.best_top1, ".2f") + (f" in {run.best_epoch}" if run.best_epoch else ""),
+        number_of(100 * run.best_top1, ".2f") + (f" in epoch {run.best_epoch}" if run.best_epoch else ""),
         number_of(100 * run.final_top1, ".2f"),
         ema_of(run),
         str(run.epochs),
@@ -299,7 +313,7 @@ def _row(run: ComparedRun) -> list[str]:
         number_of(run.hours),
         number_of(run.usd),
         run.device,
-        run.find_lr or NOTHING,
+        *([run.find_lr or NOTHING] if any(one.find_lr for one in group.runs) else []),
         run.status,
     ]
 
@@ -308,7 +322,7 @@ def _table(group: Group, axis: str) -> dict[str, Any]:
     marks = group.equal(axis)
     return {
         "axis": AXES[axis],
-        "marks": [f"{mark:.0f}" if axis == "epochs" else f"{mark:.3g}" for mark, _ in marks],
+        "marks": [mark_of(axis, mark) for mark, _ in marks],
         "rows": [
             [f"{run.number}  {run.name}", *(number_of(100 * top1[at], ".2f") for _, top1 in marks)]
             for at, run in enumerate(group.runs)

@@ -58,7 +58,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Learning rate", f"found by {shown(tags[FIND_LR_NAME])}" if FIND_LR_NAME in tags else ""),
         ("Data set", _dataset(run)),
         ("Completeness", tags.get("dataset_completeness", "")),
-        ("Left out", _skipped(run.dataset)),
+        ("Images left out", _skipped(run.dataset)),
         ("Hardware", _hardware(tags)),
         (
             "Execution",
@@ -155,7 +155,7 @@ def _dataset(run: Run) -> str:
 
 def _skipped(dataset: Dataset | None) -> str:
     if dataset is None or not dataset.skipped:
-        return "" if dataset is None else "no image"
+        return "" if dataset is None else "none"
     some = "; ".join(f"{shown(one.path)}: it {one.reason}" for one in dataset.skipped[:MOST_NAMED])
     rest = len(dataset.skipped) - MOST_NAMED
     return f"{len(dataset.skipped):,} file(s): {some}" + (f"; and {rest:,} more" if rest > 0 else "")
@@ -164,7 +164,9 @@ def _skipped(dataset: Dataset | None) -> str:
 def _hardware(tags: dict[str, str]) -> str:
     if "gpu" not in tags:
         return ""
-    return ", ".join(filter(None, (f"{tags.get('world_size', '1')} x {tags['gpu']}", tags.get("precision"))))
+    number = tags.get("world_size", "1")
+    devices = "CPU" if (number, tags["gpu"]) == ("1", "cpu") else f"{number} x {tags['gpu']}"
+    return ", ".join(filter(None, (devices, tags.get("precision"))))
 
 
 def _code(tags: dict[str, str]) -> str:

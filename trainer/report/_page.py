@@ -94,7 +94,7 @@ class Page:
         if self.num_images:
             rows += [
                 ("wrong", f"{self.num_wrong:,} of {self.num_images:,}"),
-                ("ECE", f"{self.calibration_error:.1%}"),
+                ("calibration error", f"{self.calibration_error:.1%}"),
             ]
         return rows
 
