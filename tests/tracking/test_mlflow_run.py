@@ -11,7 +11,7 @@ from tests.tracking.conftest import Server
 from tests.tracking.models import finished_run, network, register_it
 from tests.tracking.synced import in_mlflow, start
 from trainer.cli import main
-from trainer.tracking import RunRef, read_run_ref, run_url, runs_url, sync, tracking_uri
+from trainer.tracking import RunRef, local_url, read_run_ref, run_url, runs_url, sync, tracking_uri
 from trainer.tracking._mlflow_run import RUN_FILE
 
 
@@ -39,7 +39,11 @@ def test_a_run_on_a_server_has_an_address_for_the_browser(server: str) -> None:
 
 
 def test_a_run_in_a_local_file_has_none() -> None:
-    assert run_url(RunRef("sqlite:////runs/mlflow.db", "1", "0123")) is None
+    ref = RunRef("sqlite:////runs/mlflow.db", "1", "0123")
+    there = "http://127.0.0.1:5000/#/experiments/1/runs/0123/model-metrics?workflowType=machine_learning"
+
+    assert run_url(ref) is None
+    assert local_url(ref) == there, "by `mlflow ui`"
 
 
 def test_a_password_in_the_address_is_in_no_file_of_the_run(

@@ -6,6 +6,7 @@ import json
 import os
 import typing
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from trainer.cli import _args
 from trainer.run import Plan, RunResult, StartOptions, TrainOptions, Weights, read_result, within_budget
@@ -152,7 +153,9 @@ def show(result: RunResult, given: StartOptions) -> None:
     """Print what came out."""
     from trainer.cli._terminal import show_table
     from trainer.run import duration
+    from trainer.tracking import local_url, read_run_ref
 
+    ref = read_run_ref(Path(result.run))
     runs = "" if given.runs == StartOptions.runs or result.url else f" --runs {given.runs}"
     rows = {
         "top-1": f"{result.top1:.2%} of {result.num_images:,} validation images",
@@ -164,6 +167,7 @@ def show(result: RunResult, given: StartOptions) -> None:
         **({"report": result.report} if result.report else {}),
         **({"bundle": result.bundle} if result.bundle else {}),
         "watch": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
+        **({"open": local_url(ref)} if ref and not result.url else {}),
         # In Compose, whose folders these are, the export is a service.
         "next": "docker compose run --rm export"
         if "TRAINER_RUNS_DIR" in os.environ

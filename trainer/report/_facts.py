@@ -15,7 +15,7 @@ from typing import Any
 from trainer.config import Recipe, load_recipe, shipped_recipes
 from trainer.dataset import Dataset, shown
 from trainer.errors import ConfigError
-from trainer.tracking import BEGUN, FIND_LR_NAME, PRICE, RunHistory
+from trainer.tracking import BEGUN, FIND_LR_NAME, PRICE, RunHistory, devices_of
 
 MOST_NAMED = 20  # skipped images
 
@@ -164,9 +164,7 @@ def _skipped(dataset: Dataset | None) -> str:
 def _hardware(tags: dict[str, str]) -> str:
     if "gpu" not in tags:
         return ""
-    number = tags.get("world_size", "1")
-    devices = "CPU" if (number, tags["gpu"]) == ("1", "cpu") else f"{number} x {tags['gpu']}"
-    return ", ".join(filter(None, (devices, tags.get("precision"))))
+    return ", ".join(filter(None, (devices_of(tags), tags.get("precision"))))
 
 
 def _code(tags: dict[str, str]) -> str:

@@ -47,6 +47,7 @@ from trainer.tracking import (
     RunInfo,
     RunLog,
     TensorBoardLog,
+    local_url,
     promote_if_asked,
     read_journal,
     read_run_ref,
@@ -184,7 +185,7 @@ def _say_where(folder: Path) -> Iterator[None]:
         while not (ref := read_run_ref(folder)) and not ended.wait(0.5):
             pass
         if ref:
-            local = f"it with: mlflow ui --backend-store-uri {ref.tracking_uri}"
+            local = f"it with: mlflow ui --backend-store-uri {ref.tracking_uri}, and open {local_url(ref)}"
             logger.info("watch %s", run_url(ref) or local)
             if others := runs_url(ref):
                 logger.info("all runs %s", others)

@@ -4,6 +4,7 @@ from trainer.tracking._background_sync import BackgroundSync
 from trainer.tracking._bundle import BUNDLE, BUNDLE_LOG, is_bundle_of, log_bundle
 from trainer.tracking._candidate import CANDIDATE
 from trainer.tracking._child import BackgroundChild, Parent
+from trainer.tracking._description import devices_of
 from trainer.tracking._find_lr_link import FIND_LR_NAME, FIND_LR_RUN, run_link
 from trainer.tracking._history import (
     JOURNAL,
@@ -16,7 +17,7 @@ from trainer.tracking._history import (
 )
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
-from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, read_run_ref, run_url, runs_url
+from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, local_url, read_run_ref, run_url, runs_url
 from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import BEGUN, MACHINES, PRICE
 from trainer.tracking._promote import (
@@ -76,9 +77,11 @@ __all__ = [
     "TensorBoardLog",
     "check_address",
     "check_reachable",
+    "devices_of",
     "has_saved_model",
     "is_bundle_of",
     "load_model",
+    "local_url",
     "log_bundle",
     "origin_of",
     "promote",

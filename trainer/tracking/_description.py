@@ -126,13 +126,17 @@ def _items(history: RunHistory) -> dict[str, str]:
         items["Data set"] = f"{dataset.name} (`{dataset.digest[:10]}`)" + (f": {counts}" if counts else "")
         if dataset.completeness:
             items["Data set"] += f"; {dataset.completeness}"
-    if gpu := tags.get("gpu"):
-        items["Hardware"] = ", ".join(
-            filter(None, (f"{tags.get('world_size', '1')} x {gpu}", tags.get("precision")))
-        )
+    if "gpu" in tags:
+        items["Hardware"] = ", ".join(filter(None, (devices_of(tags), tags.get("precision"))))
     if versions := tags.get("versions"):
         items["Code"] = versions + (f", commit `{tags['git_commit'][:10]}`" if "git_commit" in tags else "")
     return items
+
+
+def devices_of(tags: Mapping[str, str]) -> str:
+    """What a run was trained on, by its tags."""
+    number, device = tags.get("world_size", "1"), tags["gpu"]
+    return "CPU" if (number, device) == ("1", "cpu") else f"{number} x {device}"
 
 
 def _result(saved: SavedModel) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_FILE = "mlflow.json"
+LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves, if it is not told otherwise
 TRAINING_MODE = "workflowType=machine_learning"
 PARENT_RUN = "mlflow.parentRunId"  # the tag by which MLflow's UI shows a run below another and links it
 RUN_KEY = "trainer.run_key"  # the tag that finds a run again, on any server
@@ -57,7 +58,12 @@ def run_url(ref: RunRef) -> str | None:
     """
     if not ref.tracking_uri.startswith(("http://", "https://")):
         return None
-    return f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs/{ref.run_id}/model-metrics?{TRAINING_MODE}"
+    return f"{_public(ref)}{_charts(ref)}"
+
+
+def local_url(ref: RunRef) -> str:
+    """The same of a run in a local store, where `mlflow ui` serves that."""
+    return f"{LOCAL}{_charts(ref)}"
 
 
 def runs_url(ref: RunRef) -> str | None:
@@ -67,6 +73,10 @@ def runs_url(ref: RunRef) -> str | None:
     return (
         f"{_public(ref)}/#/experiments/{ref.experiment_id}/runs?viewStateShareKey={VIEW_KEY}&{TRAINING_MODE}"
     )
+
+
+def _charts(ref: RunRef) -> str:
+    return f"/#/experiments/{ref.experiment_id}/runs/{ref.run_id}/model-metrics?{TRAINING_MODE}"
 
 
 def _public(ref: RunRef) -> str:
