@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -23,8 +24,8 @@ from tests.publish.hub import WRITE, Hub
 from tests.tracking.conftest import run_info
 from trainer.errors import ConfigError, PublishError
 from trainer.model import rebuild
-from trainer.run import PublishOptions, publish_model
-from trainer.sealed import check_seal
+from trainer.run import PublishOptions, export_model, publish_model
+from trainer.sealed import check_seal, seal
 from trainer.tracking import DatasetInfo, Journal, Sample, register, save_model, sync
 
 MODEL = "models:/digits/1"
@@ -166,6 +167,29 @@ def test_a_dry_run_writes_what_would_be_uploaded_and_asks_nobody(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model", "space"}
     for folder in ("model", "space"):
         check_seal(tmp_path / "out" / folder, required=("README.md",))
+
+
+def test_the_network_is_published_as_its_bundle_in_the_run_folder_has_it_if_that_is_whole(
+    runs: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "runs"
+    shutil.copytree(runs, mine)
+    bundle = export_model(MODEL, mine / "one" / "bundle", runs=mine, parity=0).folder
+    half = onnx.load(bundle / "model_fp16.onnx")
+    half.doc_string = "as registered"
+    onnx.save(half, bundle / "model_fp16.onnx")
+    seal(bundle)
+
+    def published(name: str) -> str:
+        out = tmp_path / name
+        publish_model(options(mine, repo="ana/digits", dry_run=True, out=out))
+        check_seal(out / "model" / "bundle", required=("model_batch1.onnx",), ignored=None)
+        return str(onnx.load(out / "model" / "bundle" / "model_fp16.onnx").doc_string)
+
+    assert published("sound") == "as registered"
+    with (bundle / "model_fp16.onnx").open("ab") as file:
+        file.write(b"x")
+    assert published("damaged") == "", "made anew"
 
 
 def test_a_space_that_fails_is_said_with_where_the_model_is(

@@ -50,6 +50,7 @@ def export(
     count: int | None = None,
     formats: Sequence[Format] = (),
     device: torch.device | None = None,
+    ready: Path | None = None,
 ) -> Bundle:
     """Write `model` as a bundle to the new folder `out`: whole, or not at all.
 
@@ -62,6 +63,7 @@ def export(
         count: validation images to measure, spread evenly; None: all; 0: none, and so no INT8.
         formats: other forms to write.
         device: where the validation images are answered; None: the CPU.
+        ready: a sound bundle of this model, whose files of the network in floats are taken instead of made.
 
     Raises: ExportError if `out` cannot be written, the model has no samples, or ONNX Runtime and PyTorch disagree;
         DataError if an image of the data set is not as it was prepared.
@@ -81,7 +83,9 @@ def export(
             _write_golden(folder, model, inputs, probabilities)
         names = [name.replace("\n", " ") for name in model.info.classes]  # one a line
         (folder / LABELS).write_text("".join(f"{name}\n" for name in names), **TEXT)
-        variants = forms.write(folder, images=images, missing=missing, count=count, formats=formats)
+        variants = forms.write(
+            folder, images=images, missing=missing, count=count, formats=formats, ready=ready
+        )
         write_texts(folder, model, variants, with_photos=with_photos)
         write_device_programs(folder)
         seal(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,19 +52,23 @@ class Forms:
         missing: str,
         count: int | None,
         formats: Sequence[Format],
+        ready: Path | None = None,
     ) -> Variants:
         """Write the forms to `folder`; the arguments are those of `export`.
 
         Raises: ExportError if one of float32 answers otherwise than PyTorch; DataError.
         """
         left_out: list[str] = []
-        to_onnx(self.network, self.inputs.shape[-1], folder / MODEL)
-        to_batch1(folder / MODEL, folder / BATCH1)
+        if not _taken(ready, folder, MODEL):
+            to_onnx(self.network, self.inputs.shape[-1], folder / MODEL)
+        if not _taken(ready, folder, BATCH1):
+            to_batch1(folder / MODEL, folder / BATCH1)
         fp32, batch1 = (
             self._compared(folder / MODEL, "fp32"),
             self._compared(folder / BATCH1, "fp32", batch=1),
         )
-        to_half(folder / MODEL, folder / HALF)
+        if not _taken(ready, folder, HALF):
+            to_half(folder / MODEL, folder / HALF)
         found = [fp32, batch1, *self._if_close(folder / HALF, "fp16", left_out)]
         parity, total = Parity(), 0
         if images is None or count == 0:
@@ -155,6 +160,14 @@ class Forms:
         difference = max(float(np.abs(answer.numpy() - self.probabilities).max()) for answer in answers)
         self._require_equal(difference, format)
         return Variant(path.name, "fp32", None, f"torch {torch.__version__}", difference, path.stat().st_size)
+
+
+def _taken(ready: Path | None, folder: Path, file: str) -> bool:
+    """Whether the file was there to be copied from the bundle `ready`."""
+    if ready is None or not (ready / file).is_file():
+        return False
+    shutil.copyfile(ready / file, folder / file)
+    return True
 
 
 def _with_softmax(network: torch.nn.Module) -> torch.nn.Module:

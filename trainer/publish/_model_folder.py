@@ -41,6 +41,7 @@ class Publication:
     licence: str | None  # as the Hub calls it, such as mit
     photos: bool  # photos of its data set may be shown
     report: bool = False  # the report of its run may be shown, and is there
+    ready: Path | None = None  # a sound bundle of it, whose files of the network are taken
 
     @property
     def with_timm(self) -> bool:
@@ -68,7 +69,7 @@ def write_model_folder(folder: Path, publication: Publication) -> None:
     model, info = publication.model, publication.model.info
     # A path of this machine is nobody's business.
     named = model if model.registered else replace(model, source=Path(model.source).name)
-    export(named, folder / BUNDLE, with_photos=publication.photos)
+    export(named, folder / BUNDLE, with_photos=publication.photos, ready=publication.ready)
     digests = {}
     if publication.with_timm:
         write_weights(folder / WEIGHTS, model.state_dict)

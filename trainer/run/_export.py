@@ -158,16 +158,19 @@ def _there(model: LoadedModel, out: Path) -> Bundle | None:
     return Bundle(out, model.source, len(model.samples), None, size)
 
 
-def _copied(model: LoadedModel, out: Path, runs: Path) -> Bundle | None:
-    """The bundle that the end of the training made of this version, copied to `out`."""
+def bundle_of_run(model: LoadedModel, runs: Path) -> Bundle | None:
+    """The sound bundle that the end of the training made of this version; None if there is none."""
     run = run_folder_of(runs, model.registered) if model.registered else None
-    if run is None:
-        return None
     try:
-        made = _there(model, run / BUNDLE)
+        return _there(model, run / BUNDLE) if run else None
     except ExportError:
         return None  # damaged, or of another version
-    variants = read_variants(run / BUNDLE)
+
+
+def _copied(model: LoadedModel, out: Path, runs: Path) -> Bundle | None:
+    """The bundle that the end of the training made of this version, copied to `out`."""
+    made = bundle_of_run(model, runs)
+    variants = read_variants(made.folder) if made else None
     fp32 = variants.find(MODEL) if variants else None
     if made is None or variants is None or fp32 is None:
         return None

@@ -21,6 +21,7 @@ from trainer.publish import (
     write_model_folder,
     write_space_folder,
 )
+from trainer.run._export import bundle_of_run
 from trainer.run._options import PublishOptions
 from trainer.run._resolve import load_any
 from trainer.tracking import Origin, origin_of
@@ -55,6 +56,7 @@ def publish_model(options: PublishOptions) -> Published:
     photos = may_show(loaded.info.class_ids, dataset, asked=options.with_photos)
     if options.with_report:
         _check_report(loaded.source, origin, photos)
+    made = bundle_of_run(loaded, options.runs)
     publication = Publication(
         model=loaded,
         origin=origin,
@@ -63,6 +65,7 @@ def publish_model(options: PublishOptions) -> Published:
         licence=options.license,
         photos=photos,
         report=options.with_report,
+        ready=made.folder if made else None,
     )
     with ExitStack() as stack:
         if hub is None:
