@@ -57,7 +57,8 @@ def test_a_server_that_never_answers_is_named_within_the_limit(monkeypatch: pyte
 
 @pytest.mark.slow
 def test_processes_that_come_to_an_empty_store_at_once_all_get_through(tmp_path: Path) -> None:
-    """A run of a second is over before its sync has made the tables."""
+    """A run of a second is over before its sync has made the tables; what an earlier one was cut off in is gone."""
+    (tmp_path / ".mlflow.db").write_bytes(b"half of a store")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     code = f"from trainer.tracking._server import connect; connect({uri!r}).search_experiments()"
     processes = [
@@ -66,6 +67,7 @@ def test_processes_that_come_to_an_empty_store_at_once_all_get_through(tmp_path:
     said = [process.communicate(timeout=120)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.lock"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import re
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -124,6 +125,8 @@ def connect(uri: str) -> MlflowClient:
             f"{database} is being made by another process, which takes too long; start again"
         )
         with file_lock(database.with_name("mlflow.lock"), timeout=CREATION_TIMEOUT, otherwise=busy):
+            if not os.path.lexists(database):
+                _make_store(database)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
         return client
@@ -150,6 +153,34 @@ def shortened(error: Exception) -> str:
 def is_outage(error: MlflowException) -> bool:
     """Whether the same request may be answered later: no connection, or an error of the server's own."""
     return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+
+
+def _make_store(database: Path) -> None:
+    """Make MLflow's tables in a new SQLite file: whole, or not at all.
+
+    After each of its many steps SQLite would wait for the disk, for seconds altogether. Here it is waited for once, and
+    a file that was cut off is made anew.
+    """
+    from mlflow import MlflowClient
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def wait_for_nothing(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+
+    partial = database.with_name(f".{database.name}")
+    partial.unlink(missing_ok=True)
+    event.listen(Engine, "connect", wait_for_nothing)
+    try:
+        MlflowClient(tracking_uri=f"{SQLITE}{partial}").search_experiments(max_results=1)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(database)
+    finally:
+        event.remove(Engine, "connect", wait_for_nothing)
+        partial.unlink(missing_ok=True)
 
 
 def _check_file(database: Path) -> None:
