@@ -46,7 +46,7 @@ def waiting_in(module: str, function: str, photos: Path, folder: Path) -> subpro
     ("module", "function", "status"),
     [
         ("trainer.run._preflight", "rehearse", None),
-        ("trainer.run._worker", "autotune", "interrupted"),
+        ("trainer.run._execution", "autotune", "interrupted"),
         ("trainer.run._worker", "_register", "finished"),
     ],
 )
