@@ -10,6 +10,7 @@
     │   └── TrackingDown    the server does not answer now
     ├── ExportError         a bundle that cannot be written or differs from its model
     ├── PublishError        the Hugging Face Hub
+    ├── CloudError          AWS does not have, allow or answer what was asked for
     └── TrainingDiverged    the loss stopped being a number
     ProcessLost             exit 1: another process ended or is stuck; start again to go on
     ProcessesFailed         the exit code of processes that have said themselves what is wrong
@@ -67,6 +68,10 @@ class ExportError(TrainerError):
 
 class PublishError(TrainerError):
     """The Hugging Face Hub does not take what is published, or cannot be reached."""
+
+
+class CloudError(TrainerError):
+    """AWS does not have, allow or answer what was asked for."""
 
 
 class TrainingDiverged(TrainerError):

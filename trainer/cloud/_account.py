@@ -1,0 +1,145 @@
+"""Whether an account can start a GPU machine: credentials, quotas, prices, images, keys, network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from trainer.cloud._aws import Aws, code_of
+from trainer.cloud._launch import image, subnets
+from trainer.cloud._prices import spot_prices
+from trainer.errors import CloudError
+from trainer.instances import INSTANCES, find_instance
+
+# AWS's Deep Learning Base AMI: NVIDIA's driver, Docker with Compose, the Container Toolkit.
+GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+CPU_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
+
+# Codes of docs.aws.amazon.com/general/latest/gr/ec2-service.html; a quota counts the vCPUs of what runs.
+QUOTAS = {
+    ("G and VT", True): ("L-3819A6DF", "All G and VT Spot Instance Requests"),
+    ("G and VT", False): ("L-DB2E81BA", "Running On-Demand G and VT instances"),
+    ("P", True): ("L-7212CCBC", "All P Spot Instance Requests"),
+    ("P", False): ("L-417A185B", "Running On-Demand P instances"),
+}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    found: str
+    todo: str = ""  # where it is not good
+    needed: bool = True  # whether nothing can be started without it
+
+
+def quota(aws: Aws, kind: str, *, spot: bool) -> float:
+    """vCPUs that this account may run at once of G and VT or P instances."""
+    answer = aws.client("service-quotas").get_service_quota(
+        ServiceCode="ec2", QuotaCode=QUOTAS[kind, spot][0]
+    )
+    return float(answer["Quota"]["Value"])
+
+
+def require_quota(aws: Aws, instance: str, *, spot: bool) -> None:
+    """Raises: CloudError if `instance` is more than this account may run; no right to ask is no reason."""
+    machine = find_instance(instance)
+    try:
+        allowed = quota(aws, machine.quota, spot=spot)
+    except Exception as error:
+        if code_of(error) in ("AccessDenied", "AccessDeniedException"):
+            return
+        raise
+    if allowed < machine.vcpus:
+        raise CloudError(
+            f"{instance} needs {machine.vcpus} vCPUs of the quota “{QUOTAS[machine.quota, spot][1]}” in "
+            f"{aws.region}, which is {allowed:.0f}; {_ask_for(aws, machine.quota, machine.vcpus, spot=spot)}"
+        )
+
+
+def look_at(aws: Aws, instance: str, key: str | None, keys: list[str]) -> Iterator[Finding]:
+    """Look at one thing after the other.
+
+    Args:
+        instance: the type that shall be started.
+        key: name of the key pair that shall be used, or None for one of `keys`.
+        keys: this computer's public SSH keys.
+    Raises: CloudError without credentials or region; ConfigError for a type that is not known.
+    """
+    machine = find_instance(instance)
+    yield Finding("credentials", True, aws.who())
+    yield Finding("region", True, aws.region)
+    for kind, spot in QUOTAS:
+        yield _quota(aws, kind, spot, machine.vcpus, needed=kind == machine.quota)
+    yield _price(aws, instance)
+    yield _image(aws)
+    yield _network(aws)
+    yield _key(aws, key, keys)
+
+
+def _quota(aws: Aws, kind: str, spot: bool, vcpus: int, *, needed: bool) -> Finding:
+    code, name = QUOTAS[kind, spot]
+    try:
+        allowed = quota(aws, kind, spot=spot)
+    except Exception as error:
+        if code_of(error) not in ("AccessDenied", "AccessDeniedException"):
+            raise
+        return Finding(
+            name, False, "may not be read", "allow servicequotas:GetServiceQuota to see it", needed=False
+        )
+    types = [one for one, known in INSTANCES.items() if known.quota == kind and known.vcpus <= allowed]
+    found = f"{allowed:.0f} vCPUs" + (f": {', '.join(types)}" if types else ": none of the known types")
+    if allowed >= vcpus or not needed:
+        return Finding(name, bool(types), found, f"quota {code}", needed=False)
+    # One of spot and on demand is enough; that one is told too.
+    return Finding(name, False, found, _ask_for(aws, kind, vcpus, spot=spot), needed=spot)
+
+
+def _ask_for(aws: Aws, kind: str, vcpus: int, *, spot: bool) -> str:
+    code = QUOTAS[kind, spot][0]
+    return (
+        f"ask for {vcpus} or more, which takes AWS hours to days: "
+        f"https://{aws.region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}"
+    )
+
+
+def _price(aws: Aws, instance: str) -> Finding:
+    prices = sorted((price, zone) for zone, price in spot_prices(aws, instance).items())
+    told = f"{instance} ${find_instance(instance).usd_per_hour:.3f} an hour on demand (us-east-1)"
+    if not prices:
+        return Finding(
+            "price now", False, told, f"{instance} has no spot price in {aws.region}; try another --region"
+        )
+    shown = ", ".join(f"${price:.3f} in {zone}" for price, zone in prices)
+    return Finding("price now", True, f"spot {shown}; {told}")
+
+
+def _image(aws: Aws) -> Finding:
+    try:
+        return Finding("Deep Learning AMI", True, image(aws, GPU_IMAGE)[0])
+    except Exception as error:
+        if code_of(error) != "ParameterNotFound":
+            raise
+        return Finding(
+            "Deep Learning AMI", False, f"no {GPU_IMAGE}", "try another --region, such as us-east-1"
+        )
+
+
+def _network(aws: Aws) -> Finding:
+    try:
+        return Finding("default VPC", True, f"a subnet in {', '.join(sorted(subnets(aws)))}")
+    except CloudError as error:
+        return Finding("default VPC", False, "none", str(error).partition("; ")[2])
+
+
+def _key(aws: Aws, key: str | None, keys: list[str]) -> Finding:
+    there = sorted(one["KeyName"] for one in aws.ec2.describe_key_pairs()["KeyPairs"])
+    if key is not None:
+        return Finding("SSH key", key in there, f"{key}: {'is' if key in there else 'is not'} in EC2", _KEY)
+    if keys:
+        return Finding("SSH key", True, f"{keys[0]} of this computer goes to the machine")
+    return Finding("SSH key", False, f"none here; in EC2: {', '.join(there) or 'none'}", _KEY)
+
+
+_KEY = "make one (ssh-keygen -t ed25519), or give --key NAME of one in EC2, or do without SSH: --ssm"

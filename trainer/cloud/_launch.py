@@ -1,0 +1,287 @@
+"""One machine and what it needs around it: each found by its tags, and made where it is missing.
+
+A command that was killed anywhere and is given again makes nothing twice: names are fixed, the instance is found by its
+tags, and a client token says to AWS that it is the same request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from trainer.cloud._aws import PROJECT, Aws, by_tag, code_of, tag, tags, wait_until
+from trainer.cloud._prices import spot_prices
+from trainer.errors import CloudError
+
+DATA_DEVICE = "/dev/sdf"
+ADDRESS_SERVICE = "https://checkip.amazonaws.com"
+ALIVE = ["pending", "running", "stopping", "stopped"]
+
+Statement = dict[str, Any]  # of a policy of IAM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """A gp3 volume."""
+
+    gb: int
+    snapshot: str | None = None
+    throughput: int = 125  # MB/s
+    iops: int = 3000
+
+    def mapping(self, device: str) -> dict[str, Any]:
+        """As RunInstances takes it. It goes when the machine is terminated, and stays when it is stopped."""
+        size = {"VolumeSize": self.gb, "Throughput": self.throughput, "Iops": self.iops}
+        source = {"SnapshotId": self.snapshot} if self.snapshot else {}
+        return {
+            "DeviceName": device,
+            "Ebs": {"VolumeType": "gp3", "DeleteOnTermination": True, **size, **source},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is asked for."""
+
+    run: str
+    kind: str  # "data" or "train"
+    instance: str
+    image_parameter: str  # of SSM: the id of the newest image
+    user_data: str
+    root: Disk
+    data: Disk | None
+    spot: bool = False
+    max_price: float | None = None  # dollars an hour
+    ssm: bool = False  # reached by SSM's session manager, with no port open
+    ssh_from: str | None = None  # CIDR that may come in by SSH; None: nobody
+    key: str | None = None  # name of a key pair in EC2; None: the public key below
+    public_key: Path | None = None
+    profile: str | None = None  # instance profile of the user's own
+    rights: Sequence[Statement] = field(default_factory=tuple)  # for a role that is made
+
+
+def find_machine(aws: Aws, run: str) -> dict[str, Any] | None:
+    """The instance of `run`, running or stopped. Raises: CloudError if there are several."""
+    filters = [*by_tag(run), {"Name": "instance-state-name", "Values": ALIVE}]
+    found = [
+        one
+        for group in aws.pages("describe_instances", "Reservations", Filters=filters)
+        for one in group["Instances"]
+    ]
+    if len(found) > 1:
+        ids = ", ".join(one["InstanceId"] for one in found)
+        raise CloudError(f"{run} has {len(found)} machines, {ids}; take them down: trainer cloud down {run}")
+    return found[0] if found else None
+
+
+def image(aws: Aws, parameter: str) -> tuple[str, str, int]:
+    """Id of the newest image, its root device, and the gigabytes that this must have at least. Raises: CloudError."""
+    image_id = aws.client("ssm").get_parameter(Name=parameter)["Parameter"]["Value"]
+    found = aws.ec2.describe_images(ImageIds=[image_id])["Images"]
+    if not found:
+        raise CloudError(f"{image_id}, which {parameter} names, is not in {aws.region}; try another --region")
+    device = found[0].get("RootDeviceName", "/dev/sda1")
+    sizes = [
+        one["Ebs"].get("VolumeSize", 0) for one in found[0].get("BlockDeviceMappings", []) if "Ebs" in one
+    ]
+    return image_id, device, max(sizes, default=0)
+
+
+def subnets(aws: Aws) -> dict[str, str]:
+    """The default VPC's subnets by zone. Raises: CloudError."""
+    filters = [{"Name": "default-for-az", "Values": ["true"]}]
+    found = {
+        one["AvailabilityZone"]: one["SubnetId"]
+        for one in aws.pages("describe_subnets", "Subnets", Filters=filters)
+    }
+    if not found:
+        raise CloudError(
+            f"there is no default VPC in {aws.region}; make one (AWS's console, VPC, Actions, Create default VPC)"
+        )
+    return found
+
+
+def zones(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> list[tuple[str, float | None]]:
+    """Zones where the type is offered, the cheapest spot price first, and that price. Raises: CloudError."""
+    filters = [{"Name": "instance-type", "Values": [instance]}]
+    offers = aws.pages(
+        "describe_instance_type_offerings",
+        "InstanceTypeOfferings",
+        LocationType="availability-zone",
+        Filters=filters,
+    )
+    offered = sorted({one["Location"] for one in offers} & set(subnets(aws)))
+    if not offered:
+        raise CloudError(f"{instance} is not offered in {aws.region}; try another --region or --instance")
+    if zone is not None and zone not in offered:
+        raise CloudError(
+            f"{instance} is not offered in {zone}; in {aws.region} it is in {', '.join(offered)}"
+        )
+    wanted = [zone] if zone else offered
+    if not spot:
+        return [(one, None) for one in wanted]
+    prices = spot_prices(aws, instance)
+    priced = sorted((prices[one], one) for one in wanted if one in prices)
+    if not priced:
+        raise CloudError(
+            f"AWS has no spot price of {instance} in {', '.join(wanted)} now; try without --spot"
+        )
+    return [(one, price) for price, one in priced]
+
+
+def own_address() -> str:
+    """This computer's address as AWS sees it, as a CIDR. Raises: CloudError."""
+    try:
+        with urllib.request.urlopen(ADDRESS_SERVICE, timeout=10) as answer:
+            return str(ip_network(answer.read().decode().strip()))
+    except (OSError, ValueError) as error:
+        raise CloudError(
+            f"{ADDRESS_SERVICE} does not say which address this computer has ({error}); give "
+            "--ssh-from ADDRESS/32, or --ssm"
+        ) from error
+
+
+def launch(aws: Aws, machine: Machine, places: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+    """Make the machine in the first of the zones that has room for it, with all that it needs. Raises: CloudError."""
+    image_id, device, least = image(aws, machine.image_parameter)
+    profile = machine.profile or (_role(aws, machine) if machine.rights else None)
+    key = _key_pair(aws, machine)
+    group = let_in(aws, machine.run, machine.kind, machine.ssh_from)
+    networks, root = subnets(aws), Disk(gb=max(machine.root.gb, least), throughput=machine.root.throughput)
+    request = {
+        "ImageId": image_id,
+        "InstanceType": machine.instance,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "UserData": machine.user_data,
+        "SecurityGroupIds": [group],
+        "BlockDeviceMappings": [
+            root.mapping(device),
+            *([machine.data.mapping(DATA_DEVICE)] if machine.data else []),
+        ],
+        # Two hops: the trainer in its container asks for spot notices, and for the role's credentials.
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 2,
+            "HttpEndpoint": "enabled",
+        },
+        "InstanceInitiatedShutdownBehavior": "stop",
+        "TagSpecifications": [
+            {
+                "ResourceType": one,
+                "Tags": tags(machine.run, machine.kind, Access="ssm" if machine.ssm else "ssh"),
+            }
+            for one in ("instance", "volume", *(["spot-instances-request"] if machine.spot else []))
+        ],
+        **({"KeyName": key} if key else {}),
+        **({"IamInstanceProfile": {"Name": profile}} if profile else {}),
+        **({"InstanceMarketOptions": _spot(machine)} if machine.spot else {}),
+    }
+    for number, (zone, _) in enumerate(places, start=1):
+        try:
+            return _run(aws, {**request, "SubnetId": networks[zone]}, f"{group} {zone} {machine.instance}")
+        except Exception as error:
+            if code_of(error) not in ("InsufficientInstanceCapacity", "Unsupported") or number == len(places):
+                raise
+    raise AssertionError("there is a zone")
+
+
+def _run(aws: Aws, request: dict[str, Any], what: str) -> dict[str, Any]:
+    # The security group is made anew after each `down`, so a token never names a machine that is gone.
+    token = hashlib.sha256(what.encode()).hexdigest()[:40]
+    started: list[dict[str, Any]] = []
+
+    def asked() -> bool:
+        try:
+            started.extend(aws.ec2.run_instances(**request, ClientToken=token)["Instances"])
+        except Exception as error:
+            # A role that was made a moment ago is not known everywhere yet.
+            if code_of(error) == "InvalidParameterValue" and "iamInstanceProfile" in str(error):
+                return False
+            raise
+        return True
+
+    wait_until(asked, "the role of the machine", seconds=120)
+    return started[0]
+
+
+def _spot(machine: Machine) -> dict[str, Any]:
+    options = {"SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"}
+    price = {} if machine.max_price is None else {"MaxPrice": f"{machine.max_price:g}"}
+    return {"MarketType": "spot", "SpotOptions": {**options, **price}}
+
+
+def let_in(aws: Aws, run: str, kind: str, ssh_from: str | None) -> str:
+    """The security group of `run`: SSH from one address, nothing else. Returns: its id."""
+    name = f"{PROJECT}-{run}"
+    vpc = aws.pages("describe_vpcs", "Vpcs", Filters=[{"Name": "is-default", "Values": ["true"]}])[0]["VpcId"]
+    filters = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}]
+    found = aws.pages("describe_security_groups", "SecurityGroups", Filters=filters)
+    if found and tag(found[0], "Project") != PROJECT:
+        raise CloudError(
+            f"{name} is a security group of somebody else ({found[0]['GroupId']}); give another --name"
+        )
+    wanted = [] if ssh_from is None else [ssh_from]
+    if found:
+        group, rules = found[0]["GroupId"], found[0]["IpPermissions"]
+        if [span["CidrIp"] for rule in rules for span in rule["IpRanges"]] == wanted:
+            return str(group)
+        if rules:
+            aws.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules)
+    else:
+        specifications = [{"ResourceType": "security-group", "Tags": tags(run, kind)}]
+        described = f"trainer cloud: {run}"
+        group = aws.ec2.create_security_group(
+            GroupName=name, Description=described, VpcId=vpc, TagSpecifications=specifications
+        )["GroupId"]
+    if wanted:
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": wanted[0]}]}
+        aws.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
+    return str(group)
+
+
+def _key_pair(aws: Aws, machine: Machine) -> str | None:
+    if machine.key or machine.public_key is None:
+        return machine.key
+    name = f"{PROJECT}-{machine.run}"
+    if not aws.ec2.describe_key_pairs(Filters=[{"Name": "key-name", "Values": [name]}])["KeyPairs"]:
+        aws.ec2.import_key_pair(
+            KeyName=name,
+            PublicKeyMaterial=machine.public_key.read_bytes(),
+            TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags(machine.run, machine.kind)}],
+        )
+    return name
+
+
+def role_name(aws: Aws, run: str) -> str:
+    """Name of the role and of the instance profile; IAM has no regions, so it says the region."""
+    return f"{PROJECT}-{aws.region}-{run}"
+
+
+def _role(aws: Aws, machine: Machine) -> str:
+    """A role with these rights alone, in an instance profile of its name. Returns: the name."""
+    iam, name = aws.client("iam"), role_name(aws, machine.run)
+    labels = tags(machine.run, machine.kind)
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    exists = iam.exceptions.EntityAlreadyExistsException
+    with suppress(exists):
+        iam.create_role(
+            RoleName=name, Path=f"/{PROJECT}/", AssumeRolePolicyDocument=_policy([trust]), Tags=labels
+        )
+    iam.put_role_policy(RoleName=name, PolicyName=PROJECT, PolicyDocument=_policy(machine.rights))
+    with suppress(exists):
+        iam.create_instance_profile(InstanceProfileName=name, Path=f"/{PROJECT}/", Tags=labels)
+    if not iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    return name
+
+
+def _policy(statements: Sequence[Statement]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})

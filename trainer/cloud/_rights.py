@@ -1,0 +1,74 @@
+"""What a machine may do in AWS: nothing, but for what it was asked to do. And its secrets, which are kept by SSM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from trainer.cloud._aws import PROJECT, Aws, code_of, tags
+from trainer.cloud._launch import Statement
+from trainer.errors import CloudError
+
+
+def parameter_name(run: str) -> str:
+    """The SSM parameter with the secrets of `run`."""
+    return f"/{PROJECT}/{run}/env"
+
+
+def keep_secrets(aws: Aws, run: str, kind: str, secrets: Mapping[str, str]) -> None:
+    """Store lines NAME=VALUE, encrypted by the account's own key of SSM."""
+    ssm, name = aws.client("ssm"), parameter_name(run)
+    text = "\n".join(f"{key}={value}" for key, value in secrets.items())
+    try:
+        ssm.put_parameter(Name=name, Value=text, Type="SecureString", Tags=tags(run, kind))
+    except Exception as error:
+        if code_of(error) != "ParameterAlreadyExists":
+            raise
+        ssm.put_parameter(
+            Name=name, Value=text, Type="SecureString", Overwrite=True
+        )  # AWS takes no tags with it
+
+
+def may_read_secrets(aws: Aws, run: str) -> Statement:
+    """The right to read the secrets of `run`."""
+    name = parameter_name(run)
+    return {
+        "Effect": "Allow",
+        "Action": "ssm:GetParameter",
+        "Resource": f"arn:aws:ssm:{aws.region}:*:parameter{name}",
+    }
+
+
+def may_use_s3(url: str, *, write: bool) -> list[Statement]:
+    """The right to read what is below s3://BUCKET/PREFIX, and to write and delete there. Raises: CloudError."""
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise CloudError(f"{url} is no address as s3://BUCKET/PREFIX")
+    key = parts.path.strip("/")
+    below = f"arn:aws:s3:::{parts.netloc}/{key}/*" if write else f"arn:aws:s3:::{parts.netloc}/{key}*"
+    objects = [
+        "s3:GetObject",
+        *(["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"] if write else []),
+    ]
+    return [
+        {"Effect": "Allow", "Action": objects, "Resource": below.replace("//*", "/*")},
+        {
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+            "Resource": f"arn:aws:s3:::{parts.netloc}",
+        },
+    ]
+
+
+# docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-add-permissions-to-existing-profile.html
+SESSION_MANAGER: Statement = {
+    "Effect": "Allow",
+    "Action": [
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+    ],
+    "Resource": "*",
+}

@@ -1,0 +1,255 @@
+"""`trainer cloud up`: a GPU machine that trains."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.cloud._account import GPU_IMAGE, require_quota
+from trainer.cloud._aws import Aws, by_tag, run_name, tag, wait_until
+from trainer.cloud._launch import (
+    DATA_DEVICE,
+    Disk,
+    Machine,
+    Statement,
+    find_machine,
+    image,
+    launch,
+    let_in,
+    own_address,
+    zones,
+)
+from trainer.cloud._machine import Found, look
+from trainer.cloud._plan import Plan, Say
+from trainer.cloud._prices import machine_cost, on_demand, volume_cost
+from trainer.cloud._rights import SESSION_MANAGER, keep_secrets, may_read_secrets, may_use_s3, parameter_name
+from trainer.cloud._user_data import render_train
+from trainer.errors import CloudError
+
+LEAST_ROOT = 150  # GB: NVIDIA's image, ours, what they are built of, MLflow's store and the checkpoints
+SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|CREDENTIAL|(^|_)KEY($|_)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """What was asked for."""
+
+    recipe: str
+    instance: str
+    repository: str
+    revision: str
+    name: str | None = None
+    spot: bool = False
+    max_price: float | None = None
+    zone: str | None = None
+    data_snapshot: str | None = None
+    data_gb: int | None = None
+    root_gb: int = LEAST_ROOT
+    runs_remote: str | None = None
+    arguments: list[str] = field(default_factory=list)  # of `trainer train`
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    public_key: Path | None = None
+    ssh_from: str | None = None
+    ssm: bool = False
+    instance_profile: str | None = None
+    keep: bool = False
+
+    @property
+    def run(self) -> str:
+        """Name of what is made."""
+        return run_name(self.name or re.sub(r"[^a-z0-9]+", "-", Path(self.recipe).stem.lower()).strip("-"))
+
+
+def plan_up(aws: Aws, asked: Up) -> Plan:
+    """What is there for this run, or what is made for it. Raises: CloudError, ConfigError."""
+    run = asked.run
+    if there := find_machine(aws, run):
+        return _go_on(aws, asked, look(aws, there))
+    _check(asked)
+    require_quota(aws, asked.instance, spot=asked.spot)
+    places = zones(aws, asked.instance, spot=asked.spot, zone=asked.zone)
+    snapshot = find_snapshot(aws, asked.recipe, asked.data_snapshot)
+    data = None if snapshot is None else _data_disk(snapshot, asked.data_gb)
+    image_id, _, least = image(aws, GPU_IMAGE)
+    zone, price = places[0]
+    if price is not None and asked.max_price is not None and price > asked.max_price:
+        raise CloudError(f"{asked.instance} costs ${price:.3f} an hour in {zone} now, more than --max-price")
+    hourly = on_demand(asked.instance) if price is None else price
+    ssh_from = None if asked.ssm else asked.ssh_from or own_address()
+    if not asked.ssm and not (asked.key or asked.public_key):
+        raise CloudError(
+            "there is no public SSH key in ~/.ssh; make one (ssh-keygen -t ed25519), give --key, or --ssm"
+        )
+    machine = _machine(aws, asked, data, ssh_from, hourly)
+    reached = "SSM alone, no port is open" if asked.ssm else f"SSH from {ssh_from} alone"
+    told = [
+        f"{run}: {asked.recipe} on a new {asked.instance}{' spot instance' if asked.spot else ''} in {zone}",
+        f"  image {image_id}, root disk {max(asked.root_gb, least)} GB",
+        f"  data from {snapshot['SnapshotId']} ({snapshot['VolumeSize']} GB)"
+        if snapshot
+        else "  data: digits",
+        f"  reached by {reached}; it may do in AWS: {_shown(machine.rights, machine.profile)}",
+        f"  trainer train {asked.recipe} {shlex.join(_arguments(asked, hourly))}",
+        f"  {asked.repository} at {asked.revision[:12]}",
+        f"  at the end of the run, {'it stays on (--keep)' if asked.keep else 'it stops itself; its disks stay'}",
+    ]
+    costs = [
+        machine_cost(asked.instance, hourly, spot=asked.spot),
+        volume_cost("root disk", max(asked.root_gb, least)),
+        *([volume_cost("data disk", data.gb, mb=data.throughput, iops=data.iops)] if data else []),
+    ]
+
+    def make(say: Say) -> None:
+        if asked.secrets:
+            keep_secrets(aws, run, "train", asked.secrets)
+        say(f"{launch(aws, machine, places)['InstanceId']} is made")
+        _tell(aws, run, say)
+
+    return Plan(told, make, costs, f"Make it, for ${sum(one.usd_per_hour for one in costs):.2f} an hour?")
+
+
+def _check(asked: Up) -> None:
+    if asked.root_gb < LEAST_ROOT:
+        raise CloudError(f"--root-gb {asked.root_gb} is too small; the images alone need {LEAST_ROOT}")
+    if asked.max_price is not None and not asked.spot:
+        raise CloudError("--max-price is for spot instances; give --spot with it")
+    if seen := sorted(name for name in asked.env if SECRET.search(name)):
+        raise CloudError(
+            f"--env {seen[0]}=… would be readable in AWS's console; export {seen[0]} here and give --secret {seen[0]}"
+        )
+    if "@" in asked.repository.partition("://")[2]:
+        raise CloudError(
+            "the address of --repository has a password in it, readable in AWS's console; it must be public"
+        )
+
+
+def _machine(aws: Aws, asked: Up, data: Disk | None, ssh_from: str | None, hourly: float) -> Machine:
+    rights: list[Statement] = []
+    if asked.secrets:
+        rights.append(may_read_secrets(aws, asked.run))
+    if asked.runs_remote:
+        rights += may_use_s3(asked.runs_remote, write=True)
+    if asked.ssm:
+        rights.append(SESSION_MANAGER)
+    remote = {"RUNS_REMOTE": asked.runs_remote} if asked.runs_remote else {}
+    user_data = render_train(
+        recipe=asked.recipe,
+        arguments=_arguments(asked, hourly),
+        repository=asked.repository,
+        revision=asked.revision,
+        data_device=DATA_DEVICE if data else "",
+        copy_to_nvme=True,
+        env={**asked.env, **remote},
+        env_parameter=parameter_name(asked.run) if asked.secrets else None,
+        keep=asked.keep,
+        region=aws.region,
+    )
+    return Machine(
+        run=asked.run,
+        kind="train",
+        instance=asked.instance,
+        image_parameter=GPU_IMAGE,
+        user_data=user_data,
+        root=Disk(gb=asked.root_gb),
+        data=data,
+        spot=asked.spot,
+        max_price=asked.max_price,
+        ssm=asked.ssm,
+        ssh_from=ssh_from,
+        key=None if asked.ssm else asked.key,
+        public_key=None if asked.ssm else asked.public_key,
+        profile=asked.instance_profile,
+        rights=rights,
+    )
+
+
+def _arguments(asked: Up, hourly: float) -> list[str]:
+    return ["--instance", asked.instance, "--price", f"{hourly:.4g}", *asked.arguments]
+
+
+def _shown(rights: Any, profile: str | None) -> str:
+    if profile:
+        return f"what {profile} allows"
+    actions = [one["Action"] for one in rights]
+    return ", ".join(a if isinstance(a, str) else " ".join(a) for a in actions) or "nothing"
+
+
+def find_snapshot(aws: Aws, recipe: str, wanted: str | None) -> dict[str, Any] | None:
+    """The snapshot with the data set; None for the digits, which the machine has. Raises: CloudError."""
+    if wanted:
+        found = aws.ec2.describe_snapshots(SnapshotIds=[wanted])["Snapshots"][0]
+        if found["State"] != "completed":
+            raise CloudError(
+                f"{wanted} is {found['State']} ({found.get('Progress')}); wait until it is completed"
+            )
+        return dict(found)
+    if recipe == "digits":
+        return None
+    ours = aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=by_tag(None))
+    complete = [one for one in ours if one["State"] == "completed"]
+    if len(complete) == 1:
+        return dict(complete[0])
+    if not complete:
+        raise CloudError(
+            f"there is no snapshot of a data set in {aws.region}; make one: trainer cloud data SOURCE"
+        )
+    listed = ", ".join(f"{one['SnapshotId']} ({tag(one, 'Run')})" for one in complete)
+    raise CloudError(f"there are several data sets; say which with --data-snapshot: {listed}")
+
+
+def _data_disk(snapshot: dict[str, Any], gb: int | None) -> Disk:
+    size = int(snapshot["VolumeSize"])
+    if gb is not None and gb < size:
+        raise CloudError(
+            f"--data-gb {gb} is smaller than the snapshot {snapshot['SnapshotId']}, which has {size} GB"
+        )
+    # 500 MB/s: more than a GPU machine of this table decodes; costs two cents an hour.
+    return Disk(gb=gb or size, snapshot=snapshot["SnapshotId"], throughput=500, iops=4000)
+
+
+def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
+    """For a machine that is there: nothing, or its start."""
+    run, kind = found.run, found.facts["InstanceType"]
+    if found.kind != "train":
+        raise CloudError(f"{run} is a machine that prepares data; give another --name")
+    if kind != asked.instance:
+        raise CloudError(
+            f"{run} has a {kind} already; take it down first (trainer cloud down {run}), or give another --name"
+        )
+    told = f"{run}: {found.id}, a {kind} in {found.zone}, is {found.state}"
+    if found.state == "stopping":
+        raise CloudError(f"{told}; try again in a minute")
+    if found.state == "stopped" and found.interrupted:
+        return Plan([f"{told}: {found.interrupted}; AWS starts it again by itself, and the run goes on"])
+
+    def make(say: Say) -> None:
+        if not asked.ssm and tag(found.facts, "Access") == "ssh":
+            let_in(aws, run, "train", asked.ssh_from or own_address())
+        if found.state == "stopped":
+            aws.ec2.start_instances(InstanceIds=[found.id])
+        _tell(aws, run, say)
+
+    if found.state != "stopped":
+        return Plan([told, "  it goes on as it was asked to; nothing new is made"], make)
+    ended = f"; it has {found.said.state}" if found.said.state else ""
+    price = zones(aws, kind, spot=True, zone=found.zone)[0][1] if found.spot else None
+    costs = [machine_cost(kind, on_demand(kind) if price is None else price, spot=found.spot)]
+    todo = "  it starts again and goes on, with the command it was made with"
+    return Plan([f"{told}{ended}", todo], make, costs, "Start it?")
+
+
+def _tell(aws: Aws, run: str, say: Say) -> None:
+    def running() -> bool:
+        there = find_machine(aws, run)
+        return there is not None and there["State"]["Name"] == "running"
+
+    wait_until(running, "the start of the machine")
+    found = Found(find_machine(aws, run) or {})
+    say(f"{found.id} runs in {found.zone}, at {found.address or 'no public address'}")
+    say("next: trainer cloud status · trainer cloud ui · trainer cloud down " + run)
