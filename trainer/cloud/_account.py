@@ -58,13 +58,15 @@ def require_quota(aws: Aws, instance: str, *, spot: bool) -> None:
         )
 
 
-def look_at(aws: Aws, instance: str, key: str | None, keys: list[str]) -> Iterator[Finding]:
+def look_at(aws: Aws, instance: str, key: str | None, keys: list[str], *, ssm: bool) -> Iterator[Finding]:
     """Look at one thing after the other.
 
     Args:
         instance: the type that shall be started.
         key: name of the key pair that shall be used, or None for one of `keys`.
         keys: this computer's public SSH keys.
+        ssm: no key is needed.
+
     Raises: CloudError without credentials or region; ConfigError for a type that is not known.
     """
     machine = find_instance(instance)
@@ -75,7 +77,8 @@ def look_at(aws: Aws, instance: str, key: str | None, keys: list[str]) -> Iterat
     yield _price(aws, instance)
     yield _image(aws)
     yield _network(aws)
-    yield _key(aws, key, keys)
+    if not ssm:
+        yield _key(aws, key, keys)
 
 
 def _quota(aws: Aws, kind: str, spot: bool, vcpus: int, *, needed: bool) -> Finding:

@@ -31,7 +31,6 @@ from trainer.cloud._user_data import render_train
 from trainer.errors import CloudError
 
 LEAST_ROOT = 150  # GB: NVIDIA's image, ours, what they are built of, MLflow's store and the checkpoints
-SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|CREDENTIAL|(^|_)KEY($|_)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +118,6 @@ def _check(asked: Up) -> None:
         raise CloudError(f"--root-gb {asked.root_gb} is too small; the images alone need {LEAST_ROOT}")
     if asked.max_price is not None and not asked.spot:
         raise CloudError("--max-price is for spot instances; give --spot with it")
-    if seen := sorted(name for name in asked.env if SECRET.search(name)):
-        raise CloudError(
-            f"--env {seen[0]}=… would be readable in AWS's console; export {seen[0]} here and give --secret {seen[0]}"
-        )
-    if "@" in asked.repository.partition("://")[2]:
-        raise CloudError(
-            "the address of --repository has a password in it, readable in AWS's console; it must be public"
-        )
 
 
 def _machine(aws: Aws, asked: Up, data: Disk | None, ssh_from: str | None, hourly: float) -> Machine:

@@ -1,0 +1,219 @@
+"""`trainer cloud data`: a data set on a volume, filled by a machine without a GPU, and kept as a snapshot."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.cloud._account import CPU_IMAGE
+from trainer.cloud._aws import Aws, by_tag, run_name, tags, wait_until
+from trainer.cloud._down import remove
+from trainer.cloud._launch import DATA_DEVICE, Disk, Machine, Statement, find_machine, image, launch, zones
+from trainer.cloud._machine import Found, look
+from trainer.cloud._plan import Plan, Say
+from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
+from trainer.cloud._rights import keep_secrets, may_read_secrets, may_use_s3, parameter_name
+from trainer.cloud._user_data import render_data
+from trainer.errors import CloudError
+
+# What each source asks for; docs/data.md says where it is to be had.
+NEEDED = {"huggingface": ("HF_TOKEN",), "kaggle": ("KAGGLE_USERNAME", "KAGGLE_KEY")}
+HOURS = 48  # after so long, nobody waits here any more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What was asked for."""
+
+    source: Sequence[str]  # the words after `trainer prepare`
+    repository: str
+    name: str = "imagenet"
+    instance: str = "c6i.2xlarge"
+    gb: int = 200  # ImageNet as published has 154
+    shorter_side: int | None = None
+    zone: str | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    instance_profile: str | None = None
+    wait: bool = True
+
+    @property
+    def downloads(self) -> bool:
+        """Whether the archive is on the root disk before it is read."""
+        return list(self.source) == ["kaggle"] or any(
+            "magnet:" in one or ".torrent" in one for one in self.source
+        )
+
+
+def plan_data(aws: Aws, asked: Data) -> Plan:
+    """What is there of this data set, and the next step towards its snapshot. Raises: CloudError, ConfigError."""
+    run = run_name(asked.name)
+    snapshot, there = _snapshot(aws, run), find_machine(aws, run)
+    found = look(aws, there) if there else None
+    if found and found.kind != "data":
+        raise CloudError(f"{run} is a machine that trains; give another --name")
+    if snapshot or (found and found.state == "stopped" and found.said.state == "ready"):
+        return _keep(aws, run, found, snapshot)
+    if found is None:
+        return _begin(aws, asked)
+    ended = f"; it {found.said.state}: {found.said.words}" if found.said.words else ""
+    told = f"{run}: {found.id}, a {found.facts['InstanceType']} in {found.zone}, is {found.state}{ended}"
+    if found.state != "stopped":
+        return Plan([told], lambda say: _follow(aws, asked, say))
+
+    def start(say: Say) -> None:
+        aws.ec2.start_instances(InstanceIds=[found.id])
+        _follow(aws, asked, say)
+
+    cost = machine_cost(found.facts["InstanceType"], on_demand(found.facts["InstanceType"]), spot=False)
+    return Plan([told, "  it starts again, and goes on where it was"], start, [cost], "Start it?")
+
+
+def _begin(aws: Aws, asked: Data) -> Plan:
+    run, machine = asked.name, _machine(aws, asked)
+    image_id, _, _ = image(aws, CPU_IMAGE)
+    places = zones(aws, asked.instance, spot=False, zone=asked.zone)
+    rights = [right["Action"] for right in machine.rights]
+    told = [
+        f"{run}: {shlex.join(asked.source)} on a new {asked.instance} in {places[0][0]}, without a GPU",
+        f"  image {image_id}, an empty volume of {asked.gb} GB for the images, no port open",
+        f"  it may do in AWS: {rights or 'nothing'}",
+        "  it prepares and checks every image and stops itself; this command then makes a snapshot and takes it down",
+        f"  the snapshot stays: up to ${snapshot_cost(asked.gb).usd_per_month:.2f} a month, for what was written",
+    ]
+    costs = [
+        machine_cost(asked.instance, on_demand(asked.instance), spot=False),
+        volume_cost("root disk", machine.root.gb),
+        volume_cost("the images' volume", asked.gb, mb=250),
+    ]
+
+    def make(say: Say) -> None:
+        if asked.secrets:
+            keep_secrets(aws, run, "data", asked.secrets)
+        say(f"{launch(aws, machine, places)['InstanceId']} is made")
+        _follow(aws, asked, say)
+
+    return Plan(told, make, costs, f"Make it, for ${sum(one.usd_per_hour for one in costs):.2f} an hour?")
+
+
+def _machine(aws: Aws, asked: Data) -> Machine:
+    if asked.instance not in CPU_INSTANCES:
+        raise CloudError(
+            f"--instance {asked.instance} is not one to prepare data on: {', '.join(CPU_INSTANCES)}"
+        )
+    missing = [
+        one for one in NEEDED.get(asked.source[0], ()) if len(asked.source) == 1 and one not in asked.secrets
+    ]
+    if missing:
+        given = " ".join(f"--secret {one}" for one in missing)
+        raise CloudError(
+            f"{asked.source[0]} asks for {', '.join(missing)}; export them here, and give {given}"
+        )
+    rights: list[Statement] = [may_read_secrets(aws, asked.name)] if asked.secrets else []
+    for one in asked.source:
+        rights += may_use_s3(one, write=False) if one.startswith("s3://") else []
+    return Machine(
+        run=asked.name,
+        kind="data",
+        instance=asked.instance,
+        image_parameter=CPU_IMAGE,
+        user_data=render_data(
+            source=shlex.join(asked.source),
+            destination_device=DATA_DEVICE,
+            repository=asked.repository,
+            secrets_parameter=parameter_name(asked.name) if asked.secrets else None,
+            shorter_side=asked.shorter_side,
+            stop_when_done=True,
+            region=aws.region,
+        ),
+        root=Disk(gb=240 if asked.downloads else 40, throughput=250),
+        data=Disk(gb=asked.gb, throughput=250),
+        profile=asked.instance_profile,
+        rights=rights,
+    )
+
+
+def _follow(aws: Aws, asked: Data, say: Say) -> None:
+    """Wait for the end of the machine, and go on with the snapshot."""
+    run = asked.name
+    if not asked.wait:
+        say(
+            "it goes on without this computer; the same command goes on from there, and makes the snapshot at the end"
+        )
+        return
+    say("waiting; interrupted, the machine goes on, and the same command waits again")
+    last = ""
+
+    def ended() -> bool:
+        nonlocal last
+        there = find_machine(aws, run)
+        if there is None:
+            raise CloudError(f"the machine of {run} is gone; the same command makes another")
+        found = look(aws, there)
+        line = f"{found.state}: {found.said.state} {found.said.words}".strip()
+        if line != last:
+            say(last := line)
+        return found.state == "stopped"
+
+    wait_until(ended, f"preparing {run}", seconds=HOURS * 3600)
+    found = look(aws, find_machine(aws, run) or {})
+    if found.said.state != "ready":
+        raise CloudError(
+            f"{run} was not prepared: {found.said.words or 'the machine stopped without a word'}; the same command "
+            f"tries again, trainer cloud down {run} takes all of it down"
+        )
+    plan = _keep(aws, run, found, None)
+    assert plan.make is not None
+    plan.make(say)
+
+
+def _snapshot(aws: Aws, run: str) -> dict[str, Any] | None:
+    filters = [*by_tag(run), {"Name": "tag:Kind", "Values": ["data"]}]
+    found = aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters)
+    return next((one for one in found if one["State"] != "error"), None)
+
+
+def _keep(aws: Aws, run: str, found: Found | None, snapshot: dict[str, Any] | None) -> Plan:
+    """Make the snapshot if it is missing, wait for it, and take down the rest."""
+    if snapshot and snapshot["State"] == "completed" and found is None:
+        cost = snapshot_cost(snapshot["VolumeSize"])
+        return Plan(
+            [f"{run}: {snapshot['SnapshotId']}, up to ${cost.usd_per_month:.2f} a month; {_next(snapshot)}"]
+        )
+
+    def make(say: Say) -> None:
+        kept = snapshot
+        if kept is None:
+            assert found is not None
+            specifications = [{"ResourceType": "snapshot", "Tags": tags(run, "data")}]
+            kept = aws.ec2.create_snapshot(
+                VolumeId=found.data_volume,
+                Description=f"trainer cloud: {run}",
+                TagSpecifications=specifications,
+            )
+        name = kept["SnapshotId"]
+        say(f"{name} is being made")
+
+        def completed() -> bool:
+            state = aws.ec2.describe_snapshots(SnapshotIds=[name])["Snapshots"][0]["State"]
+            if state == "error":
+                raise CloudError(f"AWS could not make the snapshot {name}; the same command makes another")
+            return bool(state == "completed")
+
+        wait_until(completed, f"the snapshot {name}", seconds=4 * 3600)
+        say(f"{name} is completed; {_next(kept)}")
+        remove(aws, run, say, snapshots=False)
+
+    there = (
+        f"{snapshot['SnapshotId']} is {snapshot['State']}"
+        if snapshot
+        else "the images are complete and checked"
+    )
+    return Plan([f"{run}: {there}; next, the snapshot is completed and the machine taken down"], make)
+
+
+def _next(snapshot: dict[str, Any]) -> str:
+    return (
+        f"next: trainer cloud up RECIPE --instance g5.2xlarge --spot --data-snapshot {snapshot['SnapshotId']}"
+    )

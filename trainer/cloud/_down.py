@@ -1,0 +1,191 @@
+"""`trainer cloud down`: everything that was made, found by its tags, and what still costs money afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from trainer.cloud._aws import PROJECT, Aws, by_tag, code_of, tag, wait_until
+from trainer.cloud._launch import ALIVE
+from trainer.cloud._plan import Plan, Say
+from trainer.cloud._prices import S3_GB, snapshot_cost, volume_cost
+
+
+class Thing(NamedTuple):
+    """Something in AWS that was made for a run."""
+
+    kind: str
+    id: str
+    run: str
+    told: str = ""
+
+
+# In this order: a persistent spot request starts another machine for one that is terminated, a security group cannot
+# go before its machines.
+ORDER = ("spot request", "instance", "volume", "security group", "key pair", "parameter", "role", "snapshot")
+
+
+def plan_down(aws: Aws, run: str | None, *, snapshots: bool) -> Plan:
+    """All that was made for `run`, or for any, and that it goes. `snapshots`: those too."""
+    there = things(aws, run)
+    going = [one for one in there if snapshots or one.kind != "snapshot"]
+    stays = [f"  {line}" for line in _staying(one for one in there if one not in going)]
+    where = f"{run or PROJECT} in {aws.region}"
+    if not going:
+        return Plan([f"nothing of {where} is there to be taken down", *stays])
+    told = [
+        f"of {where}, this goes for good:",
+        *(f"  {one.kind} {one.id} ({one.run}) {one.told}".rstrip() for one in going),
+    ]
+    if any(one.kind == "instance" for one in going):
+        told.append(
+            "  with its disks: runs that are on no other (--runs-remote, or what you have copied), and MLflow's store"
+        )
+
+    def make(say: Say) -> None:
+        remove(aws, run, say, snapshots=snapshots)
+        left = list(_staying(things(aws, run)))
+        say("nothing is left that costs money" if not left else "what still costs money:")
+        for line in left:
+            say(f"  {line}")
+
+    return Plan(
+        [*told, *(["what stays, and costs money:", *stays] if stays else [])], make, asks="Take it down?"
+    )
+
+
+def _staying(left: Any) -> Iterator[str]:
+    for one in left:
+        yield f"{one.kind} {one.id} ({one.run}) {one.told}".rstrip()
+    yield f"in S3, what runs were mirrored to and is not touched here: ${S3_GB} a GB and month"
+
+
+def things(aws: Aws, run: str | None) -> list[Thing]:
+    """All that is there, in the order in which it goes."""
+    found = [*_in_ec2(aws, run), *_elsewhere(aws, run)]
+    return sorted(found, key=lambda one: ORDER.index(one.kind))
+
+
+def _in_ec2(aws: Aws, run: str | None) -> Iterator[Thing]:
+    ours = by_tag(run)
+    alive = [*ours, {"Name": "instance-state-name", "Values": ALIVE}]
+    requests = {}
+    for group in aws.pages("describe_instances", "Reservations", Filters=alive):
+        for one in group["Instances"]:
+            yield Thing(
+                "instance",
+                one["InstanceId"],
+                tag(one, "Run"),
+                f"{one['InstanceType']}, {one['State']['Name']}",
+            )
+            if request := one.get("SpotInstanceRequestId"):
+                requests[request] = tag(one, "Run")
+    open_ = [*ours, {"Name": "state", "Values": ["open", "active", "disabled"]}]
+    for one in aws.pages("describe_spot_instance_requests", "SpotInstanceRequests", Filters=open_):
+        requests[one["SpotInstanceRequestId"]] = tag(one, "Run")
+    for request, owner in requests.items():
+        yield Thing("spot request", request, owner)
+    for one in aws.pages("describe_volumes", "Volumes", Filters=ours):
+        if not one["Attachments"]:  # those of a machine go with it
+            cost = volume_cost("volume", one["Size"]).usd_per_month
+            yield Thing("volume", one["VolumeId"], tag(one, "Run"), f"{one['Size']} GB, ${cost:.2f} a month")
+    for one in aws.pages("describe_security_groups", "SecurityGroups", Filters=ours):
+        yield Thing("security group", one["GroupId"], tag(one, "Run"))
+    for one in aws.ec2.describe_key_pairs(Filters=ours)["KeyPairs"]:
+        yield Thing("key pair", one["KeyName"], tag(one, "Run"))
+    for one in aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=ours):
+        cost = snapshot_cost(one["VolumeSize"]).usd_per_month
+        yield Thing(
+            "snapshot",
+            one["SnapshotId"],
+            tag(one, "Run"),
+            f"{one['VolumeSize']} GB, up to ${cost:.2f} a month",
+        )
+
+
+def _elsewhere(aws: Aws, run: str | None) -> Iterator[Thing]:
+    names = [
+        {"Key": "Name", "Option": "BeginsWith", "Values": [f"/{PROJECT}/{run}/" if run else f"/{PROJECT}/"]}
+    ]
+    for page in aws.client("ssm").get_paginator("describe_parameters").paginate(ParameterFilters=names):
+        for one in page["Parameters"]:
+            yield Thing("parameter", one["Name"], one["Name"].split("/")[2])
+    start = f"{PROJECT}-{aws.region}-"
+    iam = aws.client("iam")
+    owned = {  # either may be there without the other, if their making was cut off
+        *(one["RoleName"] for one in iam.list_roles(PathPrefix=f"/{PROJECT}/")["Roles"]),
+        *(
+            one["InstanceProfileName"]
+            for one in iam.list_instance_profiles(PathPrefix=f"/{PROJECT}/")["InstanceProfiles"]
+        ),
+    }
+    for name in sorted(owned):
+        owner = name.removeprefix(start)
+        if name.startswith(start) and run in (None, owner):
+            yield Thing("role", name, owner)
+
+
+def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:
+    """Take it down, and wait until it is gone. What is gone already is no error."""
+    for kind in ORDER:
+        # Looked for again: a spot request may have started a machine until a moment ago.
+        names = [one.id for one in things(aws, run) if one.kind == kind]
+        if not names or (kind == "snapshot" and not snapshots):
+            continue
+        say(f"{kind}: {', '.join(names)}")
+        if kind == "spot request":
+            aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=names)
+        elif kind == "instance":
+            aws.ec2.terminate_instances(InstanceIds=names)
+            wait_until(lambda: _all_terminated(aws, names), "the end of the machines")  # noqa: B023
+        else:
+            for name in names:
+                _remove_one(aws, kind, name)
+
+
+def _all_terminated(aws: Aws, instances: list[str]) -> bool:
+    found = aws.pages("describe_instances", "Reservations", InstanceIds=instances)
+    return all(one["State"]["Name"] == "terminated" for group in found for one in group["Instances"])
+
+
+def _remove_one(aws: Aws, kind: str, name: str) -> None:
+    try:
+        if kind == "volume":
+            aws.ec2.delete_volume(VolumeId=name)
+        elif kind == "security group":
+            wait_until(lambda: _group_is_gone(aws, name), f"the security group {name}")
+        elif kind == "key pair":
+            aws.ec2.delete_key_pair(KeyName=name)
+        elif kind == "parameter":
+            aws.client("ssm").delete_parameter(Name=name)
+        elif kind == "snapshot":
+            aws.ec2.delete_snapshot(SnapshotId=name)
+        else:
+            _remove_role(aws, name)
+    except Exception as error:
+        if not code_of(error).endswith(".NotFound") and code_of(error) != "ParameterNotFound":
+            raise
+
+
+def _group_is_gone(aws: Aws, group: str) -> bool:
+    try:
+        aws.ec2.delete_security_group(GroupId=group)
+    except Exception as error:
+        if code_of(error) == "DependencyViolation":  # a terminated machine holds its network card for a while
+            return False
+        raise
+    return True
+
+
+def _remove_role(aws: Aws, name: str) -> None:
+    iam = aws.client("iam")
+    gone = iam.exceptions.NoSuchEntityException
+    with suppress(gone):
+        iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
+    with suppress(gone):
+        iam.delete_instance_profile(InstanceProfileName=name)
+    with suppress(gone):
+        iam.delete_role_policy(RoleName=name, PolicyName=PROJECT)
+    with suppress(gone):
+        iam.delete_role(RoleName=name)
