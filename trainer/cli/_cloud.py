@@ -100,11 +100,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     _add_machine(up)
 
     look = add("status", "show what is there, how far it is, and what it has cost", _status)
-    look.add_argument("run", nargs="?", metavar="NAME", help="one of them (default: all)")
+    look.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
     look.add_argument("--json", action="store_true", help="print the result as JSON")
 
     ui = add("ui", "open a tunnel to MLflow on the machine", _ui)
-    ui.add_argument("run", nargs="?", metavar="NAME", help="which, if there are several")
+    ui.add_argument("name", nargs="?", metavar="NAME", help="which, if there are several")
     ui.add_argument("--port", type=_positive(int), default=5000, help="port of this computer (default: 5000)")
     ui.add_argument("--identity", metavar="FILE", help="private SSH key, if it is not ssh's default")
     ui.add_argument(
@@ -113,7 +113,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     ui.add_argument("--print", action="store_true", help="only print the command")
 
     down = add("down", "take down all that was made, but the snapshots of data sets", _down)
-    down.add_argument("run", nargs="?", metavar="NAME", help="one of them (default: all)")
+    down.add_argument("name", nargs="?", metavar="NAME", help="one of them (default: all)")
     down.add_argument("--snapshots", action="store_true", help="delete the snapshots as well")
     _add_agreement(down)
 
@@ -253,14 +253,14 @@ def _status(options: Namespace) -> int:
     from trainer.cloud import shown, status
 
     aws = _aws(options)
-    found = status(aws, options.run)
+    found = status(aws, options.name)
     if options.json:
         print(json.dumps(found))
         return 0
     for one in found:
         print("\n".join(shown(one)))
     if not found:
-        print(f"nothing of {options.run or 'trainer'} is in {aws.region}; other regions are not looked at")
+        print(f"nothing of {options.name or 'trainer'} is in {aws.region}; other regions are not looked at")
     return 0
 
 
@@ -268,7 +268,7 @@ def _ui(options: Namespace) -> int:
     from trainer.cloud import find_tunnel
 
     tunnel = find_tunnel(
-        _aws(options), options.run, port=options.port, identity=options.identity, ssh_from=options.ssh_from
+        _aws(options), options.name, port=options.port, identity=options.identity, ssh_from=options.ssh_from
     )
     print(f"{shlex.join(tunnel.command)}\n{tunnel.url} as long as this runs; Ctrl-C ends it", flush=True)
     if options.print:
@@ -284,7 +284,7 @@ def _ui(options: Namespace) -> int:
 def _down(options: Namespace) -> int:
     from trainer.cloud import plan_down
 
-    return _carry_out(plan_down(_aws(options), options.run, snapshots=options.snapshots), options)
+    return _carry_out(plan_down(_aws(options), options.name, snapshots=options.snapshots), options)
 
 
 def _carry_out(plan: Plan, options: Namespace) -> int:

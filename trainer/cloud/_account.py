@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from trainer.cloud._aws import Aws, code_of
-from trainer.cloud._launch import image, subnets
+from trainer.cloud._launch import newest_image, subnets
 from trainer.cloud._prices import spot_prices
 from trainer.errors import CloudError
 from trainer.instances import INSTANCES, find_instance
@@ -120,7 +120,7 @@ def _price(aws: Aws, instance: str) -> Finding:
 
 def _image(aws: Aws) -> Finding:
     try:
-        return Finding("Deep Learning AMI", True, image(aws, GPU_IMAGE)[0])
+        return Finding("Deep Learning AMI", True, newest_image(aws, GPU_IMAGE).id)
     except Exception as error:
         if code_of(error) != "ParameterNotFound":
             raise

@@ -63,7 +63,7 @@ class Aws:
     def _client(self, service: str) -> Any:
         from botocore.config import Config
 
-        settings = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
+        settings = Config(retries={"mode": "standard"}, connect_timeout=10)
         return self._session.client(service, region_name=self.region, config=settings)
 
     @property
@@ -96,6 +96,7 @@ def aws_errors() -> Iterator[None]:
     """Turn what AWS refuses into one sentence. Raises: CloudError."""
     try:
         from botocore import exceptions
+        from botocore.parsers import ResponseParserError
     except ImportError:
         raise CloudError("boto3 is not installed here; call ./scripts/cloud, which brings it") from None
     try:
@@ -107,10 +108,12 @@ def aws_errors() -> Iterator[None]:
             "there are no AWS credentials here; make an access key for a user of yours in AWS's console under IAM, "
             "then run aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
-    except exceptions.HTTPClientError as error:
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         raise CloudError(
             f"AWS cannot be reached; is there a network, and is it the right region? {error}"
         ) from error
+    except ResponseParserError as error:
+        raise CloudError("the answer is none of AWS's; is a proxy or a login page between?") from error
     except exceptions.BotoCoreError as error:
         raise CloudError(f"AWS's library refuses: {error}") from error
 
@@ -130,7 +133,9 @@ def sentence(error: Any) -> str:
         )
     if code in SENTENCES:
         return f"{SENTENCES[code]} ({code})"
-    message = error.response.get("Error", {}).get("Message", "").partition("\n")[0][:200]
+    message = str(error.response.get("Error", {}).get("Message") or "no reason given").partition("\n")[0][
+        :200
+    ]
     return f"AWS refuses {operation}: {message} ({code})"
 
 

@@ -9,8 +9,17 @@ from typing import Any
 
 from trainer.cloud._account import CPU_IMAGE
 from trainer.cloud._aws import Aws, by_tag, run_name, tags, wait_until
-from trainer.cloud._down import remove
-from trainer.cloud._launch import DATA_DEVICE, Disk, Machine, Statement, find_machine, image, launch, zones
+from trainer.cloud._down import remove, things
+from trainer.cloud._launch import (
+    DATA_DEVICE,
+    Disk,
+    Machine,
+    Statement,
+    find_machine,
+    launch,
+    newest_image,
+    places,
+)
 from trainer.cloud._machine import Found, look
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
@@ -72,12 +81,11 @@ def plan_data(aws: Aws, asked: Data) -> Plan:
 
 def _begin(aws: Aws, asked: Data) -> Plan:
     run, machine = asked.name, _machine(aws, asked)
-    image_id, _, _ = image(aws, CPU_IMAGE)
-    places = zones(aws, asked.instance, spot=False, zone=asked.zone)
+    where = places(aws, asked.instance, spot=False, zone=asked.zone)
     rights = [right["Action"] for right in machine.rights]
     told = [
-        f"{run}: {shlex.join(asked.source)} on a new {asked.instance} in {places[0][0]}, without a GPU",
-        f"  image {image_id}, an empty volume of {asked.gb} GB for the images, no port open",
+        f"{run}: {shlex.join(asked.source)} on a new {asked.instance} in {where[0].zone}, without a GPU",
+        f"  image {machine.image.id}, an empty volume of {asked.gb} GB for the images, no port open",
         f"  it may do in AWS: {rights or 'nothing'}",
         "  it prepares and checks every image and stops itself; this command then makes a snapshot and takes it down",
         f"  the snapshot stays: up to ${snapshot_cost(asked.gb).usd_per_month:.2f} a month, for what was written",
@@ -91,7 +99,7 @@ def _begin(aws: Aws, asked: Data) -> Plan:
     def make(say: Say) -> None:
         if asked.secrets:
             keep_secrets(aws, run, "data", asked.secrets)
-        say(f"{launch(aws, machine, places)['InstanceId']} is made")
+        say(f"{launch(aws, machine, where)['InstanceId']} is made")
         _follow(aws, asked, say)
 
     return Plan(told, make, costs, f"Make it, for ${sum(one.usd_per_hour for one in costs):.2f} an hour?")
@@ -113,11 +121,12 @@ def _machine(aws: Aws, asked: Data) -> Machine:
     rights: list[Statement] = [may_read_secrets(aws, asked.name)] if asked.secrets else []
     for one in asked.source:
         rights += may_use_s3(one, write=False) if one.startswith("s3://") else []
+    newest = newest_image(aws, CPU_IMAGE)
     return Machine(
         run=asked.name,
         kind="data",
         instance=asked.instance,
-        image_parameter=CPU_IMAGE,
+        image=newest,
         user_data=render_data(
             source=shlex.join(asked.source),
             destination_device=DATA_DEVICE,
@@ -127,7 +136,7 @@ def _machine(aws: Aws, asked: Data) -> Machine:
             stop_when_done=True,
             region=aws.region,
         ),
-        root=Disk(gb=240 if asked.downloads else 40, throughput=250),
+        root=Disk(gb=max(240 if asked.downloads else 40, newest.gb), throughput=250),
         data=Disk(gb=asked.gb, throughput=250),
         profile=asked.instance_profile,
         rights=rights,
@@ -176,7 +185,8 @@ def _snapshot(aws: Aws, run: str) -> dict[str, Any] | None:
 
 def _keep(aws: Aws, run: str, found: Found | None, snapshot: dict[str, Any] | None) -> Plan:
     """Make the snapshot if it is missing, wait for it, and take down the rest."""
-    if snapshot and snapshot["State"] == "completed" and found is None:
+    around = [one for one in things(aws, run) if one.kind != "snapshot"]
+    if snapshot and snapshot["State"] == "completed" and not around:
         cost = snapshot_cost(snapshot["VolumeSize"])
         return Plan(
             [f"{run}: {snapshot['SnapshotId']}, up to ${cost.usd_per_month:.2f} a month; {_next(snapshot)}"]

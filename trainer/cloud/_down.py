@@ -128,19 +128,23 @@ def _elsewhere(aws: Aws, run: str | None) -> Iterator[Thing]:
 
 def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:
     """Take it down, and wait until it is gone. What is gone already is no error."""
-    for kind in ORDER:
-        # Looked for again: a spot request may have started a machine until a moment ago.
-        names = [one.id for one in things(aws, run) if one.kind == kind]
-        if not names or (kind == "snapshot" and not snapshots):
-            continue
-        say(f"{kind}: {', '.join(names)}")
-        if kind == "spot request":
-            aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=names)
-        elif kind == "instance":
-            aws.ec2.terminate_instances(InstanceIds=names)
-            wait_until(lambda: _all_terminated(aws, names), "the end of the machines")  # noqa: B023
-        else:
-            for name in names:
+
+    def named(kind: str) -> list[str]:
+        names = [one.id for one in there if one.kind == kind]
+        if names:
+            say(f"{kind}: {', '.join(names)}")
+        return names
+
+    there = things(aws, run)
+    if requests := named("spot request"):
+        aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=requests)
+        there = things(aws, run)  # it may have started a machine until a moment ago
+    if machines := named("instance"):
+        aws.ec2.terminate_instances(InstanceIds=machines)
+        wait_until(lambda: _all_terminated(aws, machines), "the end of the machines")
+    for kind in ORDER[2:]:
+        if kind != "snapshot" or snapshots:
+            for name in named(kind):
                 _remove_one(aws, kind, name)
 
 
@@ -182,8 +186,8 @@ def _remove_role(aws: Aws, name: str) -> None:
     iam = aws.client("iam")
     gone = iam.exceptions.NoSuchEntityException
     with suppress(gone):
-        iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=name)
-    with suppress(gone):
+        for role in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+            iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=role["RoleName"])
         iam.delete_instance_profile(InstanceProfileName=name)
     with suppress(gone):
         iam.delete_role_policy(RoleName=name, PolicyName=PROJECT)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.cloud._aws import PROJECT, Aws, by_tag, code_of, tag, tags, wait_until
 from trainer.cloud._prices import spot_prices
@@ -25,6 +25,22 @@ ADDRESS_SERVICE = "https://checkip.amazonaws.com"
 ALIVE = ["pending", "running", "stopping", "stopped"]
 
 Statement = dict[str, Any]  # of a policy of IAM
+
+
+class Image(NamedTuple):
+    """What a machine boots from."""
+
+    id: str
+    device: str  # of its root disk
+    gb: int  # that this has at least
+
+
+class Place(NamedTuple):
+    """A zone where a machine can be."""
+
+    zone: str
+    subnet: str
+    usd_per_hour: float | None  # of a spot instance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,7 @@ class Machine:
     run: str
     kind: str  # "data" or "train"
     instance: str
-    image_parameter: str  # of SSM: the id of the newest image
+    image: Image
     user_data: str
     root: Disk
     data: Disk | None
@@ -81,8 +97,8 @@ def find_machine(aws: Aws, run: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def image(aws: Aws, parameter: str) -> tuple[str, str, int]:
-    """Id of the newest image, its root device, and the gigabytes that this must have at least. Raises: CloudError."""
+def newest_image(aws: Aws, parameter: str) -> Image:
+    """The image that a parameter of SSM names. Raises: CloudError."""
     image_id = aws.client("ssm").get_parameter(Name=parameter)["Parameter"]["Value"]
     found = aws.ec2.describe_images(ImageIds=[image_id])["Images"]
     if not found:
@@ -91,7 +107,7 @@ def image(aws: Aws, parameter: str) -> tuple[str, str, int]:
     sizes = [
         one["Ebs"].get("VolumeSize", 0) for one in found[0].get("BlockDeviceMappings", []) if "Ebs" in one
     ]
-    return image_id, device, max(sizes, default=0)
+    return Image(image_id, device, max(sizes, default=0))
 
 
 def subnets(aws: Aws) -> dict[str, str]:
@@ -108,8 +124,8 @@ def subnets(aws: Aws) -> dict[str, str]:
     return found
 
 
-def zones(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> list[tuple[str, float | None]]:
-    """Zones where the type is offered, the cheapest spot price first, and that price. Raises: CloudError."""
+def places(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> list[Place]:
+    """Where the type is offered, the cheapest spot price first. Raises: CloudError."""
     filters = [{"Name": "instance-type", "Values": [instance]}]
     offers = aws.pages(
         "describe_instance_type_offerings",
@@ -117,7 +133,8 @@ def zones(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> li
         LocationType="availability-zone",
         Filters=filters,
     )
-    offered = sorted({one["Location"] for one in offers} & set(subnets(aws)))
+    networks = subnets(aws)
+    offered = sorted({one["Location"] for one in offers} & set(networks))
     if not offered:
         raise CloudError(f"{instance} is not offered in {aws.region}; try another --region or --instance")
     if zone is not None and zone not in offered:
@@ -126,14 +143,14 @@ def zones(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> li
         )
     wanted = [zone] if zone else offered
     if not spot:
-        return [(one, None) for one in wanted]
+        return [Place(one, networks[one], None) for one in wanted]
     prices = spot_prices(aws, instance)
-    priced = sorted((prices[one], one) for one in wanted if one in prices)
+    priced = [Place(one, networks[one], prices[one]) for one in wanted if one in prices]
     if not priced:
         raise CloudError(
             f"AWS has no spot price of {instance} in {', '.join(wanted)} now; try without --spot"
         )
-    return [(one, price) for price, one in priced]
+    return sorted(priced, key=lambda place: prices[place.zone])
 
 
 def own_address() -> str:
@@ -148,22 +165,20 @@ def own_address() -> str:
         ) from error
 
 
-def launch(aws: Aws, machine: Machine, places: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
+def launch(aws: Aws, machine: Machine, where: Sequence[Place]) -> dict[str, Any]:
     """Make the machine in the first of the zones that has room for it, with all that it needs. Raises: CloudError."""
-    image_id, device, least = image(aws, machine.image_parameter)
     profile = machine.profile or (_role(aws, machine) if machine.rights else None)
     key = _key_pair(aws, machine)
     group = let_in(aws, machine.run, machine.kind, machine.ssh_from)
-    networks, root = subnets(aws), Disk(gb=max(machine.root.gb, least), throughput=machine.root.throughput)
     request = {
-        "ImageId": image_id,
+        "ImageId": machine.image.id,
         "InstanceType": machine.instance,
         "MinCount": 1,
         "MaxCount": 1,
         "UserData": machine.user_data,
         "SecurityGroupIds": [group],
         "BlockDeviceMappings": [
-            root.mapping(device),
+            machine.root.mapping(machine.image.device),
             *([machine.data.mapping(DATA_DEVICE)] if machine.data else []),
         ],
         # Two hops: the trainer in its container asks for spot notices, and for the role's credentials.
@@ -184,11 +199,13 @@ def launch(aws: Aws, machine: Machine, places: Sequence[tuple[str, float | None]
         **({"IamInstanceProfile": {"Name": profile}} if profile else {}),
         **({"InstanceMarketOptions": _spot(machine)} if machine.spot else {}),
     }
-    for number, (zone, _) in enumerate(places, start=1):
+    for number, place in enumerate(where, start=1):
         try:
-            return _run(aws, {**request, "SubnetId": networks[zone]}, f"{group} {zone} {machine.instance}")
+            return _run(
+                aws, {**request, "SubnetId": place.subnet}, f"{group} {place.zone} {machine.instance}"
+            )
         except Exception as error:
-            if code_of(error) not in ("InsufficientInstanceCapacity", "Unsupported") or number == len(places):
+            if code_of(error) not in ("InsufficientInstanceCapacity", "Unsupported") or number == len(where):
                 raise
     raise AssertionError("there is a zone")
 

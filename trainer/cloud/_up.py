@@ -14,14 +14,15 @@ from trainer.cloud._aws import Aws, by_tag, run_name, tag, wait_until
 from trainer.cloud._launch import (
     DATA_DEVICE,
     Disk,
+    Image,
     Machine,
     Statement,
     find_machine,
-    image,
     launch,
     let_in,
+    newest_image,
     own_address,
-    zones,
+    places,
 )
 from trainer.cloud._machine import Found, look
 from trainer.cloud._plan import Plan, Say
@@ -72,11 +73,11 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
         return _go_on(aws, asked, look(aws, there))
     _check(asked)
     require_quota(aws, asked.instance, spot=asked.spot)
-    places = zones(aws, asked.instance, spot=asked.spot, zone=asked.zone)
+    where = places(aws, asked.instance, spot=asked.spot, zone=asked.zone)
     snapshot = find_snapshot(aws, asked.recipe, asked.data_snapshot)
     data = None if snapshot is None else _data_disk(snapshot, asked.data_gb)
-    image_id, _, least = image(aws, GPU_IMAGE)
-    zone, price = places[0]
+    newest = newest_image(aws, GPU_IMAGE)
+    zone, _, price = where[0]
     if price is not None and asked.max_price is not None and price > asked.max_price:
         raise CloudError(f"{asked.instance} costs ${price:.3f} an hour in {zone} now, more than --max-price")
     hourly = on_demand(asked.instance) if price is None else price
@@ -85,11 +86,11 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
         raise CloudError(
             "there is no public SSH key in ~/.ssh; make one (ssh-keygen -t ed25519), give --key, or --ssm"
         )
-    machine = _machine(aws, asked, data, ssh_from, hourly)
+    machine = _machine(aws, asked, newest, data, ssh_from, hourly)
     reached = "SSM alone, no port is open" if asked.ssm else f"SSH from {ssh_from} alone"
     told = [
         f"{run}: {asked.recipe} on a new {asked.instance}{' spot instance' if asked.spot else ''} in {zone}",
-        f"  image {image_id}, root disk {max(asked.root_gb, least)} GB",
+        f"  image {newest.id}, root disk {machine.root.gb} GB",
         f"  data from {snapshot['SnapshotId']} ({snapshot['VolumeSize']} GB)"
         if snapshot
         else "  data: digits",
@@ -100,14 +101,14 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
     ]
     costs = [
         machine_cost(asked.instance, hourly, spot=asked.spot),
-        volume_cost("root disk", max(asked.root_gb, least)),
+        volume_cost("root disk", machine.root.gb),
         *([volume_cost("data disk", data.gb, mb=data.throughput, iops=data.iops)] if data else []),
     ]
 
     def make(say: Say) -> None:
         if asked.secrets:
             keep_secrets(aws, run, "train", asked.secrets)
-        say(f"{launch(aws, machine, places)['InstanceId']} is made")
+        say(f"{launch(aws, machine, where)['InstanceId']} is made")
         _tell(aws, run, say)
 
     return Plan(told, make, costs, f"Make it, for ${sum(one.usd_per_hour for one in costs):.2f} an hour?")
@@ -120,7 +121,9 @@ def _check(asked: Up) -> None:
         raise CloudError("--max-price is for spot instances; give --spot with it")
 
 
-def _machine(aws: Aws, asked: Up, data: Disk | None, ssh_from: str | None, hourly: float) -> Machine:
+def _machine(
+    aws: Aws, asked: Up, newest: Image, data: Disk | None, ssh_from: str | None, hourly: float
+) -> Machine:
     rights: list[Statement] = []
     if asked.secrets:
         rights.append(may_read_secrets(aws, asked.run))
@@ -145,9 +148,9 @@ def _machine(aws: Aws, asked: Up, data: Disk | None, ssh_from: str | None, hourl
         run=asked.run,
         kind="train",
         instance=asked.instance,
-        image_parameter=GPU_IMAGE,
+        image=newest,
         user_data=user_data,
-        root=Disk(gb=asked.root_gb),
+        root=Disk(gb=max(asked.root_gb, newest.gb)),
         data=data,
         spot=asked.spot,
         max_price=asked.max_price,
@@ -228,8 +231,9 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
 
     if found.state != "stopped":
         return Plan([told, "  it goes on as it was asked to; nothing new is made"], make)
-    ended = f"; it has {found.said.state}" if found.said.state else ""
-    price = zones(aws, kind, spot=True, zone=found.zone)[0][1] if found.spot else None
+    said = f"{found.said.state}: {found.said.words}".rstrip(": ")
+    ended = f"; it has said: {said}" if said else ""
+    price = places(aws, kind, spot=True, zone=found.zone)[0].usd_per_hour if found.spot else None
     costs = [machine_cost(kind, on_demand(kind) if price is None else price, spot=found.spot)]
     todo = "  it starts again and goes on, with the command it was made with"
     return Plan([f"{told}{ended}", todo], make, costs, "Start it?")
