@@ -26,8 +26,9 @@ prepare() {
 }
 
 tools() {
-    local tool
-    for tool in git curl aria2c pip3; do
+    local tool needed=(git curl pip3)
+    [[ ${SOURCE[*]} != *magnet:* && ${SOURCE[*]} != *.torrent ]] || needed+=(aria2c)
+    for tool in "${needed[@]}"; do
         command -v "$tool" >/dev/null || {
             dpkg --configure -a # where an apt-get was killed
             apt-get -qq update

@@ -40,7 +40,7 @@ report() { # report STATE [WORDS]: a line on the console, which `trainer cloud s
     # What comes from a program becomes one line without control characters.
     printf %s "trainer: state=$1 $spent ${2-}" | tr -c '[:print:]' ' ' | cut -c 1-400 >"$STATE/state"
     say "$(cat "$STATE/state")"
-    cat "$STATE/state" >/dev/console || true
+    cat "$STATE/state" >>/dev/console || true
 }
 why() { echo "reason=$(tail -n 1 "$STATE/log")"; }
 
@@ -53,15 +53,13 @@ secrets() { # secrets PARAMETER: lines KEY=VALUE of an SSM SecureString, which n
 # boot. What stays is the serial number, which is the volume's id, and the label of the file system.
 find_volume() { # prints the device file of $DEVICE, `vol-…` or the name it was attached under; fails if there is none yet
     local name model found=()
-    case $DEVICE in
-        vol-*) lsblk -dnpo NAME,SERIAL | awk -v serial="vol${DEVICE#vol-}" '$2 == serial { print $1; found = 1; exit }
-                                                                         END { exit !found }' && return ;;
-        *)
-            for name in "$DEVICE" "${DEVICE/#\/dev\/sd/\/dev\/xvd}"; do
-                [ -b "$name" ] && readlink -f "$name" && return
-            done
-            ;;
-    esac
+    if [ "${DEVICE#vol-}" != "$DEVICE" ]; then
+        lsblk -dnpo NAME,SERIAL | awk -v serial="vol${DEVICE#vol-}" '$2 == serial { print $1; n++ } END { exit !n }'
+        return
+    fi
+    for name in "$DEVICE" "${DEVICE/#\/dev\/sd/\/dev\/xvd}"; do
+        [ -b "$name" ] && readlink -f "$name" && return
+    done
     blkid -L "$LABEL" && return
     while read -r name model; do # the only other volume of EBS there is
         [ "$model" != 'Amazon Elastic Block Store' ] || [ -n "$(lsblk -nro MOUNTPOINT "$name" | tr -d '\n')" ] ||

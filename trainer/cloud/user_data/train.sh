@@ -44,10 +44,13 @@ mount_volume() { # read-only, as it came from its snapshot
     mountpoint -q "$VOLUME" && return
     local disk part
     disk=$(wait_for_volume)
-    part=$(lsblk -nrpo NAME,FSTYPE "$disk" | awk 'NF == 2 { print $1; exit }') # of a volume with partitions, the first
-    [ "$part" ] || fail "the volume $DEVICE has no file system; trainer cloud data fills one"
-    mkdir -p "$VOLUME"
-    mount -o ro "$part" "$VOLUME"
+    for part in $(lsblk -nrpo NAME "$disk"); do # its partitions come after the disk
+        [ -n "$(blkid -o value -s TYPE "$part")" ] || continue
+        mkdir -p "$VOLUME"
+        mount -o ro "$part" "$VOLUME"
+        return
+    done
+    fail "the volume $DEVICE has no file system; trainer cloud data fills one"
 }
 
 # Empty after each stop. Docker stays on the root volume, for its volumes hold MLflow's database and the runs.
@@ -140,7 +143,7 @@ ended() { # by the trainer's exit code: docs/commands.md
             ! metadata spot/instance-action >/dev/null || return 0
             report stopped "$(progress) reason=all is saved; started again, it goes on if its budget allows"
             ;;
-        *) report failed "reason=exit $code: $(docker compose logs --no-log-prefix --tail 1 trainer 2>&1)" ;;
+        *) report failed "reason=exit $code: $(docker compose logs --no-log-prefix --tail 1 trainer 2>&1 | tail -n 1)" ;;
     esac
     power_off +2
 }
