@@ -1,4 +1,4 @@
-"""The scripts of rented machines in a bare Debian container: real disks, mounts and git; Docker and AWS are stand-ins."""
+"""The scripts of rented machines in a bare container: real disks, mounts and git; Docker and AWS are stand-ins."""
 
 from __future__ import annotations
 
