@@ -35,7 +35,7 @@ FILES = [
         *ROOT.glob("*.*"),
         *(
             path
-            for folder in ("benchmarks", "docker", "docs", "scripts", "tests", "trainer")
+            for folder in ("benchmarks", "deploy", "docker", "docs", "scripts", "tests", "trainer")
             for path in (ROOT / folder).rglob("*.*")
         ),
     ]

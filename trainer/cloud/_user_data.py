@@ -157,7 +157,9 @@ def _render(script: str, settings: Mapping[str, str | list[str]]) -> str:
 
 def _quote(value: str) -> str:
     """A value as Compose reads it from .env: literally, between single quotes."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if "\\" in value:
+        raise ConfigError(f"a backslash is read in different ways from .env; do without it: {value!r}")
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _device(device: str) -> str:
