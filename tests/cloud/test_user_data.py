@@ -129,3 +129,16 @@ def test_what_cannot_be_run_is_refused_in_a_sentence(
 
     assert "ghp_x" not in str(refused.value)
     assert "hf_x" not in str(refused.value)
+
+
+def test_the_unit_that_a_machine_installs_is_one(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("wants systemd-analyze")
+    unit = render_train(**TRAIN).partition("<<UNIT\n")[2].partition("\nUNIT")[0]
+    (tmp_path / "trainer-machine.service").write_text(unit.replace("$PROGRAM", "/bin/true"))
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "trainer-machine.service"], capture_output=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")

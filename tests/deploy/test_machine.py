@@ -235,7 +235,7 @@ def test_a_machine_that_is_killed_anywhere_goes_on_at_its_next_start(machine: Ma
 @pytest.mark.parametrize(
     ("code", "last", "notice", "keep", "said", "off"),
     [
-        (2, "there is no recipe rn", False, False, "state=failed|reason=exit 2: there is no recipe rn", True),
+        (2, "\x1b[2Kthere is no recipe rn", False, False, "state=failed|reason=exit 2: there is no recipe rn", True),
         (75, "stopped", False, False, "state=stopped|reason=all is saved", True),
         (75, "stopped", True, False, "state=training|", False),  # AWS stops it, and starts it again
         (0, "\x1b[1mdone\x1b[0m", False, True, "state=finished|", False),

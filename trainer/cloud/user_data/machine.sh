@@ -37,8 +37,9 @@ report() { # report STATE [WORDS]: a line on the console, which `trainer cloud s
     cut -d ' ' -f 1 /proc/uptime >"$STATE/starts/$(cat /proc/sys/kernel/random/boot_id)"
     local spent
     spent=$(awk '{ seconds += $1 } END { printf "starts=%d hours=%.2f", NR, seconds / 3600 }' "$STATE"/starts/*)
-    # What comes from a program becomes one line without control characters.
-    printf %s "trainer: state=$1 $spent ${2-}" | tr -c '[:print:]' ' ' | cut -c 1-400 >"$STATE/state"
+    # What comes from a program becomes one line without colours and control characters.
+    printf %s "trainer: state=$1 $spent ${2-}" | sed 's/\x1b\[[0-9;]*[A-Za-z]//g' | tr -c '[:print:]' ' ' |
+        cut -c 1-400 >"$STATE/state"
     say "$(cat "$STATE/state")"
     cat "$STATE/state" >>/dev/console || true
 }
