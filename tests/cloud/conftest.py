@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.cloud.stand_in import StandIn
+from tests.cloud.stand_in import CPU_AMI, GPU_AMI, StandIn
 from trainer.cli import main
 from trainer.cloud import _aws, _launch
 
@@ -52,12 +52,17 @@ def stand_in() -> Iterator[tuple[StandIn, str]]:
 def aws(stand_in: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """An empty account, which the environment leads to; its home has a public SSH key."""
     from moto.backends import get_backend
+    from moto.ec2.models.amis import Ami
 
     front, address = stand_in
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # they take longest to empty
     for service in ("ec2", "iam", "ssm"):
         for account in get_backend(service).values():
             for backend in account.values():
                 backend.reset()
+    backend = get_backend("ec2")["123456789012"]["us-east-1"]
+    for image in (GPU_AMI, CPU_AMI):
+        backend.amis[image] = Ami(backend, image, name=image, root_device_name="/dev/sda1")
     front.reset()
     for name, value in {
         "AWS_ENDPOINT_URL": address,

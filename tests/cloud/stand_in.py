@@ -18,7 +18,8 @@ from urllib.parse import parse_qs
 from trainer.cloud._account import CPU_IMAGE, GPU_IMAGE
 
 Respond = Callable[[str, list[tuple[str, str]]], Any]
-GPU_AMI, CPU_AMI = "ami-04681a1dbd79675a5", "ami-03cf127a"  # moto has them
+GPU_AMI, CPU_AMI = "ami-0123456789abcdef0", "ami-0fedcba9876543210"
+ROOT_GB = {GPU_AMI: 75, CPU_AMI: 8}
 ASKING = ("Describe", "Get", "List", "/address")
 
 
@@ -88,6 +89,8 @@ class StandIn:
             return _text(start_response, "198.51.100.4\n")
         if target.startswith("ServiceQuotas") or operation == "GetParameter":
             return self._json(operation, json.loads(body), environ, start_response)
+        if operation == "DescribeImages":
+            return _xml(start_response, operation, self._image(form["ImageId.1"]))
         if operation == "DescribeSpotPriceHistory":
             return _xml(start_response, operation, self._prices(form["InstanceType.1"], form))
         if operation == "GetConsoleOutput":
@@ -115,6 +118,14 @@ class StandIn:
             }
             return _json(start_response, {"Parameter": value})
         return self._moto(environ, start_response)
+
+    def _image(self, image: str) -> str:
+        disk = f"<volumeSize>{ROOT_GB[image]}</volumeSize><volumeType>gp3</volumeType>"
+        root = f"<item><deviceName>/dev/sda1</deviceName><ebs>{disk}</ebs></item>"
+        ids = f"<imageId>{image}</imageId><rootDeviceName>/dev/sda1</rootDeviceName>"
+        # The instance store's disks have no size.
+        mapping = f"{root}<item><deviceName>/dev/sdb</deviceName><virtualName>ephemeral0</virtualName></item>"
+        return f"<imagesSet><item>{ids}<blockDeviceMapping>{mapping}</blockDeviceMapping></item></imagesSet>"
 
     def _prices(self, instance: str, form: dict[str, str]) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")

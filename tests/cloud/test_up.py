@@ -13,6 +13,7 @@ import pytest
 
 from tests.cloud.conftest import ROOT, UP, Clients, Cloud, instances, kill_until_done
 from tests.cloud.stand_in import GPU_AMI, StandIn
+from trainer.cloud import _aws
 
 SECRET = ["--secret", "HF_TOKEN", "--runs-remote", "s3://mine/runs"]
 
@@ -386,24 +387,28 @@ def test_what_aws_refuses_is_one_sentence(
     assert "3xK" not in said
 
 
+def forget() -> None:
+    """As a new process, which reads the settings of AWS anew."""
+    _aws._session.cache_clear()
+    _aws._client.cache_clear()
+
+
 def test_no_credentials_and_no_network_are_one_sentence(
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.cloud import _aws
-
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    _aws._session.cache_clear()
+    forget()
     assert "no region is set; give --region us-east-1" in cloud("status")[1]
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    _aws._session.cache_clear()
+    forget()
     code, said = cloud("status", "--region", "us-east-1")
     assert (code, "there are no AWS credentials here" in said) == (2, True)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    _aws._session.cache_clear()
+    forget()
     code, said = cloud("status", "--region", "us-east-1")
     assert (code, "AWS cannot be reached" in said) == (2, True)
-    _aws._session.cache_clear()
+    forget()

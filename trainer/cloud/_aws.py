@@ -52,19 +52,16 @@ class Aws:
 
     def __init__(self, region: str | None = None) -> None:
         """Raises: CloudError where there is no region."""
-        self._session = _session()
-        self.region: str = region or self._session.region_name
+        session = _session()
+        self.region: str = region or session.region_name
         if not self.region:
             raise CloudError("no region is set; give --region us-east-1, or set AWS_DEFAULT_REGION")
-        if self.region not in (known := self._session.get_available_regions("ec2")):
+        if self.region not in (known := session.get_available_regions("ec2")):
             raise CloudError(f"--region {self.region} is none of AWS's regions: {', '.join(sorted(known))}")
-        self.client = cache(self._client)
 
-    def _client(self, service: str) -> Any:
-        from botocore.config import Config
-
-        settings = Config(retries={"mode": "standard"}, connect_timeout=10)
-        return self._session.client(service, region_name=self.region, config=settings)
+    def client(self, service: str) -> Any:
+        """Client of a service of AWS."""
+        return _client(service, self.region)
 
     @property
     def ec2(self) -> Any:
@@ -89,6 +86,14 @@ def _session() -> Any:
     except ImportError:
         raise CloudError("boto3 is not installed here; call ./scripts/cloud, which brings it") from None
     return Session()
+
+
+@cache
+def _client(service: str, region: str) -> Any:
+    from botocore.config import Config
+
+    settings = Config(retries={"mode": "standard"}, connect_timeout=10)
+    return _session().client(service, region_name=region, config=settings)
 
 
 @contextmanager
