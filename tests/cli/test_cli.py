@@ -16,6 +16,7 @@ from trainer.cli._terminal import show_table
 FLAGS = {
     "bench": "",
     "check": "--decode --json --quarantine",
+    "cloud": "",
     "compare": "--json --out --price --runs",
     "demo": "--port --runs --trust",
     "estimate": "--budget --data --disk-iops --disk-mb --images-per-second --instance --json --price --set "
@@ -79,6 +80,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "train",
         "extend",
         "summary",
+        "cloud",
         "evaluate",
         "sync",
         "report",

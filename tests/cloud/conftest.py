@@ -104,7 +104,7 @@ def cloud(aws: StandIn, capsys: pytest.CaptureFixture[str]) -> Cloud:
     """`trainer cloud` with these arguments: its exit code, and what it said."""
 
     def call(step: str, *arguments: str, recipe: str = "digits") -> tuple[int, str]:
-        code = main(["cloud", step, *([recipe] if step == "up" else []), *arguments])
+        code = main(["cloud", step, *([recipe] if recipe and step == "up" else []), *arguments])
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return code, said.out + said.err

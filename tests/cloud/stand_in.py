@@ -47,6 +47,7 @@ class StandIn:
         self.parameters = {GPU_IMAGE: GPU_AMI, CPU_IMAGE: CPU_AMI}
         self.console = ""
         self.refuses: dict[str, tuple[str, str]] = {}  # operation: code and message
+        self.blind = 0  # so often, it lists no machine: what AWS has made, it lists a moment later
         # None, or the changes after which a process is not killed; after another, it is, and does not hear of it.
         self.kills: list[str] | None = None
         self._killed = False
@@ -93,6 +94,9 @@ class StandIn:
             return _xml(start_response, operation, self._image(form["ImageId.1"]))
         if operation == "DescribeSpotPriceHistory":
             return _xml(start_response, operation, self._prices(form["InstanceType.1"], form))
+        if operation == "DescribeInstances" and self.blind:
+            self.blind -= 1
+            return _xml(start_response, operation, "<reservationSet/>")
         if operation == "GetConsoleOutput":
             text = base64.b64encode(self.console.encode()).decode()
             return _xml(start_response, operation, f"<instanceId>i-1</instanceId><output>{text}</output>")
@@ -103,7 +107,7 @@ class StandIn:
     def _json(
         self, operation: str, asked: dict[str, Any], environ: dict[str, Any], start_response: Respond
     ) -> Any:
-        if operation == "GetServiceQuota":
+        if operation in ("GetServiceQuota", "GetAWSDefaultServiceQuota"):
             code = asked["QuotaCode"]
             return _json(
                 start_response,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any
+
+import pytest
 
 from tests.cloud.conftest import ROOT, Cloud
 from tests.cloud.stand_in import StandIn
@@ -81,6 +84,17 @@ def test_each_missing_thing_is_named_with_what_to_do(
     assert "SSH key" not in cloud("check", "--ssm")[1]
 
 
+def test_a_quota_that_was_never_changed_is_that_of_new_accounts(cloud: Cloud, aws: StandIn) -> None:
+    aws.refuses["GetServiceQuota"] = (
+        "NoSuchResourceException",
+        "The request failed because the resource does not exist",
+    )
+    code, said = cloud("check")
+
+    assert code == 0
+    assert "ok       All G and VT Spot Instance Requests: 8 vCPUs" in said
+
+
 def test_a_quota_that_may_not_be_read_is_no_obstacle(cloud: Cloud, aws: StandIn) -> None:
     aws.refuses["GetServiceQuota"] = ("AccessDeniedException", "User is not authorized")
     code, said = cloud("check")
@@ -117,3 +131,13 @@ def test_it_runs_where_there_is_python_and_boto3_alone(aws: StandIn) -> None:
         2,
         "trainer: boto3 is not installed here; call ./scripts/cloud, which brings it\n",
     )
+
+
+@pytest.mark.slow
+def test_the_script_for_home_brings_all_it_needs(aws: StandIn) -> None:
+    if not (shutil.which("uv") or (ROOT / ".uv" / "bin" / "uv").exists()):
+        pytest.skip("there is no uv here; ./scripts/install brings it")
+    done = subprocess.run([ROOT / "scripts" / "cloud", "check"], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert "Deep Learning AMI" in done.stdout

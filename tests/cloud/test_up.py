@@ -15,6 +15,17 @@ from tests.cloud.conftest import ROOT, UP, Clients, Cloud, instances, kill_until
 from tests.cloud.stand_in import GPU_AMI, StandIn
 from trainer.cloud import _aws
 
+KILLED = [
+    "PutParameter",
+    "CreateRole",
+    "PutRolePolicy",
+    "CreateInstanceProfile",
+    "AddRoleToInstanceProfile",
+    "ImportKeyPair",
+    "CreateSecurityGroup",
+    "AuthorizeSecurityGroupIngress",
+    "RunInstances",
+]
 SECRET = ["--secret", "HF_TOKEN", "--runs-remote", "s3://mine/runs"]
 
 
@@ -136,17 +147,7 @@ def test_killed_after_each_change_and_given_again_and_again_it_makes_one_machine
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     killed = kill_until_done(aws, lambda: cloud(*UP, "--spot", *SECRET, "--yes")[0])
 
-    assert killed == [
-        "PutParameter",
-        "CreateRole",
-        "PutRolePolicy",
-        "CreateInstanceProfile",
-        "AddRoleToInstanceProfile",
-        "ImportKeyPair",
-        "CreateSecurityGroup",
-        "AuthorizeSecurityGroupIngress",
-        "RunInstances",
-    ]
+    assert killed == KILLED
     assert len(instances(ec2)) == 1
     (group,) = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["trainer-*"]}])[
         "SecurityGroups"
@@ -187,10 +188,20 @@ def test_a_process_that_is_killed_while_aws_starts_the_machine_leaves_one(
     assert aws.calls.count("RunInstances") <= 2
 
 
+def test_a_machine_that_aws_does_not_list_yet_is_not_made_twice(cloud: Cloud, aws: StandIn, ec2: Any) -> None:
+    aws.begin([change for change in KILLED if change != "RunInstances"])
+    assert cloud(*UP, "--yes")[0] == 2
+    aws.begin(None)
+    aws.blind = 1
+    assert cloud(*UP, "--yes")[0] == 0
+
+    assert len(instances(ec2)) == 1
+
+
 def test_given_again_it_lets_the_new_address_in_and_makes_nothing(
     cloud: Cloud, aws: StandIn, ec2: Any
 ) -> None:
-    cloud(*UP, "--ssh-from", "203.0.113.7/32", "--yes")
+    cloud(*UP, "--ssh-from", "203.0.113.7", "--yes")
     code, said = cloud(*UP)
 
     assert code == 0
@@ -313,6 +324,14 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
 
     assert (code, aws.changes) == (2, []), said
     assert says in said
+
+
+def test_a_misspelt_recipe_and_a_wrong_address_are_refused(cloud: Cloud, aws: StandIn) -> None:
+    code, said = cloud(*UP, "--yes", recipe="rn50-oncycle")
+    assert (code, aws.changes) == (2, [])
+    assert "there is no recipe rn50-oncycle; did you mean rn50-onecycle?" in said
+    with pytest.raises(SystemExit, match="2"):
+        cloud(*UP, "--ssh-from", "203.0.113.7/8")
 
 
 def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapshot: str, ec2: Any) -> None:

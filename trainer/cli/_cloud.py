@@ -10,6 +10,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +90,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     up.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of trainer train")
     up.add_argument("--max-hours", type=_positive(float), metavar="N", help="as of trainer train")
     up.add_argument("--max-dollars", type=_positive(float), metavar="USD", help="as of trainer train")
-    up.add_argument("--until-top1", type=_positive(float), metavar="TOP1", help="as of trainer train")
+    up.add_argument("--until-top1", type=_fraction, metavar="TOP1", help="as of trainer train")
     up.add_argument("--fit", action="store_true", help="as of trainer train")
     up.add_argument("--revision", metavar="COMMIT", help="commit, branch or tag (default: the one here)")
     up.add_argument("--keep", action="store_true", help="leave the machine on when the run has ended")
     _add_key(up)
     up.add_argument(
-        "--ssh-from", metavar="CIDR", help="who may come in by SSH (default: this computer's address)"
+        "--ssh-from",
+        type=_network,
+        metavar="CIDR",
+        help="who may come in by SSH (default: this computer's address)",
     )
     _add_machine(up)
 
@@ -108,7 +112,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     ui.add_argument("--port", type=_positive(int), default=5000, help="port of this computer (default: 5000)")
     ui.add_argument("--identity", metavar="FILE", help="private SSH key, if it is not ssh's default")
     ui.add_argument(
-        "--ssh-from", metavar="CIDR", help="who may come in by SSH (default: this computer's address)"
+        "--ssh-from",
+        type=_network,
+        metavar="CIDR",
+        help="who may come in by SSH (default: this computer's address)",
     )
     ui.add_argument("--print", action="store_true", help="only print the command")
 
@@ -158,6 +165,21 @@ def _positive(kind: type[float]) -> Callable[[str], Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number above 0")
 
     return parse
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no address or network such as 203.0.113.7/32"
+        ) from None
+
+
+def _fraction(text: str) -> Any:
+    if (value := _positive(float)(text)) < 1:
+        return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1, such as 0.75")
 
 
 def run(options: Namespace) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trainer.cloud._aws import Aws, code_of
+from trainer.cloud._aws import DENIED, Aws, code_of
 from trainer.cloud._launch import newest_image, subnets
-from trainer.cloud._prices import spot_prices
+from trainer.cloud._prices import CPU_INSTANCES, spot_prices
 from trainer.errors import CloudError
 from trainer.instances import INSTANCES, find_instance
 
@@ -15,12 +15,13 @@ from trainer.instances import INSTANCES, find_instance
 GPU_IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 CPU_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id"
 
-# Codes of docs.aws.amazon.com/general/latest/gr/ec2-service.html; a quota counts the vCPUs of what runs.
+# As `aws service-quotas list-service-quotas --service-code ec2` lists them; a quota counts the vCPUs of what runs.
 QUOTAS = {
     ("G and VT", True): ("L-3819A6DF", "All G and VT Spot Instance Requests"),
     ("G and VT", False): ("L-DB2E81BA", "Running On-Demand G and VT instances"),
     ("P", True): ("L-7212CCBC", "All P Spot Instance Requests"),
     ("P", False): ("L-417A185B", "Running On-Demand P instances"),
+    ("Standard", False): ("L-1216C47A", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"),
 }
 
 
@@ -35,27 +36,37 @@ class Finding(NamedTuple):
 
 
 def quota(aws: Aws, kind: str, *, spot: bool) -> float:
-    """vCPUs that this account may run at once of G and VT or P instances."""
-    answer = aws.client("service-quotas").get_service_quota(
-        ServiceCode="ec2", QuotaCode=QUOTAS[kind, spot][0]
-    )
+    """vCPUs that this account may run at once of instances of a kind: "G and VT", "P" or "Standard"."""
+    client, asked = aws.client("service-quotas"), {"ServiceCode": "ec2", "QuotaCode": QUOTAS[kind, spot][0]}
+    try:
+        answer = client.get_service_quota(**asked)
+    except client.exceptions.NoSuchResourceException:  # never changed for this account
+        answer = client.get_aws_default_service_quota(**asked)
     return float(answer["Quota"]["Value"])
 
 
 def require_quota(aws: Aws, instance: str, *, spot: bool) -> None:
     """Raises: CloudError if `instance` is more than this account may run; no right to ask is no reason."""
-    machine = find_instance(instance)
+    kind, vcpus = _need(instance)
     try:
-        allowed = quota(aws, machine.quota, spot=spot)
+        allowed = quota(aws, kind, spot=spot)
     except Exception as error:
-        if code_of(error) in ("AccessDenied", "AccessDeniedException"):
+        if code_of(error) in DENIED:
             return
         raise
-    if allowed < machine.vcpus:
+    if allowed < vcpus:
         raise CloudError(
-            f"{instance} needs {machine.vcpus} vCPUs of the quota “{QUOTAS[machine.quota, spot][1]}” in "
-            f"{aws.region}, which is {allowed:.0f}; {_ask_for(aws, machine.quota, machine.vcpus, spot=spot)}"
+            f"{instance} needs {vcpus} vCPUs of the quota “{QUOTAS[kind, spot][1]}” in {aws.region}, which is "
+            f"{allowed:.0f}; {_ask_for(aws, kind, vcpus, spot=spot)}"
         )
+
+
+def _need(instance: str) -> tuple[str, int]:
+    """The kind of quota that counts a type, and its vCPUs."""
+    if instance in CPU_INSTANCES:
+        return "Standard", CPU_INSTANCES[instance][0]
+    machine = find_instance(instance)
+    return machine.quota, machine.vcpus
 
 
 def look_at(aws: Aws, instance: str, key: str | None, keys: list[str], *, ssm: bool) -> Iterator[Finding]:
@@ -69,11 +80,11 @@ def look_at(aws: Aws, instance: str, key: str | None, keys: list[str], *, ssm: b
 
     Raises: CloudError without credentials or region; ConfigError for a type that is not known.
     """
-    machine = find_instance(instance)
+    kind, vcpus = _need(instance)
     yield Finding("credentials", True, aws.who())
     yield Finding("region", True, aws.region)
-    for kind, spot in QUOTAS:
-        yield _quota(aws, kind, spot, machine.vcpus, needed=kind == machine.quota)
+    for one, spot in QUOTAS:
+        yield _quota(aws, one, spot, vcpus, needed=one == kind)
     yield _price(aws, instance)
     yield _image(aws)
     yield _network(aws)
@@ -86,17 +97,22 @@ def _quota(aws: Aws, kind: str, spot: bool, vcpus: int, *, needed: bool) -> Find
     try:
         allowed = quota(aws, kind, spot=spot)
     except Exception as error:
-        if code_of(error) not in ("AccessDenied", "AccessDeniedException"):
+        if code_of(error) not in DENIED:
             raise
         return Finding(
             name, False, "may not be read", "allow servicequotas:GetServiceQuota to see it", needed=False
         )
-    types = [one for one, known in INSTANCES.items() if known.quota == kind and known.vcpus <= allowed]
+    types = [known for known in (*INSTANCES, *CPU_INSTANCES) if _fits(known, kind, allowed)]
     found = f"{allowed:.0f} vCPUs" + (f": {', '.join(types)}" if types else ": none of the known types")
     if allowed >= vcpus or not needed:
         return Finding(name, bool(types), found, f"quota {code}", needed=False)
     # One of spot and on demand is enough; that one is told too.
     return Finding(name, False, found, _ask_for(aws, kind, vcpus, spot=spot), needed=spot)
+
+
+def _fits(instance: str, kind: str, vcpus: float) -> bool:
+    its_kind, need = _need(instance)
+    return its_kind == kind and need <= vcpus
 
 
 def _ask_for(aws: Aws, kind: str, vcpus: int, *, spot: bool) -> str:

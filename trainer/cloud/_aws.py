@@ -68,9 +68,9 @@ class Aws:
         """Client of EC2."""
         return self.client("ec2")
 
-    def pages(self, operation: str, key: str, **arguments: Any) -> list[Any]:
-        """All of what an operation of EC2 lists under `key`."""
-        pages = self.ec2.get_paginator(operation).paginate(**arguments)
+    def pages(self, operation: str, key: str, *, service: str = "ec2", **arguments: Any) -> list[Any]:
+        """All of what an operation lists under `key`."""
+        pages = self.client(service).get_paginator(operation).paginate(**arguments)
         return [item for page in pages for item in page[key]]
 
     def who(self) -> str:

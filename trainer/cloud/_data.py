@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.cloud._account import CPU_IMAGE
+from trainer.cloud._account import CPU_IMAGE, require_quota
 from trainer.cloud._aws import Aws, by_tag, run_name, tags, wait_until
 from trainer.cloud._down import remove, things
 from trainer.cloud._launch import (
@@ -121,6 +121,7 @@ def _machine(aws: Aws, asked: Data) -> Machine:
     rights: list[Statement] = [may_read_secrets(aws, asked.name)] if asked.secrets else []
     for one in asked.source:
         rights += may_use_s3(one, write=False) if one.startswith("s3://") else []
+    require_quota(aws, asked.instance, spot=False)
     newest = newest_image(aws, CPU_IMAGE)
     return Machine(
         run=asked.name,

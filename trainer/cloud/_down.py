@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from trainer.cloud._aws import PROJECT, Aws, by_tag, code_of, tag, wait_until
+from trainer.cloud._aws import DENIED, PROJECT, Aws, by_tag, code_of, tag, wait_until
 from trainer.cloud._launch import ALIVE
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import S3_GB, snapshot_cost, volume_cost
@@ -108,22 +108,28 @@ def _elsewhere(aws: Aws, run: str | None) -> Iterator[Thing]:
     names = [
         {"Key": "Name", "Option": "BeginsWith", "Values": [f"/{PROJECT}/{run}/" if run else f"/{PROJECT}/"]}
     ]
-    for page in aws.client("ssm").get_paginator("describe_parameters").paginate(ParameterFilters=names):
-        for one in page["Parameters"]:
-            yield Thing("parameter", one["Name"], one["Name"].split("/")[2])
-    start = f"{PROJECT}-{aws.region}-"
-    iam = aws.client("iam")
-    owned = {  # either may be there without the other, if their making was cut off
-        *(one["RoleName"] for one in iam.list_roles(PathPrefix=f"/{PROJECT}/")["Roles"]),
-        *(
-            one["InstanceProfileName"]
-            for one in iam.list_instance_profiles(PathPrefix=f"/{PROJECT}/")["InstanceProfiles"]
-        ),
-    }
-    for name in sorted(owned):
+    for one in _if_allowed(aws, "ssm", "describe_parameters", "Parameters", ParameterFilters=names):
+        yield Thing("parameter", one["Name"], one["Name"].split("/")[2])
+    start, path = f"{PROJECT}-{aws.region}-", f"/{PROJECT}/"
+    roles = _if_allowed(aws, "iam", "list_roles", "Roles", PathPrefix=path)
+    profiles = _if_allowed(aws, "iam", "list_instance_profiles", "InstanceProfiles", PathPrefix=path)
+    # Either may be there without the other, if their making was cut off.
+    for name in sorted(
+        {*(one["RoleName"] for one in roles), *(one["InstanceProfileName"] for one in profiles)}
+    ):
         owner = name.removeprefix(start)
         if name.startswith(start) and run in (None, owner):
             yield Thing("role", name, owner)
+
+
+def _if_allowed(aws: Aws, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
+    """What is listed; nothing for who may not look, and so could not have made it: machines must go all the same."""
+    try:
+        return aws.pages(operation, key, service=service, **arguments)
+    except Exception as error:
+        if code_of(error) not in DENIED:
+            raise
+        return []
 
 
 def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:

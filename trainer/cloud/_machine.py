@@ -116,23 +116,25 @@ def look(aws: Aws, facts: dict[str, Any]) -> Found:
     """Ask for the rest that is known of an instance."""
     interrupted = ""
     if request := facts.get("SpotInstanceRequestId"):
-        asked = aws.ec2.describe_spot_instance_requests(SpotInstanceRequestIds=[request])[
-            "SpotInstanceRequests"
-        ]
+        filters = [{"Name": "spot-instance-request-id", "Values": [request]}]
+        asked = aws.pages("describe_spot_instance_requests", "SpotInstanceRequests", Filters=filters)
         interrupted = next(
             (INTERRUPTED.get(one["Status"]["Code"], "") for one in asked if "Status" in one), ""
         )
-    return Found(facts, Said.parse(console(aws, facts["InstanceId"])), interrupted)
+    return Found(facts, Said.parse(console(aws, facts)), interrupted)
 
 
-def console(aws: Aws, instance_id: str) -> str:
-    """What the instance wrote to its console; AWS keeps it for an hour after it has ended."""
-    try:
-        return str(aws.ec2.get_console_output(InstanceId=instance_id, Latest=True).get("Output") or "")
-    except Exception as error:
-        if code_of(error) != "UnsupportedOperation":  # only Nitro instances have the latest
-            raise
-        return str(aws.ec2.get_console_output(InstanceId=instance_id).get("Output") or "")
+def console(aws: Aws, facts: dict[str, Any]) -> str:
+    """What the instance wrote to its console; AWS keeps it for an hour or more after it has ended."""
+    name = facts["InstanceId"]
+    # The latest is to be had of running ones alone, if they are of Nitro; at the end AWS keeps the whole by itself.
+    for latest in ({"Latest": True}, {}) if facts["State"]["Name"] == "running" else ({},):
+        try:
+            return str(aws.ec2.get_console_output(InstanceId=name, **latest).get("Output") or "")
+        except Exception as error:
+            if code_of(error) not in ("UnsupportedOperation", "IncorrectInstanceState"):
+                raise
+    return ""
 
 
 def usd_per_hour(aws: Aws, found: Found) -> float | None:

@@ -30,7 +30,9 @@ from trainer.cloud._prices import machine_cost, on_demand, volume_cost
 from trainer.cloud._rights import SESSION_MANAGER, keep_secrets, may_read_secrets, may_use_s3, parameter_name
 from trainer.cloud._user_data import render_train
 from trainer.errors import CloudError
+from trainer.hints import nearest
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 LEAST_ROOT = 150  # GB: NVIDIA's image, ours, what they are built of, MLflow's store and the checkpoints
 
 
@@ -115,6 +117,10 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
 
 
 def _check(asked: Up) -> None:
+    known = [path.stem for path in RECIPES.glob("*.yaml")]
+    if asked.recipe not in known:
+        hint = nearest(asked.recipe, known) or f"; known are {', '.join(sorted(known))}"
+        raise CloudError(f"there is no recipe {asked.recipe}{hint}")
     if asked.root_gb < LEAST_ROOT:
         raise CloudError(f"--root-gb {asked.root_gb} is too small; the images alone need {LEAST_ROOT}")
     if asked.max_price is not None and not asked.spot:
