@@ -84,7 +84,7 @@ class StandIn:
         if self.kills is not None and not operation.startswith(ASKING) and operation not in self.kills:
             self._killed = True
             self.kills.append(operation)
-            b"".join(self._moto(environ, lambda *_: None))
+            b"".join(self._pass_on(form, environ, lambda *_: None))
             return _refuse(start_response, target, "AuthFailure", "the process was killed after this")
         if operation == "/address":
             return _text(start_response, "198.51.100.4\n")
@@ -100,7 +100,10 @@ class StandIn:
         if operation == "GetConsoleOutput":
             text = base64.b64encode(self.console.encode()).decode()
             return _xml(start_response, operation, f"<instanceId>i-1</instanceId><output>{text}</output>")
-        if operation == "RunInstances":
+        return self._pass_on(form, environ, start_response)
+
+    def _pass_on(self, form: dict[str, str], environ: dict[str, Any], start_response: Respond) -> Any:
+        if form.get("Action") == "RunInstances":
             return self._once(form["ClientToken"], environ, start_response)
         return self._moto(environ, start_response)
 
