@@ -50,16 +50,17 @@ def stand_in() -> Iterator[tuple[StandIn, str]]:
 
 @pytest.fixture
 def aws(stand_in: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """An empty account, which the environment leads to; its home has a public SSH key."""
+    """An account with a bucket alone, which the environment leads to; its home has a public SSH key."""
     from moto.backends import get_backend
     from moto.ec2.models.amis import Ami
 
     front, address = stand_in
     monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # they take longest to empty
-    for service in ("ec2", "iam", "ssm"):
+    for service in ("ec2", "iam", "ssm", "s3"):
         for account in get_backend(service).values():
             for backend in account.values():
                 backend.reset()
+    get_backend("s3")["123456789012"]["aws"].create_bucket("mine", "us-east-1")
     backend = get_backend("ec2")["123456789012"]["us-east-1"]
     for image in (GPU_AMI, CPU_AMI):
         backend.amis[image] = Ami(backend, image, name=image, root_device_name="/dev/sda1")

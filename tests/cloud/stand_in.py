@@ -20,7 +20,7 @@ from trainer.cloud._account import CPU_IMAGE, GPU_IMAGE
 Respond = Callable[[str, list[tuple[str, str]]], Any]
 GPU_AMI, CPU_AMI = "ami-0123456789abcdef0", "ami-0fedcba9876543210"
 ROOT_GB = {GPU_AMI: 75, CPU_AMI: 8}
-ASKING = ("Describe", "Get", "List", "/address")
+ASKING = ("Describe", "Get", "List", "HEAD ", "GET ")
 
 
 class StandIn:
@@ -73,7 +73,11 @@ class StandIn:
         environ["wsgi.input"] = io.BytesIO(body)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         form = {} if target else {key: values[0] for key, values in parse_qs(body.decode()).items()}
-        operation = target.partition(".")[2] or form.get("Action", environ["PATH_INFO"])
+        operation = (
+            target.partition(".")[2]
+            or form.get("Action")
+            or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        )
         with self.lock:
             self.calls.append(operation)
             self.asked.append(form)
@@ -86,7 +90,7 @@ class StandIn:
             self.kills.append(operation)
             b"".join(self._pass_on(form, environ, lambda *_: None))
             return _refuse(start_response, target, "AuthFailure", "the process was killed after this")
-        if operation == "/address":
+        if operation == "GET /address":
             return _text(start_response, "198.51.100.4\n")
         if target.startswith("ServiceQuotas") or operation == "GetParameter":
             return self._json(operation, json.loads(body), environ, start_response)

@@ -11,7 +11,7 @@ import pytest
 from tests.cloud.conftest import ROOT, Cloud, instances
 from tests.cloud.stand_in import StandIn
 
-PAGE = (ROOT / "docs" / "aws.md").read_text()
+PAGE = (ROOT / "docs" / "aws.md").read_text().replace("BUCKET", "mine")
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^    \./scripts/cloud .*$", PAGE, re.MULTILINE)]
 # The checkout of a test may have no origin, and nobody is here to agree.
 CLONE = ["--repository", "https://example.org/me/trainer"]

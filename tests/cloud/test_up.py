@@ -312,6 +312,10 @@ def test_with_the_session_manager_no_port_is_open_and_no_key_is_there(
             "--secret NOT_THERE is the name of a variable of this shell, which is not set",
         ),
         (["--runs-remote", "mine/runs"], "mine/runs is no address as s3://BUCKET/PREFIX"),
+        (
+            ["--runs-remote", "s3://nowhere/runs"],
+            "there is no bucket nowhere; make it: aws s3 mb s3://nowhere",
+        ),
         (["--repository", "https://me:pw@example.org/x"], "holds a password"),
         (["--data-snapshot", "snap-0123456789abcdef0"], "AWS refuses DescribeSnapshots"),
     ],

@@ -23,7 +23,7 @@ from trainer.cloud._launch import (
 from trainer.cloud._machine import Found, look
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
-from trainer.cloud._rights import keep_secrets, may_read_secrets, may_use_s3, parameter_name
+from trainer.cloud._rights import keep_secrets, may_read_secrets, may_use_s3, parameter_name, require_bucket
 from trainer.cloud._user_data import render_data
 from trainer.errors import CloudError
 
@@ -120,7 +120,9 @@ def _machine(aws: Aws, asked: Data) -> Machine:
         )
     rights: list[Statement] = [may_read_secrets(aws, asked.name)] if asked.secrets else []
     for one in asked.source:
-        rights += may_use_s3(one, write=False) if one.startswith("s3://") else []
+        if one.startswith("s3://"):
+            rights += may_use_s3(one, write=False)
+            require_bucket(aws, one)
     require_quota(aws, asked.instance, spot=False)
     newest = newest_image(aws, CPU_IMAGE)
     return Machine(

@@ -24,5 +24,12 @@ class Plan:
         """All that is told."""
         return [
             *self.told,
-            *(["it costs, while it is there:", *cost_lines(self.costs)] if self.costs else []),
+            *(
+                [
+                    "it costs, while it is there (disks, and machines on demand, at the prices of us-east-1):",
+                    *cost_lines(self.costs),
+                ]
+                if self.costs
+                else []
+            ),
         ]

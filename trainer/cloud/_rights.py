@@ -60,6 +60,18 @@ def may_use_s3(url: str, *, write: bool) -> list[Statement]:
     ]
 
 
+def require_bucket(aws: Aws, url: str) -> None:
+    """Raises: CloudError if there is no such bucket; one that may not be looked at is left to the machine."""
+    bucket = urlsplit(url).netloc
+    try:
+        aws.client("s3").head_bucket(Bucket=bucket)
+    except Exception as error:
+        if code_of(error) in ("404", "NoSuchBucket"):
+            raise CloudError(f"there is no bucket {bucket}; make it: aws s3 mb s3://{bucket}") from error
+        if code_of(error) != "403":
+            raise
+
+
 # docs.aws.amazon.com/systems-manager/latest/userguide/getting-started-add-permissions-to-existing-profile.html
 SESSION_MANAGER: Statement = {
     "Effect": "Allow",

@@ -27,7 +27,14 @@ from trainer.cloud._launch import (
 from trainer.cloud._machine import Found, look
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import machine_cost, on_demand, volume_cost
-from trainer.cloud._rights import SESSION_MANAGER, keep_secrets, may_read_secrets, may_use_s3, parameter_name
+from trainer.cloud._rights import (
+    SESSION_MANAGER,
+    keep_secrets,
+    may_read_secrets,
+    may_use_s3,
+    parameter_name,
+    require_bucket,
+)
 from trainer.cloud._user_data import render_train
 from trainer.errors import CloudError
 from trainer.hints import nearest
@@ -135,6 +142,7 @@ def _machine(
         rights.append(may_read_secrets(aws, asked.run))
     if asked.runs_remote:
         rights += may_use_s3(asked.runs_remote, write=True)
+        require_bucket(aws, asked.runs_remote)
     if asked.ssm:
         rights.append(SESSION_MANAGER)
     remote = {"RUNS_REMOTE": asked.runs_remote} if asked.runs_remote else {}
