@@ -93,7 +93,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         "--security-opt=seccomp=unconfined",
     ]
     loops = ["--device=/dev/loop-control", "--device-cgroup-rule=b 7:* rwm"]
-    settings = ["-e=PATH=/standins:/usr/sbin:/usr/bin:/sbin:/bin"]
+    settings = ["-e=PATH=/standins:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"]
     settings += ["-e=AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1338"]
     settings += [
         "-e=UV_LINK_MODE=symlink",
@@ -235,7 +235,14 @@ def test_a_machine_that_is_killed_anywhere_goes_on_at_its_next_start(machine: Ma
 @pytest.mark.parametrize(
     ("code", "last", "notice", "keep", "said", "off"),
     [
-        (2, "\x1b[2Kthere is no recipe rn", False, False, "state=failed|reason=exit 2: there is no recipe rn", True),
+        (
+            2,
+            "\x1b[2Kthere is no recipe rn",
+            False,
+            False,
+            "state=failed|reason=exit 2: there is no recipe rn",
+            True,
+        ),
         (75, "stopped", False, False, "state=stopped|reason=all is saved", True),
         (75, "stopped", True, False, "state=training|", False),  # AWS stops it, and starts it again
         (0, "\x1b[1mdone\x1b[0m", False, True, "state=finished|", False),
@@ -353,3 +360,13 @@ def test_a_volume_that_is_not_empty_stays_as_it_is(installed: Machine, left: str
     assert "state=failed " in installed.console[-1]
     assert "is not empty, and not ours" in installed.console[-1]
     assert installed(look) == before
+
+
+def test_kaggles_own_program_is_asked_for_the_archive(installed: Machine) -> None:
+    installed("power disks; ln -s /root/trainer /opt/trainer")
+    installed.boots_first(prepares(source="kaggle"))
+    said = installed("mkdir -p /var/lib/trainer-machine; trainer-machine prepare", check=False)
+
+    # It is not reached from here, or does not know nobody.
+    assert "api.kaggle.com" in said
+    assert not {"usage:", "Traceback"} & set(said.split())

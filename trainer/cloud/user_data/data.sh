@@ -60,8 +60,9 @@ fill() { # fill DIR: each of these goes on where it was
     mkdir -p "$downloads"
     case ${words[*]} in
         kaggle)
-            PATH=$CHECKOUT/.uv/bin:$PATH uv tool run --quiet kaggle competitions download --quiet --path "$downloads" \
-                -c imagenet-object-localization-challenge
+            # six: kaggle 2.2.5 imports it and does not ask for it
+            PATH=$CHECKOUT/.uv/bin:$PATH uv tool run --quiet --with six kaggle competitions download --quiet \
+                --path "$downloads" imagenet-object-localization-challenge
             words=(kaggle "$downloads/imagenet-object-localization-challenge.zip")
             ;;
         *magnet:* | *.torrent) words+=(--downloads "$downloads") ;;
