@@ -119,6 +119,12 @@ def instances(ec2: Any) -> list[dict[str, Any]]:
     return [one for group in found for one in group["Instances"] if one["State"]["Name"] != "terminated"]
 
 
+def forget() -> None:
+    """As a new process, which reads the settings of AWS anew."""
+    _aws._session.cache_clear()
+    _aws._client.cache_clear()
+
+
 def kill_until_done(aws: StandIn, call: Callable[[], int]) -> list[str]:
     """Give a command again and again, killed each time after a change that it did not come to before; these changes."""
     changes: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cloud.conftest import Clients, Cloud, instances, kill_until_done
+from tests.cloud.conftest import Clients, Cloud, forget, instances, kill_until_done
 from tests.cloud.stand_in import CPU_AMI, StandIn
 from trainer.cloud import _data
 
@@ -91,9 +91,49 @@ def test_a_machine_that_failed_says_why_and_goes_on_when_it_is_asked_again(
     code, said = cloud(*DATA)
 
     assert code == 2
-    assert "small was not prepared: the disk is full; give more[2J; the same command tries again" in said
+    assert "small was not prepared: the disk is full; give more[2J; the same command goes on where it was" in said
     assert aws.calls.count("StartInstances") == 1
     assert snapshots(ec2) == []
+
+
+def test_a_console_that_is_behind_the_stop_and_a_network_that_is_away_cost_no_data_set(
+    cloud: Cloud, aws: StandIn, ec2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    forget()
+    looks = 0
+
+    def go_on(operation: str, form: dict[str, str]) -> None:
+        nonlocal looks
+        looks += operation == "GetConsoleOutput"
+        if operation == "GetConsoleOutput" and looks == 1:
+            aws.console = "trainer: state=preparing starts=1 hours=0.01\n"
+        if operation == "GetConsoleOutput" and looks == 2:
+            aws.cut_off = 3
+        if operation == "GetConsoleOutput" and looks == 4:
+            end(aws, ec2, aws.console)
+        if looks == 9:
+            aws.console = READY
+
+    aws.hook = go_on
+    code, said = cloud(*DATA)
+    forget()
+
+    assert code == 0, said
+    assert "AWS cannot be reached now; the machine goes on, and this tries again" in said
+    assert looks >= 9
+    assert len(snapshots(ec2)) == 1
+
+
+def test_a_machine_whose_console_never_says_how_it_ended_is_not_called_prepared(
+    cloud: Cloud, aws: StandIn, ec2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_data, "LAG", 0)
+    aws.hook = lambda operation, form: end(aws, ec2, "") if operation == "GetConsoleOutput" else None
+    code, said = cloud(*DATA)
+
+    assert code == 2
+    assert "its machine has stopped, and its console does not say why" in said
 
 
 def test_secrets_of_the_source_are_asked_for_and_kept_by_ssm(

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.cloud.conftest import ROOT, UP, Clients, Cloud, instances, kill_until_done
+from tests.cloud.conftest import ROOT, UP, Clients, Cloud, forget, instances, kill_until_done
 from tests.cloud.stand_in import GPU_AMI, StandIn
-from trainer.cloud import _aws
 
 KILLED = [
     "PutParameter",
@@ -408,12 +407,6 @@ def test_what_aws_refuses_is_one_sentence(
     assert exit_code == 2
     assert says in said.splitlines()[-1]
     assert "3xK" not in said
-
-
-def forget() -> None:
-    """As a new process, which reads the settings of AWS anew."""
-    _aws._session.cache_clear()
-    _aws._client.cache_clear()
 
 
 def test_no_credentials_and_no_network_are_one_sentence(

@@ -341,7 +341,7 @@ def test_a_machine_fills_an_empty_volume_checks_it_and_ends(installed: Machine) 
 
     assert "state=ready " in installed.console[-1]
     assert installed.console[-1].endswith(" images=1797")
-    assert installed.calls[-1].startswith("shutdown -h now ")
+    assert installed.calls[-1].startswith("shutdown -h +2 ")
     volume = "mount $(awk '$2 == \"vol0bbb\" { print $1 }' /standins/disks) /media"
     assert "0 bad" in installed(f"{volume}; /root/trainer/.venv/bin/trainer check /media/data; umount /media")
     assert "trainer-data" in installed("blkid $(awk '$2 == \"vol0bbb\" { print $1 }' /standins/disks)")

@@ -170,15 +170,23 @@ def by_tag(run: str | None) -> list[dict[str, Any]]:
     return ours if run is None else [*ours, {"Name": "tag:Run", "Values": [run]}]
 
 
-def wait_until(ready: Callable[[], bool], what: str, *, seconds: float = 600) -> None:
-    """Look every few seconds whether `ready`. Raises: CloudError after `seconds`."""
+def is_network(error: Exception) -> bool:
+    """Whether AWS was not reached, which may pass by itself."""
+    from botocore.exceptions import ConnectionError as NotReached
+    from botocore.exceptions import HTTPClientError
+
+    return isinstance(error, (NotReached, HTTPClientError))
+
+
+def wait_until(ready: Callable[[], bool], what: str, *, seconds: float = 600, polls: int = 1) -> None:
+    """Look every `polls` times POLL whether `ready`. Raises: CloudError after `seconds`."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
             raise CloudError(
                 f"{what} takes longer than {seconds / 60:.0f} minutes; the same command looks again"
             )
-        time.sleep(POLL)
+        time.sleep(polls * POLL)
 
 
 def hours_between(since: datetime, until: datetime) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.cloud._account import CPU_IMAGE, require_quota
-from trainer.cloud._aws import Aws, by_tag, run_name, tags, wait_until
+from trainer.cloud._aws import Aws, by_tag, is_network, run_name, tags, wait_until
 from trainer.cloud._down import remove, things
 from trainer.cloud._launch import (
     DATA_DEVICE,
@@ -20,7 +21,7 @@ from trainer.cloud._launch import (
     newest_image,
     places,
 )
-from trainer.cloud._machine import Found, look
+from trainer.cloud._machine import Found, Said, look
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
 from trainer.cloud._rights import keep_secrets, may_read_secrets, may_use_s3, parameter_name, require_bucket
@@ -30,6 +31,8 @@ from trainer.errors import CloudError
 # What each source asks for; docs/data.md says where it is to be had.
 NEEDED = {"huggingface": ("HF_TOKEN",), "kaggle": ("KAGGLE_USERNAME", "KAGGLE_KEY")}
 HOURS = 48  # after so long, nobody waits here any more
+LAG = 600  # seconds by which a console may be behind the stop of its machine
+ENDS = ("ready", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,25 +158,43 @@ def _follow(aws: Aws, asked: Data, say: Say) -> None:
         )
         return
     say("waiting; interrupted, the machine goes on, and the same command waits again")
-    last = ""
+    last, said, found = "", Said(), None
 
-    def ended() -> bool:
-        nonlocal last
-        there = find_machine(aws, run)
-        if there is None:
-            raise CloudError(f"the machine of {run} is gone; the same command makes another")
-        found = look(aws, there)
-        line = f"{found.state}: {found.said.state} {found.said.words}".strip()
+    def stopped() -> bool:
+        nonlocal last, said, found
+        try:
+            if (there := find_machine(aws, run)) is None:
+                raise CloudError(f"the machine of {run} is gone; the same command makes another")
+            found = look(aws, there)
+        except Exception as error:
+            if not is_network(error):
+                raise
+            line = "AWS cannot be reached now; the machine goes on, and this tries again"
+        else:
+            # What AWS has kept of a console may be older than what was read while the machine ran.
+            if (found.said.number("starts") or 0) >= (said.number("starts") or 0):
+                said = found.said
+            line = f"{found.state}: {said.state} {said.words}".strip()
         if line != last:
             say(last := line)
-        return found.state == "stopped"
+        return found is not None and found.state == "stopped"
 
-    wait_until(ended, f"preparing {run}", seconds=HOURS * 3600)
-    found = look(aws, find_machine(aws, run) or {})
-    if found.said.state != "ready":
+    def ended() -> bool:
+        return stopped() and said.state in ENDS
+
+    wait_until(stopped, f"preparing {run}", seconds=HOURS * 3600, polls=6)
+    with suppress(CloudError):
+        wait_until(ended, f"the console of {run}", seconds=LAG, polls=6)
+    assert found is not None
+    if said.state != "ready":
+        why = (
+            said.words
+            if said.state == "failed"
+            else "its machine has stopped, and its console does not say why"
+        )
         raise CloudError(
-            f"{run} was not prepared: {found.said.words or 'the machine stopped without a word'}; the same command "
-            f"tries again, trainer cloud down {run} takes all of it down"
+            f"{run} was not prepared: {why}; the same command goes on where it was, trainer cloud down {run} takes "
+            "all of it down"
         )
     plan = _keep(aws, run, found, None)
     assert plan.make is not None

@@ -127,10 +127,11 @@ def look(aws: Aws, facts: dict[str, Any]) -> Found:
 def console(aws: Aws, facts: dict[str, Any]) -> str:
     """What the instance wrote to its console; AWS keeps it for an hour or more after it has ended."""
     name = facts["InstanceId"]
-    # The latest is to be had of running ones alone, if they are of Nitro; at the end AWS keeps the whole by itself.
-    for latest in ({"Latest": True}, {}) if facts["State"]["Name"] == "running" else ({},):
+    # AWS hands out the latest of Nitro's at any time; what it keeps by itself is some minutes behind a stop.
+    for latest in ({"Latest": True}, {}):
         try:
-            return str(aws.ec2.get_console_output(InstanceId=name, **latest).get("Output") or "")
+            if text := str(aws.ec2.get_console_output(InstanceId=name, **latest).get("Output") or ""):
+                return text
         except Exception as error:
             if code_of(error) not in ("UnsupportedOperation", "IncorrectInstanceState"):
                 raise

@@ -10,7 +10,7 @@ run() {
     else
         report failed "$(why)"
     fi
-    power_off now
+    power_off +2 # so long, its last line can still be read from a console that runs
 }
 
 prepare() {
