@@ -232,6 +232,23 @@ def test_a_machine_that_is_killed_anywhere_goes_on_at_its_next_start(machine: Ma
         assert machine.calls[-1] == ENDED
 
 
+def test_what_it_is_told_anew_while_it_is_stopped_counts_from_its_next_start_which_needs_no_network(
+    machine: Machine,
+) -> None:
+    prepare_a_volume(machine)
+    commit = machine("git -C /repository rev-parse small").strip()
+    machine.boots_first(trains(revision=commit))
+    machine("power on")
+    assert any(call.startswith("docker compose build") for call in machine.calls)
+
+    told = trains(revision=commit, repository="file:///nowhere", arguments=["--max-dollars", "25"])
+    machine(f"cat >/user-data <<'END OF USER DATA'\n{told}\nEND OF USER DATA\npower cut; power on")
+
+    assert "TRAINER_ARGS='--max-dollars 25'" in machine("cat /opt/trainer/.env").splitlines()
+    assert not any(call.startswith("docker compose build") for call in machine.calls)
+    assert machine.console[-1].startswith("trainer: state=finished starts=1 ")
+
+
 @pytest.mark.parametrize(
     ("code", "last", "notice", "keep", "said", "off"),
     [
@@ -244,6 +261,15 @@ def test_a_machine_that_is_killed_anywhere_goes_on_at_its_next_start(machine: Ma
             True,
         ),
         (75, "stopped", False, False, "state=stopped|reason=all is saved", True),
+        # Docker started it again, and the budget that is spent refused that.
+        (
+            2,
+            "the run in /runs/a has taken 2 h already, which is all that --max-hours 2 allows; give more to go on",
+            False,
+            False,
+            "state=stopped|reason=all is saved",
+            True,
+        ),
         (75, "stopped", True, False, "state=training|", False),  # AWS stops it, and starts it again
         (0, "\x1b[1mdone\x1b[0m", False, True, "state=finished|", False),
     ],

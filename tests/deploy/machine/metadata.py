@@ -1,4 +1,4 @@
-"""EC2's metadata service by its documented protocol: a token by PUT, and a spot notice where /standins/notice is."""
+"""EC2's metadata service by its protocol: a token by PUT, user data, a spot notice where /standins/notice is."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Metadata(BaseHTTPRequestHandler):
             self._answer(401, "")
         elif self.path == "/latest/meta-data/spot/instance-action" and Path("/standins/notice").exists():
             self._answer(200, '{"action": "stop", "time": "2026-11-26T12:00:00Z"}')
+        elif self.path == "/latest/user-data" and Path("/user-data").exists():
+            self._answer(200, Path("/user-data").read_text())
         else:
             self._answer(404, "")
 

@@ -19,10 +19,10 @@ fail() { # what no second try will mend
     exit 2
 }
 
-metadata() { # metadata PATH: what EC2 says about this instance; fails where it says nothing
+metadata() { # metadata PATH: what EC2 knows of this instance; fails where it says nothing
     local token
     token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$METADATA/latest/api/token") &&
-        curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$METADATA/latest/meta-data/$1"
+        curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$METADATA/latest/$1"
 }
 
 aws_cli() { # AWS's own images have the command; elsewhere uv brings it
@@ -82,7 +82,9 @@ checkout() { # checkout REVISION: the repository as it is there; without REVISIO
     cd "$CHECKOUT"
     rm -f .git/*.lock # of a git that was killed
     git remote add origin "$REPOSITORY" 2>/dev/null || git remote set-url origin "$REPOSITORY"
-    if git fetch --quiet --depth 1 origin "${1:-HEAD}"; then
+    if [ "${#1}" = 40 ] && git cat-file -e "$1^{commit}" 2>/dev/null; then # the next boot needs no network
+        git checkout --quiet --force --detach "$1"
+    elif git fetch --quiet --depth 1 origin "${1:-HEAD}"; then
         git checkout --quiet --force --detach FETCH_HEAD
     else # not every server hands out any commit
         git fetch --quiet --tags origin
@@ -91,8 +93,10 @@ checkout() { # checkout REVISION: the repository as it is there; without REVISIO
 }
 
 attempt() { # attempt STEP: as a process of its own, so that `set -e` holds; again after what may pass by itself
-    local pause code
-    for pause in 15 60 120 0; do
+    local pause code pauses=(15 60 120)
+    # What has begun once is not given up so soon: a spot machine that stops itself is never started again by AWS.
+    [ "$(find "$STATE/starts" -type f | wc -l)" -lt 2 ] || pauses+=(300 600 900 900)
+    for pause in "${pauses[@]}" 0; do
         code=0
         "$PROGRAM" "$1" 2>&1 | tee "$STATE/log" || code=$?
         [ "$code" != 0 ] || return 0
@@ -131,11 +135,19 @@ UNIT
     systemctl enable --now --no-block trainer-machine.service
 }
 
+renew() { # while the machine was stopped, `trainer cloud up` may have changed what it is told
+    local told=$STATE/user-data
+    metadata user-data >"$told" && grep -qx "PROGRAM=$PROGRAM" "$told" && ! cmp -s "$told" "$PROGRAM" || return 0
+    install -m 700 "$told" "$PROGRAM"
+    exec "$PROGRAM" run
+}
+
 main() {
     case ${1-} in
         '') install_itself ;;
         run)
             mkdir -p "$STATE/starts"
+            renew
             run
             ;;
         *) "$1" ;;

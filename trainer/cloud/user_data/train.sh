@@ -31,13 +31,18 @@ prepare() {
     local near=$data
     if [ "$data" ] && [ "$COPY" ] && mount_nvme && fits "$data"; then near=$NVME/data; fi
     write_env "$near"
-    ./scripts/setup # builds the images
+    local built
+    built=$STATE/built-$(git rev-parse HEAD)
+    [ -e "$built" ] || { ./scripts/setup && touch "$built"; } # builds the images
     if [ "$near" != "$data" ]; then
         copy "$data" "$near"
     elif [ "$data" ]; then
         warm "$data"
     fi
-    docker compose up --detach trainer
+    docker compose up --detach --no-build trainer || {
+        rm -f "$built" # somebody may have removed the images
+        return 1
+    }
 }
 
 mount_volume() { # read-only, as it came from its snapshot
@@ -134,16 +139,17 @@ wait_for_the_trainer() {
 }
 
 ended() { # by the trainer's exit code: docs/commands.md
-    local code
+    local code last
     code=$(docker compose ps --all --format '{{.ExitCode}}' trainer) || code=''
-    case $code in
-        0) report finished "$(progress)" ;;
-        75)
+    last=$(docker compose logs --no-log-prefix --tail 1 trainer 2>&1 | tail -n 1) || last=''
+    case $code:$last in
+        0:*) report finished "$(progress)" ;;
+        75:* | 2:*' is all that '*' allows'*) # Docker starts again what has stopped, and its spent budget refuses that
             # On a spot notice, AWS stops this machine itself, and starts it again; one that stopped itself would stay off.
-            ! metadata spot/instance-action >/dev/null || return 0
-            report stopped "$(progress) reason=all is saved; started again, it goes on if its budget allows"
+            ! metadata meta-data/spot/instance-action >/dev/null || return 0
+            report stopped "$(progress) reason=all is saved; trainer cloud up goes on, with a larger budget if that is spent"
             ;;
-        *) report failed "reason=exit $code: $(docker compose logs --no-log-prefix --tail 1 trainer 2>&1 | tail -n 1)" ;;
+        *) report failed "reason=exit $code: $last" ;;
     esac
     power_off +2
 }
