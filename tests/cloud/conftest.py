@@ -13,7 +13,7 @@ import pytest
 
 from tests.cloud.stand_in import CPU_AMI, GPU_AMI, StandIn
 from trainer.cli import main
-from trainer.cloud import _aws, _launch
+from trainer.cloud import _aws, _group
 
 Cloud = Callable[..., tuple[int, str]]
 Clients = Callable[[str], Any]
@@ -83,7 +83,7 @@ def aws(stand_in: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch, tmp_path
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me@home\n"
     )
     monkeypatch.setattr(_aws, "POLL", 0.01)
-    monkeypatch.setattr(_launch, "ADDRESS_SERVICE", f"{address}/address")
+    monkeypatch.setattr(_group, "ADDRESS_SERVICE", f"{address}/address")
     return front
 
 

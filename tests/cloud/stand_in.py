@@ -47,6 +47,7 @@ class StandIn:
         self.spot_prices = {"us-east-1a": 0.52, "us-east-1b": 0.41, "us-east-1c": 0.60}
         self.parameters = {GPU_IMAGE: GPU_AMI, CPU_IMAGE: CPU_AMI}
         self.console = ""
+        self.address = "198.51.100.4"  # of who calls
         self.refuses: dict[str, tuple[str, str]] = {}  # operation: code and message
         self.cut_off = 0  # so often, the connection ends without an answer
         self.blind = 0  # so often, it lists no machine: what AWS has made, it lists a moment later
@@ -97,7 +98,7 @@ class StandIn:
             b"".join(self._pass_on(form, environ, lambda *_: None))
             return _refuse(start_response, target, "AuthFailure", "the process was killed after this")
         if operation == "GET /address":
-            return _text(start_response, "198.51.100.4\n")
+            return _text(start_response, f"{self.address}\n")
         if target.startswith("ServiceQuotas") or operation == "GetParameter":
             return self._json(operation, json.loads(body), environ, start_response)
         if operation == "DescribeImages":

@@ -91,7 +91,10 @@ def test_a_machine_that_failed_says_why_and_goes_on_when_it_is_asked_again(
     code, said = cloud(*DATA)
 
     assert code == 2
-    assert "small was not prepared: the disk is full; give more[2J; the same command goes on where it was" in said
+    assert (
+        "small was not prepared: the disk is full; give more[2J; the same command goes on where it was"
+        in said
+    )
     assert aws.calls.count("StartInstances") == 1
     assert snapshots(ec2) == []
 

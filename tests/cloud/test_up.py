@@ -197,19 +197,70 @@ def test_a_machine_that_aws_does_not_list_yet_is_not_made_twice(cloud: Cloud, aw
     assert len(instances(ec2)) == 1
 
 
-def test_given_again_it_lets_the_new_address_in_and_makes_nothing(
-    cloud: Cloud, aws: StandIn, ec2: Any
+def test_given_again_it_lets_the_new_address_in_beside_one_that_was_given_and_makes_nothing(
+    cloud: Cloud, aws: StandIn, ec2: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cloud(*UP, "--ssh-from", "203.0.113.7", "--yes")
+    def let_in() -> list[str]:
+        (group,) = ec2.describe_security_groups(GroupNames=["trainer-digits"])["SecurityGroups"]
+        return sorted(span["CidrIp"] for rule in group["IpPermissions"] for span in rule["IpRanges"])
+
+    cloud(*UP, "--ssh-from", "203.0.113.0/24", "--yes")
     code, said = cloud(*UP)
 
     assert code == 0
     assert "nothing new is made" in said
     assert len(instances(ec2)) == 1
-    (rule,) = ec2.describe_security_groups(GroupNames=["trainer-digits"])["SecurityGroups"][0][
-        "IpPermissions"
-    ]
-    assert [span["CidrIp"] for span in rule["IpRanges"]] == ["198.51.100.4/32"]
+    assert let_in() == ["198.51.100.4/32", "203.0.113.0/24"]
+    aws.address = "198.51.100.77"  # this computer has moved
+    cloud(*UP)
+    assert let_in() == ["198.51.100.77/32", "203.0.113.0/24"]
+    cloud(*UP, "--ssh-from", "203.0.113.9")
+    assert let_in() == ["203.0.113.9/32"]
+
+
+def test_a_machine_that_was_terminated_by_hand_is_followed_by_another(
+    cloud: Cloud, aws: StandIn, ec2: Any
+) -> None:
+    for _ in range(2):
+        assert cloud(*UP, "--yes")[0] == 0
+        ec2.terminate_instances(InstanceIds=[instances(ec2)[0]["InstanceId"]])
+    assert cloud(*UP, "--yes")[0] == 0
+
+    assert len(instances(ec2)) == 1
+
+
+def test_a_machine_that_aws_ends_at_once_is_told_with_its_reason_and_the_next_try_makes_another(
+    cloud: Cloud, aws: StandIn, ec2: Any
+) -> None:
+    def end_it(operation: str, form: dict[str, str]) -> None:
+        if aws.calls[-2:] == ["RunInstances", "DescribeInstances"]:
+            ec2.terminate_instances(InstanceIds=[instances(ec2)[0]["InstanceId"]])
+
+    aws.hook = end_it
+    code, said = cloud(*UP, "--yes")
+    assert code == 2
+    assert "of digits: Client.UserInitiatedShutdown" in said
+    assert said.endswith("; the same command makes another\n")
+    aws.hook = lambda operation, form: None
+    assert cloud(*UP, "--yes")[0] == 0
+    assert len(instances(ec2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("InvalidParameterValue", "Value (trainer) for parameter iamInstanceProfile.name is invalid."),
+        ("InvalidParameterValue", 'IAM Instance Profile "arn:aws:iam::1:x" has no associated IAM Roles'),
+        ("InvalidGroup.NotFound", "The security group 'sg-1' does not exist"),
+    ],
+)
+def test_what_was_made_a_moment_ago_and_is_not_known_everywhere_is_waited_for(
+    cloud: Cloud, aws: StandIn, ec2: Any, code: str, message: str
+) -> None:
+    aws.hook = lambda operation, form: (code, message) if aws.calls.count("RunInstances") in (1, 2) else None
+
+    assert cloud(*UP, "--runs-remote", "s3://mine/runs", "--yes")[0] == 0
+    assert len(instances(ec2)) == 1
 
 
 def test_a_machine_that_has_stopped_itself_is_started_again_if_that_is_agreed_to(
@@ -382,6 +433,12 @@ def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapsh
             "InvalidParameterCombination",
             "that is wrong",
             "AWS refuses RunInstances: that is wrong (Inva",
+        ),
+        (
+            "RunInstances",
+            "IdempotentParameterMismatch",
+            "Arguments on this idempotent request are inconsistent",
+            "or take it down first: trainer cloud down digits",
         ),
         ("DescribeInstances", "RequestExpired", "Request has expired.", "this computer's clock is off"),
         (

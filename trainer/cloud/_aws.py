@@ -41,8 +41,6 @@ SENTENCES = {
     "SpotMaxPriceTooLow": "the spot price is above --max-price now; raise it, or try another --zone or --region",
     "OptInRequired": "this account is not subscribed to that service in this region yet; finish the sign-up at AWS",
     "PendingVerification": "AWS is still verifying this account for the region; try again in an hour",
-    "IdempotentParameterMismatch": "the same machine was asked for a moment ago with other options; look at "
-    "`trainer cloud status`, or take it down first: trainer cloud down",
 }
 DENIED = ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import urllib.request
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.cloud._aws import PROJECT, Aws, by_tag, code_of, tag, tags, wait_until
+from trainer.cloud._group import find_group, let_in
 from trainer.cloud._prices import spot_prices
 from trainer.errors import CloudError
 
 DATA_DEVICE = "/dev/sdf"
-ADDRESS_SERVICE = "https://checkip.amazonaws.com"
 ALIVE = ["pending", "running", "stopping", "stopped"]
 
 Statement = dict[str, Any]  # of a policy of IAM
@@ -77,6 +76,7 @@ class Machine:
     max_price: float | None = None  # dollars an hour
     ssm: bool = False  # reached by SSM's session manager, with no port open
     ssh_from: str | None = None  # CIDR that may come in by SSH; None: nobody
+    ssh_from_here: bool = False  # that is the address of this computer, which nobody has given
     key: str | None = None  # name of a key pair in EC2; None: the public key below
     public_key: Path | None = None
     profile: str | None = None  # instance profile of the user's own
@@ -153,23 +153,12 @@ def places(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> l
     return sorted(priced, key=lambda place: prices[place.zone])
 
 
-def own_address() -> str:
-    """This computer's address as AWS sees it, as a CIDR. Raises: CloudError."""
-    try:
-        with urllib.request.urlopen(ADDRESS_SERVICE, timeout=10) as answer:
-            return str(ip_network(answer.read().decode().strip()))
-    except (OSError, ValueError) as error:
-        raise CloudError(
-            f"{ADDRESS_SERVICE} does not say which address this computer has ({error}); give "
-            "--ssh-from ADDRESS/32, or --ssm"
-        ) from error
-
-
 def launch(aws: Aws, machine: Machine, where: Sequence[Place]) -> dict[str, Any]:
     """Make the machine in the first of the zones that has room for it, with all that it needs. Raises: CloudError."""
     profile = machine.profile or (_role(aws, machine) if machine.rights else None)
     key = _key_pair(aws, machine)
-    group = let_in(aws, machine.run, machine.kind, machine.ssh_from)
+    before = tag(find_group(aws, machine.run) or {}, "Launched")
+    group = let_in(aws, machine.run, machine.kind, machine.ssh_from, here=machine.ssh_from_here)
     request = {
         "ImageId": machine.image.id,
         "InstanceType": machine.instance,
@@ -201,8 +190,10 @@ def launch(aws: Aws, machine: Machine, where: Sequence[Place]) -> dict[str, Any]
     }
     for number, place in enumerate(where, start=1):
         try:
-            return _run(
-                aws, {**request, "SubnetId": place.subnet}, f"{group} {place.zone} {machine.instance}"
+            # Asked again, it is the same machine; after one that is gone, it is another.
+            what = f"{group} {before} {place.zone} {machine.instance}"
+            return _listed(
+                aws, machine.run, group, _run(aws, machine.run, {**request, "SubnetId": place.subnet}, what)
             )
         except Exception as error:
             if code_of(error) not in ("InsufficientInstanceCapacity", "Unsupported") or number == len(where):
@@ -210,8 +201,7 @@ def launch(aws: Aws, machine: Machine, where: Sequence[Place]) -> dict[str, Any]
     raise AssertionError("there is a zone")
 
 
-def _run(aws: Aws, request: dict[str, Any], what: str) -> dict[str, Any]:
-    # The security group is made anew after each `down`, so a token never names a machine that is gone.
+def _run(aws: Aws, run: str, request: dict[str, Any], what: str) -> str:
     token = hashlib.sha256(what.encode()).hexdigest()[:40]
     started: list[dict[str, Any]] = []
 
@@ -219,49 +209,47 @@ def _run(aws: Aws, request: dict[str, Any], what: str) -> dict[str, Any]:
         try:
             started.extend(aws.ec2.run_instances(**request, ClientToken=token)["Instances"])
         except Exception as error:
-            # A role that was made a moment ago is not known everywhere yet.
-            if code_of(error) == "InvalidParameterValue" and "iamInstanceProfile" in str(error):
+            # What was made a moment ago is not known everywhere yet: a profile, the role in it, a security group.
+            role = code_of(error) == "InvalidParameterValue" and re.search(
+                "instance ?profile", str(error), re.IGNORECASE
+            )
+            if role or code_of(error) == "InvalidGroup.NotFound":
                 return False
+            if code_of(error) == "IdempotentParameterMismatch":
+                raise CloudError(
+                    f"a machine of {run} was asked for a moment ago with other options; look at `trainer cloud "
+                    f"status {run}` in a minute, or take it down first: trainer cloud down {run}"
+                ) from error
             raise
         return True
 
-    wait_until(asked, "the role of the machine", seconds=120)
-    return started[0]
+    wait_until(asked, "the role or the security group of the machine", seconds=120)
+    return str(started[0]["InstanceId"])
+
+
+def _listed(aws: Aws, run: str, group: str, name: str) -> dict[str, Any]:
+    """The machine as AWS lists it, noted at its group: the next one is another. Raises: CloudError if it has ended."""
+    found: dict[str, Any] = {}
+
+    def there() -> bool:
+        filters = [{"Name": "instance-id", "Values": [name]}]
+        for listed in aws.pages("describe_instances", "Reservations", Filters=filters):
+            found.update(listed["Instances"][0])
+        return bool(found)
+
+    with suppress(CloudError):  # one that was terminated an hour ago is listed no more
+        wait_until(there, f"the machine {name}", seconds=120)
+    aws.ec2.create_tags(Resources=[group], Tags=[{"Key": "Launched", "Value": name}])
+    if not found or found["State"]["Name"] in ("shutting-down", "terminated"):
+        why = found.get("StateReason", {}).get("Message") or "it is gone"
+        raise CloudError(f"AWS has ended {name} of {run}: {why}; the same command makes another")
+    return found
 
 
 def _spot(machine: Machine) -> dict[str, Any]:
     options = {"SpotInstanceType": "persistent", "InstanceInterruptionBehavior": "stop"}
     price = {} if machine.max_price is None else {"MaxPrice": f"{machine.max_price:g}"}
     return {"MarketType": "spot", "SpotOptions": {**options, **price}}
-
-
-def let_in(aws: Aws, run: str, kind: str, ssh_from: str | None) -> str:
-    """The security group of `run`: SSH from one address, nothing else. Returns: its id."""
-    name = f"{PROJECT}-{run}"
-    vpc = aws.pages("describe_vpcs", "Vpcs", Filters=[{"Name": "is-default", "Values": ["true"]}])[0]["VpcId"]
-    filters = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}]
-    found = aws.pages("describe_security_groups", "SecurityGroups", Filters=filters)
-    if found and tag(found[0], "Project") != PROJECT:
-        raise CloudError(
-            f"{name} is a security group of somebody else ({found[0]['GroupId']}); give another --name"
-        )
-    wanted = [] if ssh_from is None else [ssh_from]
-    if found:
-        group, rules = found[0]["GroupId"], found[0]["IpPermissions"]
-        if [span["CidrIp"] for rule in rules for span in rule["IpRanges"]] == wanted:
-            return str(group)
-        if rules:
-            aws.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules)
-    else:
-        specifications = [{"ResourceType": "security-group", "Tags": tags(run, kind)}]
-        described = f"trainer cloud: {run}"
-        group = aws.ec2.create_security_group(
-            GroupName=name, Description=described, VpcId=vpc, TagSpecifications=specifications
-        )["GroupId"]
-    if wanted:
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": wanted[0]}]}
-        aws.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh])
-    return str(group)
 
 
 def _key_pair(aws: Aws, machine: Machine) -> str | None:

@@ -6,7 +6,7 @@ import json
 from typing import NamedTuple
 
 from trainer.cloud._aws import Aws, by_tag, tag
-from trainer.cloud._launch import let_in, own_address
+from trainer.cloud._group import let_in, own_address
 from trainer.cloud._machine import Found
 from trainer.errors import CloudError
 
@@ -44,7 +44,10 @@ def find_tunnel(
         )
     if not machine.address:
         raise CloudError(f"{machine.id} has no public address; make it with --ssm")
-    let_in(aws, machine.run, "train", ssh_from or own_address())  # it changes where people move
+    # The address changes where people move.
+    let_in(aws, machine.run, "train", ssh_from or own_address(), here=not ssh_from)
     key = ["-i", identity] if identity else []
     forward = f"{port}:127.0.0.1:{MLFLOW}"
-    return Tunnel(["ssh", *key, "-N", "-L", forward, f"ubuntu@{machine.address}"], url)
+    # Where the port is taken (a Mac's AirPlay has 5000), the command ends and says so, and does not idle.
+    options = ["-o", "ExitOnForwardFailure=yes", "-N", "-L", forward]
+    return Tunnel(["ssh", *key, *options, f"ubuntu@{machine.address}"], url)

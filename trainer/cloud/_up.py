@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.cloud._account import GPU_IMAGE, require_quota
 from trainer.cloud._aws import Aws, by_tag, run_name, tag, wait_until
+from trainer.cloud._group import let_in, own_address
 from trainer.cloud._launch import (
     DATA_DEVICE,
     Disk,
@@ -19,9 +20,7 @@ from trainer.cloud._launch import (
     Statement,
     find_machine,
     launch,
-    let_in,
     newest_image,
-    own_address,
     places,
 )
 from trainer.cloud._machine import Found, look
@@ -170,6 +169,7 @@ def _machine(
         max_price=asked.max_price,
         ssm=asked.ssm,
         ssh_from=ssh_from,
+        ssh_from_here=asked.ssh_from is None,
         key=None if asked.ssm else asked.key,
         public_key=None if asked.ssm else asked.public_key,
         profile=asked.instance_profile,
@@ -238,7 +238,7 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
 
     def make(say: Say) -> None:
         if not asked.ssm and tag(found.facts, "Access") == "ssh":
-            let_in(aws, run, "train", asked.ssh_from or own_address())
+            let_in(aws, run, "train", asked.ssh_from or own_address(), here=not asked.ssh_from)
         if found.state == "stopped":
             aws.ec2.start_instances(InstanceIds=[found.id])
         _tell(aws, run, say)
