@@ -55,6 +55,7 @@ class StandIn:
         self.kills: list[str] | None = None
         self._killed = False
         self.tokens: dict[str, bytes] = {}
+        self.told: dict[str, str] = {}  # user data that was changed, by instance
 
     def last(self, operation: str) -> dict[str, str]:
         """What the last call of an operation of EC2 asked for."""
@@ -114,6 +115,12 @@ class StandIn:
         return self._pass_on(form, environ, start_response)
 
     def _pass_on(self, form: dict[str, str], environ: dict[str, Any], start_response: Respond) -> Any:
+        if "UserData.Value" in form:  # moto takes its Base64 off twice
+            self.told[form["InstanceId"]] = form["UserData.Value"]
+            return _xml(start_response, "ModifyInstanceAttribute", "<return>true</return>")
+        if form.get("Attribute") == "userData" and form["InstanceId"] in self.told:
+            value = f"<userData><value>{self.told[form['InstanceId']]}</value></userData>"
+            return _xml(start_response, "DescribeInstanceAttribute", value)
         if form.get("Action") == "RunInstances":
             return self._once(form["ClientToken"], environ, start_response)
         return self._moto(environ, start_response)

@@ -139,6 +139,17 @@ def test_a_machine_whose_console_never_says_how_it_ended_is_not_called_prepared(
     assert "its machine has stopped, and its console does not say why" in said
 
 
+def test_a_machine_that_prepares_one_source_is_not_taken_for_another(
+    cloud: Cloud, aws: StandIn, ec2: Any
+) -> None:
+    cloud(*DATA, "--no-wait")
+    for state in ("running", "stopped"):
+        code, said = cloud("data", "imagenette --size 160", *DATA[2:])
+        assert (code, state) == (2, instances(ec2)[0]["State"]["Name"])
+        assert "small is being prepared from imagenette --size 320; take it down first" in said
+        end(aws, ec2, "trainer: state=failed starts=1 reason=x\n")
+
+
 def test_secrets_of_the_source_are_asked_for_and_kept_by_ssm(
     cloud: Cloud, aws: StandIn, clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,10 +276,66 @@ def test_a_machine_that_has_stopped_itself_is_started_again_if_that_is_agreed_to
     code, said = cloud(*UP)
     assert (code, instances(ec2)[0]["State"]["Name"]) == (2, "stopped")
     assert "it has said: stopped: the budget is spent" in said
-    assert cloud(*UP, "--yes")[0] == 0
+    code, said = cloud(*UP, "--max-dollars", "25", "--yes")
+    assert code == 0
+    assert "trainer train digits --instance g5.2xlarge --price 1.212 --max-dollars 25" in said
 
     (one,) = instances(ec2)
     assert (one["InstanceId"], one["State"]["Name"]) == (name, "running")
+    script = base64.b64decode(aws.last("ModifyInstanceAttribute")["UserData.Value"]).decode()
+    assert "--max-dollars 25" in script
+    assert script.startswith("#!/usr/bin/env bash\n")
+
+
+def test_a_machine_that_starts_again_gets_the_secrets_of_today_and_no_rights_it_was_not_made_with(
+    cloud: Cloud, aws: StandIn, ec2: Any, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> str:
+        found = clients("ssm").get_parameters(Names=["/trainer/digits/env"], WithDecryption=True)
+        return str(found["Parameters"][0]["Value"])
+
+    monkeypatch.setenv("HF_TOKEN", "old")
+    cloud(*UP, *SECRET, "--yes")
+    ec2.stop_instances(InstanceIds=[instances(ec2)[0]["InstanceId"]])
+    monkeypatch.setenv("HF_TOKEN", "it's $new #1")
+    assert cloud(*UP, *SECRET, "--yes")[0] == 0
+    assert kept() == "HF_TOKEN='it\\'s $new #1'"
+
+    monkeypatch.setenv("HF_TOKEN", "hf_a\nhf_b")
+    ec2.stop_instances(InstanceIds=[instances(ec2)[0]["InstanceId"]])
+    code, said = cloud(*UP, *SECRET, "--yes")
+    assert (code, "the value of --secret HF_TOKEN has a line break" in said, "hf_a" in said) == (
+        2,
+        True,
+        False,
+    )
+
+    cloud(*UP, "--name", "bare", "--yes")
+    ec2.stop_instances(InstanceIds=[one["InstanceId"] for one in instances(ec2)])
+    code, said = cloud(*UP, "--name", "bare", *SECRET[2:], "--yes")
+    assert code == 2
+    assert "bare was made without any right in AWS" in said
+
+
+def test_a_spot_machine_that_aws_has_taken_away_is_left_to_aws(
+    cloud: Cloud, aws: StandIn, ec2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moto.backends import get_backend
+
+    cloud(*UP, "--spot", "--yes")
+    name = instances(ec2)[0]["InstanceId"]
+    ec2.stop_instances(InstanceIds=[name])
+    aws.refuses["StartInstances"] = ("IncorrectSpotRequestState", "Only Amazon EC2 can restart it")
+    code, said = cloud(*UP, "--spot", "--yes")
+    assert code == 2
+    assert "alone may start it; it does so by itself" in said
+
+    machine = get_backend("ec2")["123456789012"]["us-east-1"].get_instance(name)
+    machine.state_reason.code = "Server.SpotInstanceShutdown"
+    aws.calls.clear()
+    code, said = cloud(*UP, "--spot", "--yes")
+    assert (code, aws.changes) == (0, [])
+    assert "is stopped: AWS needed the machine; AWS starts it again by itself" in said
 
 
 def test_another_zone_is_taken_where_the_cheapest_is_full(cloud: Cloud, aws: StandIn, ec2: Any) -> None:
@@ -306,7 +362,7 @@ def test_secrets_stand_nowhere_but_in_an_encrypted_parameter(
     assert "/trainer/digits/env" in script
     assert "s3://mine/runs" in script
     (kept,) = clients("ssm").get_parameters(Names=["/trainer/digits/env"], WithDecryption=True)["Parameters"]
-    assert (kept["Type"], kept["Value"]) == ("SecureString", "HF_TOKEN=hf_secret")
+    assert (kept["Type"], kept["Value"]) == ("SecureString", "HF_TOKEN='hf_secret'")
     role = "trainer-us-east-1-digits"
     policy = clients("iam").get_role_policy(RoleName=role, PolicyName="trainer")["PolicyDocument"]
     allowed = [(one["Action"], one["Resource"]) for one in policy["Statement"]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.cloud._account import CPU_IMAGE, require_quota
+from trainer.cloud._again import require_profile, settings, start_again, told
 from trainer.cloud._aws import Aws, by_tag, is_network, run_name, tags, wait_until
 from trainer.cloud._down import remove, things
 from trainer.cloud._launch import (
@@ -24,7 +25,14 @@ from trainer.cloud._launch import (
 from trainer.cloud._machine import Found, Said, look
 from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
-from trainer.cloud._rights import keep_secrets, may_read_secrets, may_use_s3, parameter_name, require_bucket
+from trainer.cloud._rights import (
+    check_secrets,
+    keep_secrets,
+    may_read_secrets,
+    may_use_s3,
+    parameter_name,
+    require_bucket,
+)
 from trainer.cloud._user_data import render_data
 from trainer.errors import CloudError
 
@@ -70,16 +78,45 @@ def plan_data(aws: Aws, asked: Data) -> Plan:
     if found is None:
         return _begin(aws, asked)
     ended = f"; it {found.said.state}: {found.said.words}" if found.said.words else ""
-    told = f"{run}: {found.id}, a {found.facts['InstanceType']} in {found.zone}, is {found.state}{ended}"
+    line = f"{run}: {found.id}, a {found.facts['InstanceType']} in {found.zone}, is {found.state}{ended}"
+    _require_same(aws, asked, found)
     if found.state != "stopped":
-        return Plan([told], lambda say: _follow(aws, asked, say))
+        return Plan([line], lambda say: _follow(aws, asked, say))
+
+    machine = _machine(aws, asked)
+    require_profile(found.facts, run, machine.rights)
 
     def start(say: Say) -> None:
-        aws.ec2.start_instances(InstanceIds=[found.id])
+        keep_secrets(aws, run, "data", asked.secrets)
+        rights = () if asked.instance_profile else machine.rights
+        start_again(aws, found.facts, run, "data", machine.user_data, rights)
         _follow(aws, asked, say)
 
     cost = machine_cost(found.facts["InstanceType"], on_demand(found.facts["InstanceType"]), spot=False)
-    return Plan([told, "  it starts again, and goes on where it was"], start, [cost], "Start it?")
+    return Plan([line, "  it starts again, and goes on where it was"], start, [cost], "Start it?")
+
+
+def _require_same(aws: Aws, asked: Data, found: Found) -> None:
+    """Raises: CloudError if a machine prepares another data set than is asked for."""
+    there, wanted = told(aws, found.id), settings(_user_data(aws, asked))
+    if any(there.get(name, wanted[name]) != wanted[name] for name in ("SOURCE", "SHORTER_SIDE")):
+        raise CloudError(
+            f"{found.run} is being prepared from {there['SOURCE'].strip('()')}"
+            f"{' at ' + there['SHORTER_SIDE'] + ' pixels' if there.get('SHORTER_SIDE', '').isdigit() else ''}; take it "
+            f"down first (trainer cloud down {found.run}), or give another --name"
+        )
+
+
+def _user_data(aws: Aws, asked: Data) -> str:
+    return render_data(
+        source=shlex.join(asked.source),
+        destination_device=DATA_DEVICE,
+        repository=asked.repository,
+        secrets_parameter=parameter_name(asked.name) if asked.secrets else None,
+        shorter_side=asked.shorter_side,
+        stop_when_done=True,
+        region=aws.region,
+    )
 
 
 def _begin(aws: Aws, asked: Data) -> Plan:
@@ -100,8 +137,7 @@ def _begin(aws: Aws, asked: Data) -> Plan:
     ]
 
     def make(say: Say) -> None:
-        if asked.secrets:
-            keep_secrets(aws, run, "data", asked.secrets)
+        keep_secrets(aws, run, "data", asked.secrets)
         say(f"{launch(aws, machine, where)['InstanceId']} is made")
         _follow(aws, asked, say)
 
@@ -121,6 +157,7 @@ def _machine(aws: Aws, asked: Data) -> Machine:
         raise CloudError(
             f"{asked.source[0]} asks for {', '.join(missing)}; export them here, and give {given}"
         )
+    check_secrets(asked.secrets)
     rights: list[Statement] = [may_read_secrets(aws, asked.name)] if asked.secrets else []
     for one in asked.source:
         if one.startswith("s3://"):
@@ -133,15 +170,7 @@ def _machine(aws: Aws, asked: Data) -> Machine:
         kind="data",
         instance=asked.instance,
         image=newest,
-        user_data=render_data(
-            source=shlex.join(asked.source),
-            destination_device=DATA_DEVICE,
-            repository=asked.repository,
-            secrets_parameter=parameter_name(asked.name) if asked.secrets else None,
-            shorter_side=asked.shorter_side,
-            stop_when_done=True,
-            region=aws.region,
-        ),
+        user_data=_user_data(aws, asked),
         root=Disk(gb=max(240 if asked.downloads else 40, newest.gb), throughput=250),
         data=Disk(gb=asked.gb, throughput=250),
         profile=asked.instance_profile,

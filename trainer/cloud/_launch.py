@@ -155,7 +155,9 @@ def places(aws: Aws, instance: str, *, spot: bool, zone: str | None = None) -> l
 
 def launch(aws: Aws, machine: Machine, where: Sequence[Place]) -> dict[str, Any]:
     """Make the machine in the first of the zones that has room for it, with all that it needs. Raises: CloudError."""
-    profile = machine.profile or (_role(aws, machine) if machine.rights else None)
+    profile = machine.profile or (
+        give_rights(aws, machine.run, machine.kind, machine.rights) if machine.rights else None
+    )
     key = _key_pair(aws, machine)
     before = tag(find_group(aws, machine.run) or {}, "Launched")
     group = let_in(aws, machine.run, machine.kind, machine.ssh_from, here=machine.ssh_from_here)
@@ -270,17 +272,17 @@ def role_name(aws: Aws, run: str) -> str:
     return f"{PROJECT}-{aws.region}-{run}"
 
 
-def _role(aws: Aws, machine: Machine) -> str:
+def give_rights(aws: Aws, run: str, kind: str, rights: Sequence[Statement]) -> str:
     """A role with these rights alone, in an instance profile of its name. Returns: the name."""
-    iam, name = aws.client("iam"), role_name(aws, machine.run)
-    labels = tags(machine.run, machine.kind)
+    iam, name = aws.client("iam"), role_name(aws, run)
+    labels = tags(run, kind)
     trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
     exists = iam.exceptions.EntityAlreadyExistsException
     with suppress(exists):
         iam.create_role(
             RoleName=name, Path=f"/{PROJECT}/", AssumeRolePolicyDocument=_policy([trust]), Tags=labels
         )
-    iam.put_role_policy(RoleName=name, PolicyName=PROJECT, PolicyDocument=_policy(machine.rights))
+    iam.put_role_policy(RoleName=name, PolicyName=PROJECT, PolicyDocument=_policy(rights))
     with suppress(exists):
         iam.create_instance_profile(InstanceProfileName=name, Path=f"/{PROJECT}/", Tags=labels)
     if not iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:

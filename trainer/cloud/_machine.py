@@ -121,7 +121,16 @@ def look(aws: Aws, facts: dict[str, Any]) -> Found:
         interrupted = next(
             (INTERRUPTED.get(one["Status"]["Code"], "") for one in asked if "Status" in one), ""
         )
+    # Once the request is open again, waiting for capacity, it says why that is not there: the machine still says who.
+    if not interrupted and _taken_away(facts):
+        interrupted = "AWS needed the machine"
     return Found(facts, Said.parse(console(aws, facts)), interrupted)
+
+
+def _taken_away(facts: dict[str, Any]) -> bool:
+    """Whether AWS has stopped a spot instance, and neither its owner nor itself."""
+    stopped = facts["State"]["Name"] in ("stopping", "stopped")
+    return stopped and str(facts.get("StateReason", {}).get("Code") or "").startswith("Server.")
 
 
 def console(aws: Aws, facts: dict[str, Any]) -> str:

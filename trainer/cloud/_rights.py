@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from trainer.cloud._aws import PROJECT, Aws, code_of, tags
 from trainer.cloud._launch import Statement
+from trainer.cloud._user_data import quote
 from trainer.errors import CloudError
 
 
@@ -15,10 +16,26 @@ def parameter_name(run: str) -> str:
     return f"/{PROJECT}/{run}/env"
 
 
+def check_secrets(secrets: Mapping[str, str]) -> None:
+    """Raises: CloudError for a value that is no line of a file with settings, without saying it."""
+    for name, value in secrets.items():
+        if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+            raise CloudError(
+                f"the value of --secret {name} has a line break or control character; was it cut right?"
+            )
+        if "\\" in value:
+            raise CloudError(
+                f"the value of --secret {name} has a backslash, which is read in different ways from .env"
+            )
+
+
 def keep_secrets(aws: Aws, run: str, kind: str, secrets: Mapping[str, str]) -> None:
-    """Store lines NAME=VALUE, encrypted by the account's own key of SSM."""
+    """Store lines NAME=VALUE, encrypted by the account's own key of SSM; for "train", as Compose reads them."""
+    if not secrets:
+        return
     ssm, name = aws.client("ssm"), parameter_name(run)
-    text = "\n".join(f"{key}={value}" for key, value in secrets.items())
+    quoted = quote if kind == "train" else str
+    text = "\n".join(f"{key}={quoted(value)}" for key, value in secrets.items())
     try:
         ssm.put_parameter(Name=name, Value=text, Type="SecureString", Tags=tags(run, kind))
     except Exception as error:

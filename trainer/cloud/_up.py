@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.cloud._account import GPU_IMAGE, require_quota
+from trainer.cloud._again import require_profile, start_again
 from trainer.cloud._aws import Aws, by_tag, run_name, tag, wait_until
 from trainer.cloud._group import let_in, own_address
 from trainer.cloud._launch import (
@@ -28,6 +29,7 @@ from trainer.cloud._plan import Plan, Say
 from trainer.cloud._prices import machine_cost, on_demand, volume_cost
 from trainer.cloud._rights import (
     SESSION_MANAGER,
+    check_secrets,
     keep_secrets,
     may_read_secrets,
     may_use_s3,
@@ -114,8 +116,7 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
     ]
 
     def make(say: Say) -> None:
-        if asked.secrets:
-            keep_secrets(aws, run, "train", asked.secrets)
+        keep_secrets(aws, run, "train", asked.secrets)
         say(f"{launch(aws, machine, where)['InstanceId']} is made")
         _tell(aws, run, say)
 
@@ -123,6 +124,7 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
 
 
 def _check(asked: Up) -> None:
+    check_secrets(asked.secrets)
     known = [path.stem for path in RECIPES.glob("*.yaml")]
     if asked.recipe not in known:
         hint = nearest(asked.recipe, known) or f"; known are {', '.join(sorted(known))}"
@@ -136,33 +138,12 @@ def _check(asked: Up) -> None:
 def _machine(
     aws: Aws, asked: Up, newest: Image, data: Disk | None, ssh_from: str | None, hourly: float
 ) -> Machine:
-    rights: list[Statement] = []
-    if asked.secrets:
-        rights.append(may_read_secrets(aws, asked.run))
-    if asked.runs_remote:
-        rights += may_use_s3(asked.runs_remote, write=True)
-        require_bucket(aws, asked.runs_remote)
-    if asked.ssm:
-        rights.append(SESSION_MANAGER)
-    remote = {"RUNS_REMOTE": asked.runs_remote} if asked.runs_remote else {}
-    user_data = render_train(
-        recipe=asked.recipe,
-        arguments=_arguments(asked, hourly),
-        repository=asked.repository,
-        revision=asked.revision,
-        data_device=DATA_DEVICE if data else "",
-        copy_to_nvme=True,
-        env={**asked.env, **remote},
-        env_parameter=parameter_name(asked.run) if asked.secrets else None,
-        keep=asked.keep,
-        region=aws.region,
-    )
     return Machine(
         run=asked.run,
         kind="train",
         instance=asked.instance,
         image=newest,
-        user_data=user_data,
+        user_data=_user_data(aws, asked, hourly, data=data is not None),
         root=Disk(gb=max(asked.root_gb, newest.gb)),
         data=data,
         spot=asked.spot,
@@ -173,7 +154,35 @@ def _machine(
         key=None if asked.ssm else asked.key,
         public_key=None if asked.ssm else asked.public_key,
         profile=asked.instance_profile,
-        rights=rights,
+        rights=_rights(aws, asked),
+    )
+
+
+def _rights(aws: Aws, asked: Up) -> list[Statement]:
+    rights: list[Statement] = []
+    if asked.secrets:
+        rights.append(may_read_secrets(aws, asked.run))
+    if asked.runs_remote:
+        rights += may_use_s3(asked.runs_remote, write=True)
+        require_bucket(aws, asked.runs_remote)
+    if asked.ssm:
+        rights.append(SESSION_MANAGER)
+    return rights
+
+
+def _user_data(aws: Aws, asked: Up, hourly: float, *, data: bool) -> str:
+    remote = {"RUNS_REMOTE": asked.runs_remote} if asked.runs_remote else {}
+    return render_train(
+        recipe=asked.recipe,
+        arguments=_arguments(asked, hourly),
+        repository=asked.repository,
+        revision=asked.revision,
+        data_device=DATA_DEVICE if data else "",
+        copy_to_nvme=True,
+        env={**asked.env, **remote},
+        env_parameter=parameter_name(asked.run) if asked.secrets else None,
+        keep=asked.keep,
+        region=aws.region,
     )
 
 
@@ -233,24 +242,49 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
     told = f"{run}: {found.id}, a {kind} in {found.zone}, is {found.state}"
     if found.state == "stopping":
         raise CloudError(f"{told}; try again in a minute")
-    if found.state == "stopped" and found.interrupted:
-        return Plan([f"{told}: {found.interrupted}; AWS starts it again by itself, and the run goes on"])
+    if found.interrupted and found.state == "stopped":
+        later = f"AWS starts it again by itself, and the run goes on; not to wait: trainer cloud down {run}"
+        return Plan([f"{told}: {found.interrupted}; {later}"])
 
-    def make(say: Say) -> None:
+    def let_me_in() -> None:
         if not asked.ssm and tag(found.facts, "Access") == "ssh":
             let_in(aws, run, "train", asked.ssh_from or own_address(), here=not asked.ssh_from)
-        if found.state == "stopped":
-            aws.ec2.start_instances(InstanceIds=[found.id])
+
+    def reach(say: Say) -> None:
+        let_me_in()
         _tell(aws, run, say)
 
     if found.state != "stopped":
-        return Plan([told, "  it goes on as it was asked to; nothing new is made"], make)
+        todo = "  it goes on as it was asked to, nothing new is made; what is new counts from its next start by `up`"
+        return Plan([told, todo], reach)
+    _check(asked)
+    if asked.recipe != "digits" and not found.data_volume:
+        raise CloudError(
+            f"{run} was made without a data set, which {asked.recipe} needs; take it down first (trainer cloud down "
+            f"{run}), or give another --name"
+        )
+    rights = _rights(aws, asked)
+    require_profile(found.facts, run, rights)
     said = f"{found.said.state}: {found.said.words}".rstrip(": ")
     ended = f"; it has said: {said}" if said else ""
     price = places(aws, kind, spot=True, zone=found.zone)[0].usd_per_hour if found.spot else None
-    costs = [machine_cost(kind, on_demand(kind) if price is None else price, spot=found.spot)]
-    todo = "  it starts again and goes on, with the command it was made with"
-    return Plan([f"{told}{ended}", todo], make, costs, "Start it?")
+    hourly = on_demand(kind) if price is None else price
+    user_data = _user_data(aws, asked, hourly, data=found.data_volume is not None)
+
+    def start(say: Say) -> None:
+        let_me_in()
+        keep_secrets(aws, run, "train", asked.secrets)
+        start_again(aws, found.facts, run, "train", user_data, () if asked.instance_profile else rights)
+        _tell(aws, run, say)
+
+    goes_on = [
+        "  it starts again, on the disks it has, and goes on with what is asked for now:",
+        f"  trainer train {asked.recipe} {shlex.join(_arguments(asked, hourly))}",
+        f"  {asked.repository} at {asked.revision[:12]}",
+    ]
+    return Plan(
+        [f"{told}{ended}", *goes_on], start, [machine_cost(kind, hourly, spot=found.spot)], "Start it?"
+    )
 
 
 def _tell(aws: Aws, run: str, say: Say) -> None:

@@ -107,7 +107,7 @@ def render_train(
             need none.
         copy_to_nvme: copy the images to the instance store where they fit.
         env: further lines of `.env`, nothing secret.
-        env_parameter: name of an SSM SecureString with lines KEY=VALUE of `.env`.
+        env_parameter: name of an SSM SecureString with lines KEY='VALUE' of `.env`.
         keep: leave the instance running when the run has ended.
         region: of the instance and the parameter.
 
@@ -126,7 +126,7 @@ def render_train(
             )
     lines = {"RECIPE": recipe, **({"TRAINER_ARGS": shlex.join(arguments)} if arguments else {}), **env}
     settings: dict[str, str | list[str]] = {
-        "ENVIRONMENT": [f"{key}={_quote(value)}" for key, value in lines.items()],
+        "ENVIRONMENT": [f"{key}={quote(value)}" for key, value in lines.items()],
         "REPOSITORY": _repository(repository),
         "REVISION": revision,
         "DEVICE": _device(data_device) if data_device else "",
@@ -155,7 +155,7 @@ def _render(script: str, settings: Mapping[str, str | list[str]]) -> str:
     return text
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
     """A value as Compose reads it from .env: literally, between single quotes."""
     if "\\" in value:
         raise ConfigError(f"a backslash is read in different ways from .env; do without it: {value!r}")
