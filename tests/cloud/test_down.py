@@ -41,6 +41,7 @@ def made(cloud: Cloud, ec2: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             cloud(*UP, "--spot", "--secret", "HF_TOKEN", "--runs-remote", "s3://mine/runs", "--yes")[0] == 0
         )
         tags = [{"Key": "Project", "Value": "trainer"}, {"Key": "Run", "Value": "digits"}]
+        tags.append({"Key": "Kind", "Value": "train"})
         ec2.request_spot_instances(
             Type="persistent",
             LaunchSpecification={"ImageId": instances(ec2)[0]["ImageId"], "InstanceType": "g5.2xlarge"},
@@ -60,7 +61,7 @@ def test_all_goes_but_the_snapshot_whose_price_is_told(
     cloud: Cloud, aws: StandIn, ec2: Any, clients: Clients, made: Any
 ) -> None:
     made()
-    ours = {one["InstanceId"] for one in instances(ec2) if one.get("Tags")}
+    assert {one.get("Tags") is None for one in instances(ec2)} == {False, True}  # as of a spot request
     aws.calls.clear()
     code, said = cloud("down", "--dry-run")
     assert (code, aws.changes) == (0, [])
@@ -69,10 +70,6 @@ def test_all_goes_but_the_snapshot_whose_price_is_told(
     code, said = cloud("down", "--yes")
     assert code == 0, said
     assert aws.calls.index("CancelSpotInstanceRequests") < aws.calls.index("TerminateInstances")
-    assert not ours & {one["InstanceId"] for one in instances(ec2)}
-    ec2.terminate_instances(
-        InstanceIds=[one["InstanceId"] for one in instances(ec2)]
-    )  # moto's, of the spot request
     assert what_is_there(ec2, clients) == []
     assert "200 GB, up to $10.00 a month" in said.partition("what still costs money:")[2]
 
@@ -80,7 +77,9 @@ def test_all_goes_but_the_snapshot_whose_price_is_told(
     code, said = cloud("down", "--yes")
     assert (code, aws.changes) == (0, [])
     assert "is there to be taken down" in said
-    assert cloud("down", "--snapshots", "--yes")[0] == 0
+    code, said = cloud("down", "--snapshots", "--yes")
+    assert code == 0
+    assert "nothing of trainer in us-east-1 is left that costs money" in said
     assert ec2.describe_snapshots(Filters=OURS)["Snapshots"] == []
 
 
@@ -114,6 +113,21 @@ def test_one_run_goes_and_another_and_what_is_not_ours_stay(cloud: Cloud, ec2: A
     assert left == ["second", None]
     assert cloud("down", "--yes")[0] == 0
     assert len(instances(ec2)) == 1
+
+
+def test_what_others_call_trainer_stays(cloud: Cloud, aws: StandIn, ec2: Any, clients: Clients) -> None:
+    theirs = [{"Key": "Project", "Value": "trainer"}, {"Key": "Run", "Value": "daily"}]
+    specifications = [{"ResourceType": kind, "Tags": theirs} for kind in ("instance", "volume")]
+    image = aws.parameters[next(iter(aws.parameters))]
+    ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=specifications)
+    ssm = clients("ssm")
+    for name, tags in {"/trainer/prod/db": theirs, "/trainer/prod/env": []}.items():
+        ssm.put_parameter(Name=name, Value="x", Type="String", Tags=tags)
+    aws.calls.clear()
+    code, said = cloud("down", "--snapshots", "--yes")
+
+    assert (code, aws.changes) == (0, [])
+    assert "nothing of trainer in us-east-1 is there to be taken down" in said
 
 
 def test_nothing_goes_without_a_yes(cloud: Cloud, aws: StandIn, ec2: Any) -> None:

@@ -30,6 +30,18 @@ def test_a_run_is_shown_with_its_epoch_accuracy_dollars_and_interruptions(
     assert one["usd"] == pytest.approx(9.5 * 0.41, abs=0.01)  # the disk is a second old
 
 
+def test_a_machine_that_has_no_disks_yet_costs_nothing_yet(cloud: Cloud, aws: StandIn, ec2: Any) -> None:
+    from moto.backends import get_backend
+
+    cloud(*UP, "--yes")
+    backend = get_backend("ec2")["123456789012"]["us-east-1"]
+    backend.get_instance(instances(ec2)[0]["InstanceId"]).block_device_mapping.clear()
+    code, said = cloud("status")
+
+    assert code == 0
+    assert "disks at $0.00 a month" in said
+
+
 def test_nothing_is_nothing(cloud: Cloud) -> None:
     assert "other regions are not looked at" in cloud("status")[1]
     assert json.loads(cloud("status", "--json")[1]) == []

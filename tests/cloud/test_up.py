@@ -446,7 +446,9 @@ def test_a_misspelt_recipe_and_a_wrong_address_are_refused(cloud: Cloud, aws: St
 
 def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapshot: str, ec2: Any) -> None:
     volume = ec2.create_volume(Size=10, AvailabilityZone="us-east-1a")["VolumeId"]
-    specifications = [{"ResourceType": "snapshot", "Tags": [{"Key": "Project", "Value": "trainer"}]}]
+    ours = {"Project": "trainer", "Run": "other", "Kind": "data"}
+    labels = [{"Key": key, "Value": value} for key, value in ours.items()]
+    specifications = [{"ResourceType": "snapshot", "Tags": labels}]
     other = ec2.create_snapshot(VolumeId=volume, TagSpecifications=specifications)["SnapshotId"]
     assert "there are several data sets; say which with --data-snapshot" in cloud(*UP, recipe="rn50-75")[1]
 

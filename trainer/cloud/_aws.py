@@ -13,6 +13,7 @@ from typing import Any
 from trainer.errors import CloudError
 
 PROJECT = "trainer"  # tag Project of all that is made, and the first part of its names
+KINDS = ("data", "train")  # tag Kind
 POLL = 5.0  # seconds between two looks at what AWS is still busy with
 
 # What to do, by the codes of docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
@@ -164,8 +165,9 @@ def tag(thing: dict[str, Any], key: str) -> str:
 
 def by_tag(run: str | None) -> list[dict[str, Any]]:
     """The filter for all that was made for `run`, or for any."""
-    ours = [{"Name": "tag:Project", "Values": [PROJECT]}]
-    return ours if run is None else [*ours, {"Name": "tag:Run", "Values": [run]}]
+    # All three: other people's things may be of a project of that name.
+    wanted = {"Project": [PROJECT], "Kind": list(KINDS), "Run": ["*" if run is None else run]}
+    return [{"Name": f"tag:{key}", "Values": values} for key, values in wanted.items()]
 
 
 def is_network(error: Exception) -> bool:

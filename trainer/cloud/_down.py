@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ class Thing(NamedTuple):
 
 # In this order: a persistent spot request starts another machine for one that is terminated, a security group cannot
 # go before its machines.
+COSTS_MONEY = ("spot request", "instance", "volume", "snapshot")
+NOT_TOUCHED = f"buckets are not looked at: what runs were mirrored to costs ${S3_GB} a GB and month in S3"
 ORDER = ("spot request", "instance", "volume", "security group", "key pair", "parameter", "role", "snapshot")
 
 
@@ -30,7 +33,12 @@ def plan_down(aws: Aws, run: str | None, *, snapshots: bool) -> Plan:
     """All that was made for `run`, or for any, and that it goes. `snapshots`: those too."""
     there = things(aws, run)
     going = [one for one in there if snapshots or one.kind != "snapshot"]
-    stays = [f"  {line}" for line in _staying(one for one in there if one not in going)]
+    stays = _staying(one for one in there if one not in going)
+    stays = [
+        *(["what stays, and costs money:"] if stays else []),
+        *(f"  {line}" for line in stays),
+        NOT_TOUCHED,
+    ]
     where = f"{run or PROJECT} in {aws.region}"
     if not going:
         return Plan([f"nothing of {where} is there to be taken down", *stays])
@@ -45,20 +53,17 @@ def plan_down(aws: Aws, run: str | None, *, snapshots: bool) -> Plan:
 
     def make(say: Say) -> None:
         remove(aws, run, say, snapshots=snapshots)
-        left = list(_staying(things(aws, run)))
-        say("nothing is left that costs money" if not left else "what still costs money:")
+        left = _staying(things(aws, run))
+        say("what still costs money:" if left else f"nothing of {where} is left that costs money")
         for line in left:
             say(f"  {line}")
+        say(NOT_TOUCHED)
 
-    return Plan(
-        [*told, *(["what stays, and costs money:", *stays] if stays else [])], make, asks="Take it down?"
-    )
+    return Plan([*told, *stays], make, asks="Take it down?")
 
 
-def _staying(left: Any) -> Iterator[str]:
-    for one in left:
-        yield f"{one.kind} {one.id} ({one.run}) {one.told}".rstrip()
-    yield f"in S3, what runs were mirrored to and is not touched here: ${S3_GB} a GB and month"
+def _staying(left: Iterable[Thing]) -> list[str]:
+    return [f"{one.kind} {one.id} ({one.run}) {one.told}".rstrip() for one in left if one.kind in COSTS_MONEY]
 
 
 def things(aws: Aws, run: str | None) -> list[Thing]:
@@ -70,20 +75,23 @@ def things(aws: Aws, run: str | None) -> list[Thing]:
 def _in_ec2(aws: Aws, run: str | None) -> Iterator[Thing]:
     ours = by_tag(run)
     alive = [*ours, {"Name": "instance-state-name", "Values": ALIVE}]
-    requests = {}
+    requests, started = {}, {}
     for group in aws.pages("describe_instances", "Reservations", Filters=alive):
         for one in group["Instances"]:
-            yield Thing(
-                "instance",
-                one["InstanceId"],
-                tag(one, "Run"),
-                f"{one['InstanceType']}, {one['State']['Name']}",
-            )
+            yield _instance(one, tag(one, "Run"))
             if request := one.get("SpotInstanceRequestId"):
                 requests[request] = tag(one, "Run")
-    open_ = [*ours, {"Name": "state", "Values": ["open", "active", "disabled"]}]
-    for one in aws.pages("describe_spot_instance_requests", "SpotInstanceRequests", Filters=open_):
-        requests[one["SpotInstanceRequestId"]] = tag(one, "Run")
+    for one in aws.pages("describe_spot_instance_requests", "SpotInstanceRequests", Filters=ours):
+        if one["State"] in ("open", "active", "disabled"):
+            requests[one["SpotInstanceRequestId"]] = tag(one, "Run")
+        if name := one.get("InstanceId"):
+            started[name] = tag(one, "Run")
+    # What AWS starts for an open request has no tags; it stays when the request is cancelled.
+    there = [{"Name": "instance-id", "Values": [*started]}, alive[-1]]
+    for group in aws.pages("describe_instances", "Reservations", Filters=there) if started else ():
+        for one in group["Instances"]:
+            if not tag(one, "Project"):
+                yield _instance(one, started[one["InstanceId"]])
     for request, owner in requests.items():
         yield Thing("spot request", request, owner)
     for one in aws.pages("describe_volumes", "Volumes", Filters=ours):
@@ -104,12 +112,18 @@ def _in_ec2(aws: Aws, run: str | None) -> Iterator[Thing]:
         )
 
 
+def _instance(one: dict[str, Any], run: str) -> Thing:
+    return Thing("instance", one["InstanceId"], run, f"{one['InstanceType']}, {one['State']['Name']}")
+
+
 def _elsewhere(aws: Aws, run: str | None) -> Iterator[Thing]:
     names = [
-        {"Key": "Name", "Option": "BeginsWith", "Values": [f"/{PROJECT}/{run}/" if run else f"/{PROJECT}/"]}
+        {"Key": "Name", "Option": "BeginsWith", "Values": [f"/{PROJECT}/{run}/" if run else f"/{PROJECT}/"]},
+        {"Key": "tag:Project", "Values": [PROJECT]},
     ]
     for one in _if_allowed(aws, "ssm", "describe_parameters", "Parameters", ParameterFilters=names):
-        yield Thing("parameter", one["Name"], one["Name"].split("/")[2])
+        if ours := re.fullmatch(rf"/{PROJECT}/([a-z0-9-]+)/env", one["Name"]):
+            yield Thing("parameter", one["Name"], ours[1])
     start, path = f"{PROJECT}-{aws.region}-", f"/{PROJECT}/"
     roles = _if_allowed(aws, "iam", "list_roles", "Roles", PathPrefix=path)
     profiles = _if_allowed(aws, "iam", "list_instance_profiles", "InstanceProfiles", PathPrefix=path)
@@ -136,7 +150,7 @@ def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:
     """Take it down, and wait until it is gone. What is gone already is no error."""
 
     def named(kind: str) -> list[str]:
-        names = [one.id for one in there if one.kind == kind]
+        names = list(dict.fromkeys(one.id for one in there if one.kind == kind))
         if names:
             say(f"{kind}: {', '.join(names)}")
         return names
@@ -144,7 +158,8 @@ def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:
     there = things(aws, run)
     if requests := named("spot request"):
         aws.ec2.cancel_spot_instance_requests(SpotInstanceRequestIds=requests)
-        there = things(aws, run)  # it may have started a machine until a moment ago
+        # It may have started a machine until a moment ago, and what it started may be found by it alone.
+        there += things(aws, run)
     if machines := named("instance"):
         aws.ec2.terminate_instances(InstanceIds=machines)
         wait_until(lambda: _all_terminated(aws, machines), "the end of the machines")

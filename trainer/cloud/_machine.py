@@ -94,7 +94,8 @@ class Found:
     @property
     def data_volume(self) -> str | None:
         """The volume of the data set."""
-        disks = {one["DeviceName"]: one["Ebs"]["VolumeId"] for one in self.facts["BlockDeviceMappings"]}
+        mappings = self.facts.get("BlockDeviceMappings", [])
+        disks = {one["DeviceName"]: one["Ebs"]["VolumeId"] for one in mappings}
         return disks.get(DATA_DEVICE)
 
     def until(self) -> datetime:
@@ -160,7 +161,9 @@ def usd_per_hour(aws: Aws, found: Found) -> float | None:
 
 def disks(aws: Aws, found: Found) -> tuple[Cost, float]:
     """What its volumes cost, and the hours for which they have been there."""
-    mappings = [one["Ebs"] for one in found.facts["BlockDeviceMappings"]]
+    mappings = [one["Ebs"] for one in found.facts.get("BlockDeviceMappings", [])]
+    if not mappings:  # it is pending: its volumes are not there yet, and asked for none, AWS lists them all
+        return Cost("its disks", 0.0), 0.0
     volumes = aws.pages("describe_volumes", "Volumes", VolumeIds=[one["VolumeId"] for one in mappings])
     costs = [
         volume_cost("disk", one["Size"], mb=one.get("Throughput") or 0, iops=one.get("Iops") or 0)
