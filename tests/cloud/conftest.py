@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,8 +49,19 @@ def stand_in() -> Iterator[tuple[StandIn, str]]:
     server.server_close()
 
 
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address that stands for https://example.org/, where anybody may clone."""
+    folder = tmp_path_factory.mktemp("example.org")
+    for name in ("me/trainer", "x"):
+        subprocess.run(["git", "init", "--quiet", "--bare", folder / name], check=True)
+    return f"file://{folder}/"
+
+
 @pytest.fixture
-def aws(stand_in: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+def aws(
+    stand_in: tuple[StandIn, str], public: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> StandIn:
     """An account with a bucket alone, which the environment leads to; its home has a public SSH key."""
     from moto.backends import get_backend
     from moto.ec2.models.amis import Ami
@@ -74,6 +86,9 @@ def aws(stand_in: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch, tmp_path
         "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
         "HOME": str(tmp_path),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{public}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://example.org/",
     }.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN"):

@@ -58,9 +58,7 @@ def test_a_new_account_is_told_its_quota_first_and_where_to_ask_for_more(cloud: 
     assert (
         "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/L-3819A6DF" in said
     )
-    assert said.endswith(
-        "a g5.2xlarge spot instance cannot be started yet: All G and VT Spot Instance Requests; see above\n"
-    )
+    assert said.endswith("g5.2xlarge cannot be started yet: All G and VT Spot Instance Requests; see above\n")
 
 
 def test_each_missing_thing_is_named_with_what_to_do(
@@ -82,6 +80,25 @@ def test_each_missing_thing_is_named_with_what_to_do(
     ]
     assert "ssh-keygen -t ed25519" in said
     assert "SSH key" not in cloud("check", "--ssm")[1]
+
+
+@pytest.mark.parametrize(
+    ("instance", "missing"),
+    [
+        ("p4d.24xlarge", "All P4, P3 and P2 Spot Instance Requests"),
+        ("p5.48xlarge", "All P5 Spot Instance Requests"),
+        ("c6i.2xlarge", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"),
+    ],
+)
+def test_each_type_is_counted_by_the_quota_that_aws_counts_it_by(
+    cloud: Cloud, aws: StandIn, instance: str, missing: str
+) -> None:
+    aws.quotas.update({"L-1216C47A": 5.0, "L-417A185B": 500.0})
+    code, said = cloud("check", "--instance", instance)
+
+    assert code == 2
+    assert said.endswith(f"{instance} cannot be started yet: {missing}; see above\n")
+    assert "trainer cloud data takes 8" in cloud("check")[1]
 
 
 def test_a_quota_that_was_never_changed_is_that_of_new_accounts(cloud: Cloud, aws: StandIn) -> None:

@@ -423,6 +423,10 @@ def test_with_the_session_manager_no_port_is_open_and_no_key_is_there(
             "there is no bucket nowhere; make it: aws s3 mb s3://nowhere",
         ),
         (["--repository", "https://me:pw@example.org/x"], "holds a password"),
+        (
+            ["--repository", "https://example.org/me/private"],
+            "git cannot read https://example.org/me/private without a password, as the machine must",
+        ),
         (["--data-snapshot", "snap-0123456789abcdef0"], "AWS refuses DescribeSnapshots"),
     ],
 )
@@ -440,8 +444,9 @@ def test_a_misspelt_recipe_and_a_wrong_address_are_refused(cloud: Cloud, aws: St
     code, said = cloud(*UP, "--yes", recipe="rn50-oncycle")
     assert (code, aws.changes) == (2, [])
     assert "there is no recipe rn50-oncycle; did you mean rn50-onecycle?" in said
-    with pytest.raises(SystemExit, match="2"):
-        cloud(*UP, "--ssh-from", "203.0.113.7/8")
+    for address in ("203.0.113.7/8", "2001:db8::7"):
+        with pytest.raises(SystemExit, match="2"):
+            cloud(*UP, "--ssh-from", address)
 
 
 def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapshot: str, ec2: Any) -> None:
@@ -484,7 +489,7 @@ def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapsh
             "RunInstances",
             "UnauthorizedOperation",
             "Encoded authorization failure message: 3xK",
-            "does not allow RunInstances",
+            "does not allow RunInstances to these credentials; ask the account's owner for that right, and for iam:Pass",
         ),
         (
             "RunInstances",

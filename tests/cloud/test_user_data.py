@@ -22,6 +22,7 @@ DATA: dict[str, Any] = {
     "source": "huggingface",
     "destination_device": "/dev/sdf",
     "repository": "https://example.org/me/trainer",
+    "revision": "",
     "secrets_parameter": None,
     "shorter_side": None,
     "stop_when_done": True,

@@ -348,6 +348,7 @@ def prepares(**settings: object) -> str:
         "source": "digits",
         "destination_device": "vol-0bbb",
         "repository": "file:///repository",
+        "revision": "",
         "secrets_parameter": "/trainer/env",
         "shorter_side": None,
         "stop_when_done": True,

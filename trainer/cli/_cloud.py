@@ -10,7 +10,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,10 +169,10 @@ def _positive(kind: type[float]) -> Callable[[str], Any]:
 
 def _network(text: str) -> str:
     try:
-        return str(ip_network(text))
+        return str(IPv4Network(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no address or network such as 203.0.113.7/32"
+            f"{text!r} is no IPv4 address or network such as 203.0.113.7/32"
         ) from None
 
 
@@ -212,18 +212,17 @@ def _check(options: Namespace) -> int:
     if options.json:
         print(json.dumps({"good": not bad, "findings": [one._asdict() for one in found]}))
     if bad:
-        raise CloudError(
-            f"a {options.instance} spot instance cannot be started yet: {', '.join(bad)}; see above"
-        )
+        raise CloudError(f"{options.instance} cannot be started yet: {', '.join(bad)}; see above")
     return 0
 
 
 def _data(options: Namespace) -> int:
-    from trainer.cloud import Data, origin, plan_data
+    from trainer.cloud import Data, origin, plan_data, pushed_commit, require_clonable
 
     asked = Data(
         source=[word for one in options.source for word in shlex.split(one)],
-        repository=options.repository or origin(),
+        repository=require_clonable(options.repository or origin()),
+        revision="" if options.repository else pushed_commit(),
         name=options.name,
         instance=options.instance,
         gb=options.gb,
@@ -237,7 +236,7 @@ def _data(options: Namespace) -> int:
 
 
 def _up(options: Namespace) -> int:
-    from trainer.cloud import Up, origin, plan_up, pushed_commit
+    from trainer.cloud import Up, origin, plan_up, pushed_commit, require_clonable, uncommitted
 
     budgets = ("max_hours", "max_dollars", "until_top1")
     given = {name: getattr(options, name) for name in budgets if getattr(options, name) is not None}
@@ -245,10 +244,12 @@ def _up(options: Namespace) -> int:
         word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")
     ]
     settings = [word for one in options.set for word in ("--set", one)]
+    if not options.revision and (changed := uncommitted()):
+        print(f"not committed, and so not on the machine: {changed}", file=sys.stderr)
     asked = Up(
         recipe=options.recipe,
         instance=options.instance,
-        repository=options.repository or origin(),
+        repository=require_clonable(options.repository or origin()),
         revision=options.revision or pushed_commit(),
         name=options.name,
         spot=options.spot,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from trainer.cloud._aws import DENIED, Aws, code_of
 from trainer.cloud._launch import newest_image, subnets
-from trainer.cloud._prices import CPU_INSTANCES, spot_prices
+from trainer.cloud._prices import CPU_INSTANCES, on_demand, spot_prices
 from trainer.errors import CloudError
 from trainer.instances import INSTANCES, find_instance
 
@@ -19,10 +19,14 @@ CPU_IMAGE = "/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm
 QUOTAS = {
     ("G and VT", True): ("L-3819A6DF", "All G and VT Spot Instance Requests"),
     ("G and VT", False): ("L-DB2E81BA", "Running On-Demand G and VT instances"),
-    ("P", True): ("L-7212CCBC", "All P Spot Instance Requests"),
+    ("P4, P3 and P2", True): ("L-7212CCBC", "All P4, P3 and P2 Spot Instance Requests"),
+    ("P5", True): ("L-C4BD4855", "All P5 Spot Instance Requests"),
     ("P", False): ("L-417A185B", "Running On-Demand P instances"),
     ("Standard", False): ("L-1216C47A", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"),
 }
+
+
+DATA_VCPUS = CPU_INSTANCES["c6i.2xlarge"][0]  # what `trainer cloud data` takes, unless another is given
 
 
 class Finding(NamedTuple):
@@ -36,7 +40,7 @@ class Finding(NamedTuple):
 
 
 def quota(aws: Aws, kind: str, *, spot: bool) -> float:
-    """vCPUs that this account may run at once of instances of a kind: "G and VT", "P" or "Standard"."""
+    """vCPUs that this account may run at once of instances of a kind, as in QUOTAS."""
     client, asked = aws.client("service-quotas"), {"ServiceCode": "ec2", "QuotaCode": QUOTAS[kind, spot][0]}
     try:
         answer = client.get_service_quota(**asked)
@@ -47,7 +51,7 @@ def quota(aws: Aws, kind: str, *, spot: bool) -> float:
 
 def require_quota(aws: Aws, instance: str, *, spot: bool) -> None:
     """Raises: CloudError if `instance` is more than this account may run; no right to ask is no reason."""
-    kind, vcpus = _need(instance)
+    kind, vcpus = _need(instance, spot=spot)
     try:
         allowed = quota(aws, kind, spot=spot)
     except Exception as error:
@@ -61,11 +65,13 @@ def require_quota(aws: Aws, instance: str, *, spot: bool) -> None:
         )
 
 
-def _need(instance: str) -> tuple[str, int]:
+def _need(instance: str, *, spot: bool) -> tuple[str, int]:
     """The kind of quota that counts a type, and its vCPUs."""
     if instance in CPU_INSTANCES:
         return "Standard", CPU_INSTANCES[instance][0]
     machine = find_instance(instance)
+    if spot and machine.quota == "P":  # on demand, one quota counts them all
+        return "P5" if instance.startswith("p5") else "P4, P3 and P2", machine.vcpus
     return machine.quota, machine.vcpus
 
 
@@ -80,12 +86,13 @@ def look_at(aws: Aws, instance: str, key: str | None, keys: list[str], *, ssm: b
 
     Raises: CloudError without credentials or region; ConfigError for a type that is not known.
     """
-    kind, vcpus = _need(instance)
+    hourly = on_demand(instance)
     yield Finding("credentials", True, aws.who())
     yield Finding("region", True, aws.region)
     for one, spot in QUOTAS:
+        kind, vcpus = _need(instance, spot=spot)
         yield _quota(aws, one, spot, vcpus, needed=one == kind)
-    yield _price(aws, instance)
+    yield _price(aws, instance, hourly)
     yield _image(aws)
     yield _network(aws)
     if not ssm:
@@ -102,16 +109,22 @@ def _quota(aws: Aws, kind: str, spot: bool, vcpus: int, *, needed: bool) -> Find
         return Finding(
             name, False, "may not be read", "allow servicequotas:GetServiceQuota to see it", needed=False
         )
-    types = [known for known in (*INSTANCES, *CPU_INSTANCES) if _fits(known, kind, allowed)]
+    types = [known for known in (*INSTANCES, *CPU_INSTANCES) if _fits(known, kind, allowed, spot=spot)]
     found = f"{allowed:.0f} vCPUs" + (f": {', '.join(types)}" if types else ": none of the known types")
+    if kind == "Standard" and not needed and allowed < DATA_VCPUS:
+        ask = _ask_for(aws, kind, DATA_VCPUS, spot=spot)
+        todo = f"trainer cloud data takes {DATA_VCPUS}, or 4 with --instance c6i.xlarge; {ask}"
+        return Finding(name, False, found, todo, needed=False)
     if allowed >= vcpus or not needed:
         return Finding(name, bool(types), found, f"quota {code}", needed=False)
-    # One of spot and on demand is enough; that one is told too.
-    return Finding(name, False, found, _ask_for(aws, kind, vcpus, spot=spot), needed=spot)
+    # One of spot and on demand is enough; that one is told too. Data is prepared on demand alone.
+    return Finding(
+        name, False, found, _ask_for(aws, kind, vcpus, spot=spot), needed=spot or kind == "Standard"
+    )
 
 
-def _fits(instance: str, kind: str, vcpus: float) -> bool:
-    its_kind, need = _need(instance)
+def _fits(instance: str, kind: str, vcpus: float, *, spot: bool) -> bool:
+    its_kind, need = _need(instance, spot=spot)
     return its_kind == kind and need <= vcpus
 
 
@@ -123,9 +136,11 @@ def _ask_for(aws: Aws, kind: str, vcpus: int, *, spot: bool) -> str:
     )
 
 
-def _price(aws: Aws, instance: str) -> Finding:
+def _price(aws: Aws, instance: str, hourly: float) -> Finding:
+    told = f"{instance} ${hourly:.3f} an hour on demand (us-east-1)"
+    if instance in CPU_INSTANCES:
+        return Finding("price", True, told)
     prices = sorted((price, zone) for zone, price in spot_prices(aws, instance).items())
-    told = f"{instance} ${find_instance(instance).usd_per_hour:.3f} an hour on demand (us-east-1)"
     if not prices:
         return Finding(
             "price now", False, told, f"{instance} has no spot price in {aws.region}; try another --region"

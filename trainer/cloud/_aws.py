@@ -18,7 +18,8 @@ POLL = 5.0  # seconds between two looks at what AWS is still busy with
 
 # What to do, by the codes of docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
 _CREDENTIALS = (
-    "AWS does not know these credentials; log in again (aws configure, aws sso login), or set AWS_PROFILE"
+    "AWS does not know these credentials in this region; log in again (aws configure, aws sso login), set AWS_PROFILE, "
+    "or switch the region on, if it is off in AWS's console under Account"
 )
 _EXPIRED = "the credentials have expired, or this computer's clock is off; log in again, or set the clock"
 _QUOTA = (
@@ -131,9 +132,11 @@ def sentence(error: Any) -> str:
     """What an error of AWS means and what to do."""
     code, operation = code_of(error), error.operation_name
     if code in DENIED:
+        # A machine that gets a role asks for a right that no operation is called by.
+        role = ", and for iam:PassRole," if operation in ("RunInstances", "AddRoleToInstanceProfile") else ""
         return (
-            f"AWS does not allow {operation} to these credentials; ask the account's owner for that right, or "
-            "use others (AWS_PROFILE)"
+            f"AWS does not allow {operation} to these credentials; ask the account's owner for that right{role} "
+            "(docs/aws.md lists all), or use others (AWS_PROFILE)"
         )
     if code in SENTENCES:
         return f"{SENTENCES[code]} ({code})"

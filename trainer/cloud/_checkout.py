@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,14 +26,45 @@ def pushed_commit() -> str:
     commit = _git("rev-parse", "HEAD")
     if not commit:
         raise ConfigError("this folder is no clone; give --revision COMMIT, for the machine to check out")
-    if not _git("branch", "--remotes", "--contains", commit):
-        raise ConfigError(f"the commit {commit[:12]} is only here; git push it, or give --revision COMMIT")
+    # Of all remotes, the machine knows origin alone.
+    if not _git("branch", "--remotes", "--list", "origin/*", "--contains", commit):
+        raise ConfigError(
+            f"the commit {commit[:12]} is not at origin, as far as git knows; git push it, or give --revision COMMIT"
+        )
     return commit
+
+
+def uncommitted() -> str:
+    """The files of this clone that differ from its commit, the first few by name; empty if none does."""
+    changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()]
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def require_clonable(repository: str) -> str:
+    """`repository`, if git reads it as a machine does that knows nobody. Raises: ConfigError."""
+    # By ssh it would be read with a key of this computer; a password is refused later, and not said.
+    if not re.match(r"(https?|git|file)://[^@]*$", repository):
+        return repository
+    alone = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true"}
+    command = ["git", "-c", "credential.helper=", "ls-remote", "--quiet", repository, "HEAD"]
+    try:
+        done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:  # no git here; the machine has it
+        return repository
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{repository} does not answer git; is the address right?") from None
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("fatal: ")
+        raise ConfigError(
+            f"git cannot read {repository} without a password, as the machine must ({why[:200]}); make it public, or "
+            "give --repository URL of a copy that is"
+        )
+    return repository
 
 
 def _git(*words: str) -> str:
     folder = Path(__file__).parents[2]
     try:
-        return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True).stdout.rstrip()
     except FileNotFoundError:
         return ""

@@ -24,7 +24,14 @@ from trainer.cloud._launch import (
 )
 from trainer.cloud._machine import Found, Said, look
 from trainer.cloud._plan import Plan, Say
-from trainer.cloud._prices import CPU_INSTANCES, machine_cost, on_demand, snapshot_cost, volume_cost
+from trainer.cloud._prices import (
+    CPU_INSTANCES,
+    elsewhere,
+    machine_cost,
+    on_demand,
+    snapshot_cost,
+    volume_cost,
+)
 from trainer.cloud._rights import (
     check_secrets,
     keep_secrets,
@@ -49,6 +56,7 @@ class Data:
 
     source: Sequence[str]  # the words after `trainer prepare`
     repository: str
+    revision: str = ""  # empty: the repository's default branch
     name: str = "imagenet"
     instance: str = "c6i.2xlarge"
     gb: int = 200  # ImageNet as published has 154
@@ -112,6 +120,7 @@ def _user_data(aws: Aws, asked: Data) -> str:
         source=shlex.join(asked.source),
         destination_device=DATA_DEVICE,
         repository=asked.repository,
+        revision=asked.revision,
         secrets_parameter=parameter_name(asked.name) if asked.secrets else None,
         shorter_side=asked.shorter_side,
         stop_when_done=True,
@@ -129,6 +138,7 @@ def _begin(aws: Aws, asked: Data) -> Plan:
         f"  it may do in AWS: {rights or 'nothing'}",
         "  it prepares and checks every image and stops itself; this command then makes a snapshot and takes it down",
         f"  the snapshot stays: up to ${snapshot_cost(asked.gb).usd_per_month:.2f} a month, for what was written",
+        *elsewhere(aws.region),
     ]
     costs = [
         machine_cost(asked.instance, on_demand(asked.instance), spot=False),

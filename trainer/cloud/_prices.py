@@ -66,6 +66,15 @@ def cost_lines(costs: Iterable[Cost]) -> list[str]:
     ]
 
 
+def elsewhere(region: str) -> list[str]:
+    """That prices on demand are not those of `region`, where they are not."""
+    if region == "us-east-1":
+        return []
+    return [
+        f"  {region} has other prices for disks and on demand; what follows, and --max-dollars, counts in us-east-1's"
+    ]
+
+
 def spot_prices(aws: Aws, instance: str) -> dict[str, float]:
     """Dollars an hour of a spot instance now, by zone."""
     newest: dict[str, Any] = {}

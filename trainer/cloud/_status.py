@@ -76,6 +76,8 @@ def shown(one: dict[str, Any]) -> list[str]:
     since = " since its last start" if one["since_last_start_only"] else ""
     usd = "?" if one["usd"] is None else f"${one['usd']:.2f}"
     price = "?" if one["usd_per_hour"] is None else f"${one['usd_per_hour']:.3f}"
+    if not one["spot"] and not one["zone"].startswith("us-east-1"):
+        price += " (us-east-1's)"
     disk = f"disks at ${one['usd_disks_per_month']:.2f} a month"
     lines.append(f"  {usd} so far: {one['hours']:.1f} h{since} at {price}, and {disk}")
     return lines

@@ -26,7 +26,7 @@ from trainer.cloud._launch import (
 )
 from trainer.cloud._machine import Found, look
 from trainer.cloud._plan import Plan, Say
-from trainer.cloud._prices import machine_cost, on_demand, volume_cost
+from trainer.cloud._prices import elsewhere, machine_cost, on_demand, volume_cost
 from trainer.cloud._rights import (
     SESSION_MANAGER,
     check_secrets,
@@ -108,6 +108,7 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
         f"  trainer train {asked.recipe} {shlex.join(_arguments(asked, hourly))}",
         f"  {asked.repository} at {asked.revision[:12]}",
         f"  at the end of the run, {'it stays on (--keep)' if asked.keep else 'it stops itself; its disks stay'}",
+        *elsewhere(aws.region),
     ]
     costs = [
         machine_cost(asked.instance, hourly, spot=asked.spot),

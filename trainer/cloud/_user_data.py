@@ -37,6 +37,7 @@ def render_data(
     source: str,
     destination_device: str,
     repository: str,
+    revision: str,
     secrets_parameter: str | None,
     shorter_side: int | None,
     stop_when_done: bool,
@@ -52,6 +53,7 @@ def render_data(
             320`, a URL or a magnet link; `kaggle` alone downloads from Kaggle, `fetch URL` copies a prepared folder.
         destination_device: the volume's id, or the name it is attached under.
         repository: where the code is cloned from, without a password.
+        revision: commit, branch or tag; "": its default branch.
         secrets_parameter: name of an SSM SecureString with lines such as HF_TOKEN=…, KAGGLE_USERNAME=…, KAGGLE_KEY=….
         shorter_side: pixels, as of `trainer prepare`.
         stop_when_done: shut down at the end, also when it failed.
@@ -71,7 +73,7 @@ def render_data(
         "SOURCE": words,
         "DEVICE": _device(destination_device),
         "REPOSITORY": _repository(repository),
-        "REVISION": "",
+        "REVISION": _revision(revision) if revision else "",
         "SECRETS": secrets_parameter or "",
         "SHORTER_SIDE": str(shorter_side or ""),
         "KEEP": "" if stop_when_done else "yes",
@@ -115,8 +117,6 @@ def render_train(
     """
     if not re.fullmatch(r"[\w][\w./-]*", recipe, re.ASCII):
         raise ConfigError(f"{recipe!r} is no recipe's name; `trainer recipes` lists them")
-    if not re.fullmatch(r"[\w][\w./+-]*", revision, re.ASCII):
-        raise ConfigError(f"{revision!r} is no commit, branch or tag")
     for key in env:
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
             raise ConfigError(f"{key!r} is no name of a variable for .env")
@@ -128,7 +128,7 @@ def render_train(
     settings: dict[str, str | list[str]] = {
         "ENVIRONMENT": [f"{key}={quote(value)}" for key, value in lines.items()],
         "REPOSITORY": _repository(repository),
-        "REVISION": revision,
+        "REVISION": _revision(revision),
         "DEVICE": _device(data_device) if data_device else "",
         "COPY": "yes" if copy_to_nvme else "",
         "SECRETS": env_parameter or "",
@@ -160,6 +160,12 @@ def quote(value: str) -> str:
     if "\\" in value:
         raise ConfigError(f"a backslash is read in different ways from .env; do without it: {value!r}")
     return "'" + value.replace("'", "\\'") + "'"
+
+
+def _revision(revision: str) -> str:
+    if not re.fullmatch(r"[\w][\w./+-]*", revision, re.ASCII):
+        raise ConfigError(f"{revision!r} is no commit, branch or tag")
+    return revision
 
 
 def _device(device: str) -> str:
