@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from botocore import xform_name
 
 from tests.cloud.conftest import ROOT, Cloud, instances
 from tests.cloud.stand_in import StandIn
@@ -67,3 +69,17 @@ def test_the_page_leads_from_an_empty_account_to_a_trained_model_and_to_nothing_
     assert "snap-" in nothing
     assert (instances(ec2), ec2.describe_volumes()["Volumes"]) == ([], [])
     assert ec2.describe_snapshots(Filters=[{"Name": "tag:Project", "Values": ["trainer"]}])["Snapshots"] == []
+
+
+def test_the_page_lists_each_right_that_a_step_takes() -> None:
+    from botocore.session import get_session
+
+    listed = re.findall(
+        r"`([a-z0-9]+):([A-Za-z*]+)`", PAGE.partition("### The rights")[2].partition("## ")[0]
+    )
+    code = "".join(path.read_text() for path in (ROOT / "trainer" / "cloud").glob("*.py"))
+    for service in ("ec2", "iam", "ssm", "service-quotas"):
+        named = [name for one, name in listed if one == service.replace("-", "")]
+        for operation in get_session().get_service_model(service).operation_names:
+            called = re.search(rf"(?:\.|\"){xform_name(operation)}(?:\(|\")", code)
+            assert not called or any(fnmatchcase(operation, name) for name in named), f"{service}:{operation}"

@@ -489,7 +489,7 @@ def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapsh
             "RunInstances",
             "UnauthorizedOperation",
             "Encoded authorization failure message: 3xK",
-            "does not allow RunInstances to these credentials; ask the account's owner for that right, and for iam:Pass",
+            "does not allow RunInstances to these credentials; ask the account's owner for that right, and for iam:",
         ),
         (
             "RunInstances",
