@@ -236,7 +236,7 @@ def _data(options: Namespace) -> int:
 
 
 def _up(options: Namespace) -> int:
-    from trainer.cloud import Up, origin, plan_up, pushed_commit, require_clonable, uncommitted
+    from trainer.cloud import Up, origin, plan_up, pushed_commit, require_clonable
 
     budgets = ("max_hours", "max_dollars", "until_top1")
     given = {name: getattr(options, name) for name in budgets if getattr(options, name) is not None}
@@ -244,8 +244,6 @@ def _up(options: Namespace) -> int:
         word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", f"{value:g}")
     ]
     settings = [word for one in options.set for word in ("--set", one)]
-    if not options.revision and (changed := uncommitted()):
-        print(f"not committed, and so not on the machine: {changed}", file=sys.stderr)
     asked = Up(
         recipe=options.recipe,
         instance=options.instance,

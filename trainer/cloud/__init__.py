@@ -5,7 +5,7 @@ This package and all it imports needs Python and boto3 alone: it runs at home, w
 
 from trainer.cloud._account import Finding, look_at
 from trainer.cloud._aws import Aws, aws_errors
-from trainer.cloud._checkout import origin, pushed_commit, require_clonable, uncommitted
+from trainer.cloud._checkout import origin, pushed_commit, require_clonable
 from trainer.cloud._data import Data, plan_data
 from trainer.cloud._down import plan_down
 from trainer.cloud._plan import Plan
@@ -31,5 +31,4 @@ __all__ = [
     "require_clonable",
     "shown",
     "status",
-    "uncommitted",
 ]

@@ -125,7 +125,11 @@ def aws_errors() -> Iterator[None]:
 
 def code_of(error: Exception) -> str:
     """AWS's code of an error, such as UnauthorizedOperation."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    return str(_answer(error).get("Error", {}).get("Code", ""))
+
+
+def _answer(error: Exception) -> dict[str, Any]:
+    return getattr(error, "response", None) or {}  # of a connection that was lost it is None
 
 
 def sentence(error: Any) -> str:
@@ -166,19 +170,24 @@ def tag(thing: dict[str, Any], key: str) -> str:
     return next((str(one["Value"]) for one in thing.get("Tags", []) if one["Key"] == key), "")
 
 
-def by_tag(run: str | None) -> list[dict[str, Any]]:
-    """The filter for all that was made for `run`, or for any."""
+def by_tag(run: str | None, kind: str | None = None) -> list[dict[str, Any]]:
+    """The filter for all that was made for `run`, or for any; of one kind, or of both."""
     # All three: other people's things may be of a project of that name.
-    wanted = {"Project": [PROJECT], "Kind": list(KINDS), "Run": ["*" if run is None else run]}
+    wanted = {
+        "Project": [PROJECT],
+        "Kind": [kind] if kind else list(KINDS),
+        "Run": ["*" if run is None else run],
+    }
     return [{"Name": f"tag:{key}", "Values": values} for key, values in wanted.items()]
 
 
-def is_network(error: Exception) -> bool:
-    """Whether AWS was not reached, which may pass by itself."""
+def passes(error: Exception) -> bool:
+    """Whether AWS was not reached, or could not answer, which may pass by itself."""
     from botocore.exceptions import ConnectionError as NotReached
     from botocore.exceptions import HTTPClientError
 
-    return isinstance(error, (NotReached, HTTPClientError))
+    status = _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return isinstance(error, (NotReached, HTTPClientError)) or status >= 500
 
 
 def wait_until(ready: Callable[[], bool], what: str, *, seconds: float = 600, polls: int = 1) -> None:

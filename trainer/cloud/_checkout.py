@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 from pathlib import Path
 
 from trainer.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def origin() -> str:
@@ -29,15 +32,14 @@ def pushed_commit() -> str:
     # Of all remotes, the machine knows origin alone.
     if not _git("branch", "--remotes", "--list", "origin/*", "--contains", commit):
         raise ConfigError(
-            f"the commit {commit[:12]} is not at origin, as far as git knows; git push it, or give --revision COMMIT"
+            f"the commit {commit[:12]} is not at origin, as far as git knows; git push it, or say what the machine "
+            "shall have: up --revision COMMIT, data --repository URL"
         )
-    return commit
-
-
-def uncommitted() -> str:
-    """The files of this clone that differ from its commit, the first few by name; empty if none does."""
     changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()]
-    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        logger.warning("not committed, and so not on the machine: %s%s", ", ".join(changed[:3]), more)
+    return commit
 
 
 def require_clonable(repository: str) -> str:

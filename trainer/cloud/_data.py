@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.cloud._account import CPU_IMAGE, require_quota
 from trainer.cloud._again import require_profile, settings, start_again, told
-from trainer.cloud._aws import Aws, by_tag, is_network, run_name, tags, wait_until
+from trainer.cloud._aws import Aws, by_tag, passes, run_name, tags, wait_until
 from trainer.cloud._down import remove, things
 from trainer.cloud._launch import (
     DATA_DEVICE,
@@ -206,7 +206,7 @@ def _follow(aws: Aws, asked: Data, say: Say) -> None:
                 raise CloudError(f"the machine of {run} is gone; the same command makes another")
             found = look(aws, there)
         except Exception as error:
-            if not is_network(error):
+            if not passes(error):
                 raise
             line = "AWS cannot be reached now; the machine goes on, and this tries again"
         else:
@@ -241,8 +241,7 @@ def _follow(aws: Aws, asked: Data, say: Say) -> None:
 
 
 def _snapshot(aws: Aws, run: str) -> dict[str, Any] | None:
-    filters = [*by_tag(run), {"Name": "tag:Kind", "Values": ["data"]}]
-    found = aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters)
+    found = aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=by_tag(run, "data"))
     return next((one for one in found if one["State"] != "error"), None)
 
 

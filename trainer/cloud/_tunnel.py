@@ -25,8 +25,7 @@ def find_tunnel(
 ) -> Tunnel:
     """The tunnel to the one machine that trains, with this computer's address let in. Raises: CloudError."""
     filters = [
-        *by_tag(run),
-        {"Name": "tag:Kind", "Values": ["train"]},
+        *by_tag(run, "train"),
         {"Name": "instance-state-name", "Values": ["running"]},
     ]
     groups = aws.pages("describe_instances", "Reservations", Filters=filters)
