@@ -43,6 +43,8 @@ class Instance:
     def quota(self) -> str:
         """Whose vCPUs AWS counts: "Running On-Demand … instances" and "All … Spot Instance Requests" are two quotas.
 
+        Spot instances of P have two more by name: "All P4, P3 and P2 …" and "All P5 …".
+
         Source: docs.aws.amazon.com/AWSEC2/latest/UserGuide, ec2-on-demand-instances.html and using-spot-limits.html.
         """
         return "P" if self.gpu in ("A100", "H100") else "G and VT"

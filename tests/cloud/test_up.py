@@ -378,7 +378,7 @@ def test_secrets_stand_nowhere_but_in_an_encrypted_parameter(
 
 
 def test_with_the_session_manager_no_port_is_open_and_no_key_is_there(
-    cloud: Cloud, ec2: Any, aws: StandIn
+    cloud: Cloud, ec2: Any, aws: StandIn, clients: Clients
 ) -> None:
     assert cloud(*UP, "--ssm", "--yes")[0] == 0
 
@@ -388,6 +388,14 @@ def test_with_the_session_manager_no_port_is_open_and_no_key_is_there(
     )
     assert ec2.describe_key_pairs()["KeyPairs"] == []
     assert "KeyName" not in aws.last("RunInstances")
+
+    ec2.stop_instances(InstanceIds=[instances(ec2)[0]["InstanceId"]])
+    assert cloud(*UP, "--runs-remote", "s3://mine/runs", "--yes")[0] == 0  # it stays reached as it was made
+    role = {"RoleName": "trainer-us-east-1-digits", "PolicyName": "trainer"}
+    policy = clients("iam").get_role_policy(**role)["PolicyDocument"]
+    assert {"s3:PutObject", "ssmmessages:OpenDataChannel"} < {
+        action for one in policy["Statement"] for action in one["Action"]
+    }
 
 
 @pytest.mark.parametrize(

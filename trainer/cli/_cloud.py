@@ -292,6 +292,8 @@ def _ui(options: Namespace) -> int:
         _aws(options), options.name, port=options.port, identity=options.identity, ssh_from=options.ssh_from
     )
     print(f"{shlex.join(tunnel.command)}\n{tunnel.url} as long as this runs; Ctrl-C ends it", flush=True)
+    if options.port == 5000 and sys.platform == "darwin":
+        print("a Mac's AirPlay may have port 5000 already; then give --port 5001")
     if options.print:
         return 0
     try:

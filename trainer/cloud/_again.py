@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.cloud._aws import Aws, code_of
-from trainer.cloud._launch import Statement, give_rights
+from trainer.cloud._launch import Statement, give_rights, role_name
 from trainer.errors import CloudError
 
 
@@ -27,11 +27,12 @@ def settings(user_data: str) -> dict[str, str]:
 def start_again(
     aws: Aws, facts: dict[str, Any], run: str, kind: str, user_data: str, rights: Sequence[Statement]
 ) -> None:
-    """Start it with other user data, which its script fetches at each boot, and with these rights.
+    """Start it with other user data, which its script fetches at each boot, and with these rights if its role is ours.
 
     Raises: CloudError if AWS alone may start it.
     """
-    if rights:
+    profile = str(facts.get("IamInstanceProfile", {}).get("Arn") or "").rpartition("/")[2]
+    if rights and profile == role_name(aws, run):
         give_rights(aws, run, kind, rights)
     name = facts["InstanceId"]
     aws.ec2.modify_instance_attribute(InstanceId=name, UserData={"Value": user_data.encode()})

@@ -96,8 +96,7 @@ def plan_data(aws: Aws, asked: Data) -> Plan:
 
     def start(say: Say) -> None:
         keep_secrets(aws, run, "data", asked.secrets)
-        rights = () if asked.instance_profile else machine.rights
-        start_again(aws, found.facts, run, "data", machine.user_data, rights)
+        start_again(aws, found.facts, run, "data", machine.user_data, machine.rights)
         _follow(aws, asked, say)
 
     cost = machine_cost(found.facts["InstanceType"], on_demand(found.facts["InstanceType"]), spot=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,7 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
         raise CloudError(
             f"{run} has a {kind} already; take it down first (trainer cloud down {run}), or give another --name"
         )
+    asked = replace(asked, ssm=tag(found.facts, "Access") == "ssm")  # it stays reached as it was made
     told = f"{run}: {found.id}, a {kind} in {found.zone}, is {found.state}"
     if found.state == "stopping":
         raise CloudError(f"{told}; try again in a minute")
@@ -248,7 +249,7 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
         return Plan([f"{told}: {found.interrupted}; {later}"])
 
     def let_me_in() -> None:
-        if not asked.ssm and tag(found.facts, "Access") == "ssh":
+        if not asked.ssm:
             let_in(aws, run, "train", asked.ssh_from or own_address(), here=not asked.ssh_from)
 
     def reach(say: Say) -> None:
@@ -275,13 +276,14 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
     def start(say: Say) -> None:
         let_me_in()
         keep_secrets(aws, run, "train", asked.secrets)
-        start_again(aws, found.facts, run, "train", user_data, () if asked.instance_profile else rights)
+        start_again(aws, found.facts, run, "train", user_data, rights)
         _tell(aws, run, say)
 
     goes_on = [
         "  it starts again, on the disks it has, and goes on with what is asked for now:",
         f"  trainer train {asked.recipe} {shlex.join(_arguments(asked, hourly))}",
         f"  {asked.repository} at {asked.revision[:12]}",
+        f"  mirrored to {asked.runs_remote or 'nothing'}; secrets: {', '.join(asked.secrets) or 'none'}",
     ]
     return Plan(
         [f"{told}{ended}", *goes_on], start, [machine_cost(kind, hourly, spot=found.spot)], "Start it?"
