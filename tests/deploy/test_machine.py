@@ -318,6 +318,22 @@ def test_a_machine_that_cannot_begin_says_why_and_stops(
     assert machine.calls[-1] == ENDED
 
 
+@pytest.mark.parametrize(("starts", "tries"), [(1, 4), (2, 8)])
+def test_a_machine_that_has_begun_before_tries_longer_before_it_gives_up(
+    machine: Machine, starts: int, tries: int
+) -> None:
+    prepare_a_volume(machine)
+    machine.boots_first(trains(repository="file:///nowhere"))
+    for number in range(1, starts):
+        machine(
+            f"mkdir -p /var/lib/trainer-machine/starts; echo 60 >/var/lib/trainer-machine/starts/{number}"
+        )
+    machine("power on")
+
+    assert machine.calls.count("docker info") == tries
+    assert f"state=failed starts={starts} " in machine.console[-1]
+
+
 @pytest.mark.parametrize("device", ["/dev/sdf", "vol-0bbb"])
 def test_images_are_read_from_the_volume_where_the_instance_store_has_no_room(
     machine: Machine, device: str
