@@ -38,13 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # a GPU machine may be without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each file's tests go to one process, and all tests of the stack to one, for they share it."""
+    """Each file's tests go to one process, and all that want the Docker Engine to one: some restart it."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "tests/stack" if file.startswith("tests/stack/") else file
+            return "docker" if file.startswith(("tests/stack/", "tests/deploy/test_machine")) else file
 
     return Files(config, log)
 

@@ -13,7 +13,7 @@ import pytest
 from tests.stack.conftest import no_engine
 from trainer.cloud._user_data import render_data, render_train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "machine"
