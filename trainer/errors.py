@@ -11,6 +11,7 @@
     ├── ExportError         a bundle that cannot be written or differs from its model
     ├── PublishError        the Hugging Face Hub
     ├── CloudError          AWS does not have, allow or answer what was asked for
+    ├── MirrorError         the copy of a run that outlives the machine
     └── TrainingDiverged    the loss stopped being a number
     ProcessLost             exit 1: another process ended or is stuck; start again to go on
     ProcessesFailed         the exit code of processes that have said themselves what is wrong
@@ -72,6 +73,10 @@ class PublishError(TrainerError):
 
 class CloudError(TrainerError):
     """AWS does not have, allow or answer what was asked for."""
+
+
+class MirrorError(TrainerError):
+    """The mirror of a run cannot be used, or belongs to another machine now."""
 
 
 class TrainingDiverged(TrainerError):

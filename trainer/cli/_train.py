@@ -104,6 +104,25 @@ def add_start(parser: ArgumentParser) -> None:
         "(default: $TRAINER_PRICE_PER_HOUR)",
     )
     parser.add_argument(
+        "--runs-remote",
+        default=os.environ.get("RUNS_REMOTE") or None,
+        metavar="URL",
+        help="where the run is mirrored, so that another machine goes on with it: s3://BUCKET/PREFIX, or a folder of a "
+        "shared disk (default: $RUNS_REMOTE)",
+    )
+    parser.add_argument(
+        "--mirror-every",
+        type=_args.positive_float,
+        default=defaults.mirror_every,
+        metavar="SECONDS",
+        help="seconds that the mirror may be behind (default: 600); it is up to date after each epoch as well",
+    )
+    parser.add_argument(
+        "--unmirrored",
+        action="store_true",
+        help="start although the mirror cannot be used; it is tried again while training goes on",
+    )
+    parser.add_argument(
         "--tensorboard",
         action="store_true",
         help="write TensorBoard's event file too, to the folder tensorboard in the run's",
@@ -152,6 +171,7 @@ def _run(options: Namespace) -> int:
 def show(result: RunResult, given: StartOptions) -> None:
     """Print what came out."""
     from trainer.cli._terminal import show_table
+    from trainer.mirror import read_state
     from trainer.run import duration
     from trainer.tracking import local_url, read_run_ref
 
@@ -166,6 +186,7 @@ def show(result: RunResult, given: StartOptions) -> None:
         "model": f"{result.model} (version {result.version})",
         **({"report": result.report} if result.report else {}),
         **({"bundle": result.bundle} if result.bundle else {}),
+        **({"mirror": str(state)} if given.runs_remote and (state := read_state(Path(result.run))) else {}),
         "watch": result.url or f"mlflow ui --backend-store-uri {result.tracking_uri}",
         **({"open": local_url(ref)} if ref and not result.url else {}),
         # In Compose, whose folders these are, the export is a service.
@@ -187,7 +208,7 @@ def show_plan(plan: Plan, given: StartOptions, budget: str = "") -> None:
     recipe, dataset = plan.recipe, plan.dataset
     against = completeness(dataset)
     with proof_of(plan, given, dry=True) as proof:
-        from trainer.run import network_summary, preflight
+        from trainer.run import check_mirror, network_summary, preflight
 
         (processes, tracking), summary = preflight(plan, given, proof), network_summary(plan)
     steps = recipe.steps_per_epoch(len(dataset.train))
@@ -210,6 +231,7 @@ def show_plan(plan: Plan, given: StartOptions, budget: str = "") -> None:
             **({"phases": "; ".join(recipe.describe_phases().values())} if recipe.phases else {}),
             "run": str(plan.folder),
             "MLflow": tracking,
+            **({"mirror": mirror} if (mirror := check_mirror(plan, given)) else {}),
             **({"budget": budget} if budget else {}),
             **({"new": plan.news} if plan.news else {}),
         },

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainer.run._extension import Extension, make_extension
     from trainer.run._find_lr import LrSuggestion, find_lr
     from trainer.run._limits import Budgeted, check_budget, priced, within_budget
+    from trainer.run._mirror import check_mirror, restore_run, upload_run
     from trainer.run._options import (
         EvaluateOptions,
         ExtendOptions,
@@ -62,6 +63,7 @@ _MODULES = {
     "TrainOptions": "_options",
     "Weights": "_options",
     "check_budget": "_limits",
+    "check_mirror": "_mirror",
     "check_page": "_compare",
     "compare_runs": "_compare",
     "duration": "_eta",
@@ -83,9 +85,11 @@ _MODULES = {
     "report_run": "_report",
     "require_single_process": "_plan",
     "resolve_model": "_resolve",
+    "restore_run": "_mirror",
     "roll_back": "_champion",
     "show_demo": "_demo",
     "train_run": "_train",
+    "upload_run": "_mirror",
     "within_budget": "_limits",
     "write_comparison": "_compare",
 }
@@ -110,6 +114,7 @@ __all__ = [
     "TrainOptions",
     "Weights",
     "check_budget",
+    "check_mirror",
     "check_page",
     "compare_runs",
     "duration",
@@ -131,9 +136,11 @@ __all__ = [
     "report_run",
     "require_single_process",
     "resolve_model",
+    "restore_run",
     "roll_back",
     "show_demo",
     "train_run",
+    "upload_run",
     "within_budget",
     "write_comparison",
 ]

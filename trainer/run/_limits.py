@@ -81,19 +81,24 @@ def limit_of(options: StartOptions) -> Limit | None:
     return min(limits, key=lambda limit: limit.seconds, default=None)
 
 
-def within_budget(asked: TrainOptions) -> Budgeted:
+def within_budget(asked: TrainOptions, *, restore: Callable[[Plan], Plan] = lambda plan: plan) -> Budgeted:
     """`make_plan`, with a check that the run's budget allows it; with --fit, a shorter run that it allows.
+
+    Args:
+        asked: the options as they were given.
+        restore: fetches what another machine has done of a plan's run, which counts.
 
     Raises: ConfigError, DataError; ConfigError as well if the budget is too small, with what would fit.
     """
     options = priced(asked)
-    plan = make_plan(options)
+    plan = restore(make_plan(options))
     if options.fit:
         if (limit := limit_of(options)) is None:
             raise ConfigError(
                 "--fit needs a budget to fit the schedule to: give --max-hours or --max-dollars"
             )
-        plan, options = _fit(plan, options, limit)
+        fitted, options = _fit(plan, options, limit)
+        plan = plan if fitted.folder == plan.folder else restore(fitted)
         options = dataclasses.replace(options, fit=False)  # it is done
     return Budgeted(plan, options, check_budget(plan, options))
 

@@ -51,6 +51,11 @@ class StartOptions(TrackedOptions):
     tensorboard: bool = False  # write its event file beside the journal
     no_report: bool = False  # leave out the report at the end
     no_export: bool = False  # leave out the bundle at the end
+    runs_remote: str | None = (
+        None  # where the run is mirrored: s3://BUCKET/PREFIX, or a disk that others share
+    )
+    mirror_every: float = 600.0  # seconds that the mirror may be behind
+    unmirrored: bool = False  # start although the mirror cannot be used
 
 
 @dataclass(frozen=True, kw_only=True)

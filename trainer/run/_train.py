@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainer import ranks
 from trainer.run._limits import check_budget, priced, within_budget
+from trainer.run._mirrored import Mirrored
 from trainer.run._options import ExtendOptions, StartOptions, TrainOptions
 from trainer.run._plan import Plan, proof_of
 from trainer.run._result import RESULT, RunResult, read_result
@@ -35,9 +36,12 @@ def train_run(options: TrainOptions, *, display: Display | None = None) -> RunRe
         TrainingDiverged; Stopped when the run was stopped, with everything saved; ProcessesFailed.
     """
     ranks.require_nproc(options.nproc_per_node)
-    budgeted = within_budget(options)
-    command = ["train", *budgeted.options.arguments()]
-    return run_plan(budgeted.plan, budgeted.options, command, display, ready=lambda: budgeted.begin(options))
+    with Mirrored(options) as mirror:
+        budgeted = within_budget(options, restore=mirror.restore)
+        command = ["train", *budgeted.options.arguments()]
+        return run_plan(
+            budgeted.plan, budgeted.options, command, display, ready=lambda: budgeted.begin(options)
+        )
 
 
 def extend_run(options: ExtendOptions, *, display: Display | None = None) -> RunResult | None:
@@ -56,11 +60,11 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
     options = priced(options)
     extension = make_extension(options)
     extension.require_smooth()
-    told = check_budget(extension.plan, options)
     command = ["extend", *options.arguments()]
-    return run_plan(
-        extension.plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None
-    )
+    with Mirrored(options) as mirror:
+        plan = mirror.restore(extension.plan)
+        told = check_budget(plan, options)
+        return run_plan(plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None)
 
 
 def run_plan(

@@ -128,6 +128,7 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
                         **execution_tags(execution),
                         **parameters,
                         **money,
+                        **({"mirror": options.runs_remote} if options.runs_remote else {}),
                         **budget_tag,
                         **parent_tags(folder),
                         **origin.tags,

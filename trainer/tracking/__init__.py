@@ -17,7 +17,15 @@ from trainer.tracking._history import (
 )
 from trainer.tracking._journal import Journal, JournalHandler, NullLog, RunLog
 from trainer.tracking._load_model import LoadedModel, load_model
-from trainer.tracking._mlflow_run import PARENT_RUN, RunRef, local_url, read_run_ref, run_url, runs_url
+from trainer.tracking._mlflow_run import (
+    PARENT_RUN,
+    RunRef,
+    local_url,
+    read_run_ref,
+    run_url,
+    runs_url,
+    tag_run,
+)
 from trainer.tracking._origin import Origin, origin_of, run_that_made
 from trainer.tracking._progress import BEGUN, MACHINES, PRICE
 from trainer.tracking._promote import (
@@ -102,6 +110,7 @@ __all__ = [
     "save_model",
     "send_report",
     "sync",
+    "tag_run",
     "tracking_uri",
     "version_uri",
     "weights_sha256",

@@ -25,26 +25,30 @@ class BackgroundChild:
     It survives a ^C on the terminal; what it does at the end of its parent is up to it (`Parent`).
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, *, all_cores: bool = False) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, *, all_cores: bool = False, talk: bool = False
+    ) -> None:
         """Start the child.
 
         Args:
             arguments: command and arguments of `trainer`.
             log: file to which its standard output and error are appended.
             all_cores: let it compute with more than one thread, as when training is over.
+            talk: make pipes of its standard input and output, `input` and `output`.
         """
         threads = {} if all_cores else dict.fromkeys(THREADS, "1")
         env = {name: value for name, value in os.environ.items() if name not in ranks.OURS}
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 child_command(*arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talk else file,
                 stderr=file,
                 start_new_session=True,
                 env={**env, **safe_path(), **threads, PARENT: str(os.getpid())},
             )
         self.pid = self._process.pid
+        self.input, self.output = self._process.stdin, self._process.stdout
 
     def wait(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for its end: whether it has ended well."""

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainer.errors import TrackingError
 from trainer.files import write_json
 from trainer.tracking._history import RunHistory, read_journal
-from trainer.tracking._server import redact
+from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri
 from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view
 
 if TYPE_CHECKING:
@@ -103,6 +105,18 @@ def find_run(folder: Path, client: MlflowClient) -> Run | None:
         return None
     same = client.search_runs([experiment.experiment_id], f"tags.`{RUN_KEY}` = '{history.key}'")
     return min(same, key=lambda run: str(run.info.run_id), default=None)
+
+
+def tag_run(folder: Path, name: str, value: str) -> None:
+    """Tag the MLflow run of the run in `folder`, if there is one and its server answers: nothing depends on it."""
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException, TrackingError, OSError), quiet():
+        uri = run_tracking_uri(folder)
+        check_reachable(uri)
+        client = connect(uri)
+        if run := find_run(folder, client):
+            client.set_tag(run.info.run_id, name, value)
 
 
 def create_run(folder: Path, history: RunHistory, client: MlflowClient) -> Run:

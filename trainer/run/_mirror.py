@@ -1,0 +1,62 @@
+"""A run brought to its mirror or from it by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.errors import ConfigError, MirrorError
+from trainer.mirror import Mirror, lock_mirror, open_store, prove
+from trainer.run._options import StartOptions
+from trainer.run._plan import Plan
+from trainer.tracking import read_journal
+
+LEASE_SECONDS = 60.0
+
+
+def upload_run(folder: Path, url: str) -> str:
+    """Bring the mirror of the run in `folder` up to date; a sentence that says so.
+
+    Raises: TrackingError if that is no run; MirrorError if another machine trains it or the mirror cannot be used.
+    """
+    read_journal(folder)
+    with lock_mirror(folder):
+        mirror = Mirror(folder, open_store(url, folder.absolute().name), lease_seconds=LEASE_SECONDS)
+        mirror.claim()
+        try:
+            mirror.require_not_ahead()
+            mirror.upload()
+        finally:
+            mirror.release()
+    return f"all of {folder} is in {url}"
+
+
+def restore_run(folder: Path, url: str) -> str:
+    """Fetch the run in `folder` from its mirror if it is further there; a sentence that says what was done.
+
+    Raises: MirrorError if there is none, or it cannot be used.
+    """
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder.parent} cannot be made: {error.strerror}; choose another") from None
+    with lock_mirror(folder):
+        mirror = Mirror(folder, open_store(url, folder.name), lease_seconds=LEASE_SECONDS)
+        if not mirror.look().files:
+            raise MirrorError(f"{url} has no run {folder.name}; look there for its name")
+        if mirror.restore():
+            return f"{folder} is restored from {url}, step {mirror.index.step}"
+    return f"{folder} is as far as {url}, step {mirror.index.step}; nothing was fetched"
+
+
+def check_mirror(plan: Plan, options: StartOptions) -> str:
+    """See that the mirror of a run can be used; in words, what it holds; empty if the run has none.
+
+    Raises: ConfigError, MirrorError.
+    """
+    if not options.runs_remote:
+        return ""
+    store = open_store(options.runs_remote, plan.folder.name)
+    prove(store)
+    step = Mirror(plan.folder, store, lease_seconds=LEASE_SECONDS).look().step
+    return f"{options.runs_remote}, " + (f"which has it up to step {step:,}" if step >= 0 else "still empty")
