@@ -26,6 +26,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.silent = False  # whether nothing is answered
         self.slow = 0.0  # seconds for each 64 kB of an upload, and before each answer
         self.cut_after = 0  # bytes of an upload after which its connection is cut; 0: never
+        self.ignores_conditions = False  # as S3-like servers that know none
         self.puts: list[tuple[str, int]] = []  # key and bytes of each upload that was whole
         self.uploading = 0  # uploads of files that are under way
         self.asked = 0  # requests
@@ -37,6 +38,7 @@ class Proxy(http.server.ThreadingHTTPServer):
     def well(self) -> None:
         """As a server should be."""
         self.status, self.silent, self.slow, self.cut_after = 0, False, 0.0, 0
+        self.ignores_conditions = False
 
     def handle_error(self, *_: object) -> None:
         """A client that goes away is no error here."""
@@ -83,6 +85,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _hand_on(self, upstream: str, body: bytes) -> None:
         connection = http.client.HTTPConnection(upstream, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        if cast(Proxy, self.server).ignores_conditions and self.command == "PUT":
+            headers = {name: value for name, value in headers.items() if not name.lower().startswith("if-")}
         connection.request(self.command, self.path, body, headers)
         answer = connection.getresponse()
         content = answer.read()

@@ -20,6 +20,7 @@ from trainer.mirror._snapshot import STATE, newest_checkpoint
 from trainer.mirror._store import open_store
 
 LONGEST_PAUSE = 60.0  # seconds between two tries at a mirror that cannot be used
+LAST_TRIES = 6  # at the last upload
 TOLD_AFTER = 2  # failed tries in a row: S3 may answer 503 at any time
 
 Tell = Callable[[str, str], None]  # what kind of news it is: ready, refused, warning or info; and the news
@@ -37,11 +38,10 @@ class Finish:
 
     def __init__(self) -> None:
         self.asked = threading.Event()
-        self.seconds = LAST_SECONDS
 
     def ask(self, seconds: float) -> None:
-        """Ask. Any thread may."""
-        self.seconds = seconds
+        """Ask; this process ends then, also while it waits for a server. Any thread may."""
+        _end_in(seconds)
         self.asked.set()
 
 
@@ -57,6 +57,20 @@ class Pace:
     def lease_seconds(self) -> float:
         """Seconds after which the machine that does it may be called dead."""
         return min(SECONDS, max(LEAST, self.every))
+
+    def is_due(self, step: int, mirrored: int, age: float, took: float) -> bool:
+        """Whether a newer checkpoint is to go up: after an epoch, or if the next one would come too late.
+
+        Args:
+            step: of the newest checkpoint.
+            mirrored: of the newest in the mirror; -1: none.
+            age: seconds since that was saved.
+            took: seconds of the last upload.
+        """
+        if step <= mirrored:
+            return False
+        after_epoch = mirrored < 0 or step // self.epoch_steps > mirrored // self.epoch_steps
+        return after_epoch or age + self.checkpoint_interval + took >= self.every
 
 
 @dataclass(frozen=True)
@@ -148,23 +162,29 @@ class _Follower:
 
     def work(self, parent: Parent) -> int:
         """Upload whenever it is due, until all is done or there is no time left."""
+        tries = 0  # at the last upload
         try:
             while True:
                 # Asked first: what is there then is all that there will be.
                 orphaned, finishing = parent.is_gone(), self._finish.asked.is_set()
-                if orphaned or finishing:
-                    _end_in(LAST_SECONDS if orphaned else self._finish.seconds)
+                if orphaned:
+                    _end_in(LAST_SECONDS)
                 last = orphaned or finishing
                 done = self._try(last=last)
-                if self._ended or (last and (done or orphaned)):
+                tries += last
+                if self._ended or (last and (done or orphaned or tries == LAST_TRIES)):
                     if not last:
                         self._wait_for_end(parent)
                     return 0 if done else MirrorError.exit_code
-                pause = min(2.0 ** (self._failures - 1), LONGEST_PAUSE) if self._failures else self._poll
-                self._sleep(parent, pause)
+                in_a_row = tries or self._failures
+                self._sleep(parent, min(2.0 ** (in_a_row - 1), LONGEST_PAUSE) if in_a_row else self._poll)
         finally:
-            if self._mirror:
-                self._mirror.release()
+            self._release()
+
+    def _release(self) -> None:
+        if self._mirror:
+            self._mirror.release()
+            self._mirror = None
 
     @property
     def _poll(self) -> float:
@@ -184,7 +204,7 @@ class _Follower:
             if self._mirror is None:
                 mirror = self._claimed(lambda who: None)
                 self._mirror = mirror
-                mirror.require_same_run()
+                mirror.require_not_ahead()
             begun = time.monotonic()
             if self._mirror.upload():
                 self._took = time.monotonic() - begun
@@ -192,6 +212,7 @@ class _Follower:
         except Taken as error:
             self._ended = str(error)
             self._note(self._ended)
+            self._release()
             self._tell("warning", f"{error}; this run goes on without a mirror")
             return False
         except MirrorError as error:
@@ -204,15 +225,9 @@ class _Follower:
         return True
 
     def _due(self) -> bool:
-        """Whether the newest checkpoint is to go up: at the end of an epoch, or if the next one would be too late."""
         step, _ = newest_checkpoint(self._folder)
         mirrored = self._mirror.index.step if self._mirror else -1
-        if step <= mirrored:
-            return False
-        if mirrored < 0 or step // self._pace.epoch_steps > mirrored // self._pace.epoch_steps:
-            return True
-        age = time.time() - self._saved
-        return age + self._pace.checkpoint_interval + self._took + self._poll >= self._pace.every
+        return self._pace.is_due(step, mirrored, time.time() - self._saved, self._took + self._poll)
 
     def _sleep(self, parent: Parent, seconds: float) -> None:
         """Sleep, but not past a wish to finish or the parent's end."""

@@ -65,10 +65,11 @@ class Mirror:
         return self.index
 
     def require_not_ahead(self) -> None:
-        """Raises: MirrorError if the mirror is further than the run folder; Taken as `require_same_run`."""
+        """Raises: Taken if the mirror is further than the run folder, or as `require_same_run`."""
         if self._is_ahead():
-            raise MirrorError(
-                f"the mirror is further than {self._folder}, at step {self.index.step}: fetch it with --restore"
+            raise Taken(
+                f"the mirror is further than {self._folder}, at step {self.index.step}, and is left as it is: "
+                "`trainer train` goes on from there when it is started again, `trainer mirror --restore` fetches it"
             )
         self.require_same_run()
 

@@ -15,6 +15,7 @@ from trainer.errors import ConfigError, MirrorError, ProcessLost
 from trainer.mirror import LAST_SECONDS, check_address, read_state
 from trainer.run._options import StartOptions
 from trainer.run._plan import Plan, differences
+from trainer.run._result import read_result
 from trainer.tracking import BackgroundChild, tag_run
 
 END_SECONDS = 600.0  # that a trained run waits for its model to be in the mirror
@@ -67,7 +68,8 @@ class Mirrored:
             "--epoch-steps": plan.recipe.steps_per_epoch(len(plan.dataset.train)),
             "--runs-remote": self._url,
         }
-        flags = ["--follow", *(["--unmirrored"] if options.unmirrored else [])]
+        # A finished run shows its result, whatever its mirror is like.
+        flags = ["--follow", *(["--unmirrored"] if options.unmirrored or read_result(folder) else [])]
         arguments = ["mirror", str(folder), *flags, *(f"{name}={value}" for name, value in pace.items())]
         messages = folder.with_name(f".{folder.name}.mirror.log")
         self._plan, self._child = plan, BackgroundChild(arguments, messages, talk=True)

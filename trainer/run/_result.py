@@ -51,8 +51,13 @@ def read_result(folder: Path) -> RunResult | None:
         return None  # as of a run that is not finished: its end is repeated
     known = {field.name for field in fields(RunResult)}
     try:
-        return replace(RunResult(**{key: value for key, value in stored.items() if key in known}), again=True)
+        result = RunResult(**{key: value for key, value in stored.items() if key in known})
     except TypeError:
         raise TrackingError(
             f"{folder / RESULT} is not of this version of trainer; read it as it is, or begin a new run with --name"
         ) from None
+    # Its folder may have been moved, or fetched from a mirror.
+    report, bundle = (
+        path and path.replace(result.run, str(folder), 1) for path in (result.report, result.bundle)
+    )
+    return replace(result, run=str(folder), report=report, bundle=bundle, again=True)

@@ -1,0 +1,250 @@
+"""A run folder that goes to its mirror and back: a reader sees one state or another, never a mixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.dataset.conftest import Bucket
+from tests.mirror.conftest import Machine, files_of, with_best, write_checkpoint
+from tests.mirror.proxy import in_front_of
+from trainer.errors import MirrorError
+from trainer.mirror import Pace, Taken
+from trainer.mirror._index import INDEX
+
+
+def mirrored(machine: Machine, *steps: int) -> None:
+    """A machine that has claimed the mirror, and brought these steps there."""
+    machine.mirror.claim()
+    machine.mirror.restore()
+    for step in steps:
+        write_checkpoint(machine.run, step)
+        assert machine.mirror.upload()
+
+
+def test_a_machine_without_the_run_gets_all_that_is_needed_to_go_on(url: str, tmp_path: Path) -> None:
+    first = Machine(tmp_path / "a", url)
+    mirrored(first, 1)
+    with_best(first.run, write_checkpoint(first.run, 2))
+    write_checkpoint(first.run, 3)
+    newest = write_checkpoint(first.run, 4)
+    (first.run / "parent.json").write_text("{}")
+    for name in ("train.lock", "sync.log", ".step.partial"):
+        (first.run / name).write_text("of this machine")
+    assert first.mirror.upload()
+    first.mirror.release()
+
+    second = Machine(tmp_path / "b", url)
+    second.mirror.claim()
+    assert second.mirror.restore()
+    second.mirror.release()
+
+    there, here = files_of(second.run), files_of(first.run)
+    best = next(name for name in here if "step-00000002" in name)
+    wanted = {"journal.jsonl", "recipe.json", "parent.json", f"checkpoints/{newest.name}", best}
+    assert set(there) == {*wanted, "checkpoints/best.pt"}
+    assert all(there[name] == here[name] for name in there)
+
+
+def test_older_objects_go_when_the_new_index_is_up_and_the_checkpoint_before_stays(
+    url: str, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, *range(1, 6))
+
+    objects = machine.store.names("files/")
+    assert sum("/checkpoints/" in name for name in objects) == 2
+    assert len(objects) == 4  # and journal, recipe
+    assert not machine.mirror.upload(), "nothing is new"
+    machine.mirror.release()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Machine(tmp_path / "a", url)
+    mirrored(first, 1, 2)
+    first.mirror.release()
+    (entry, before) = first.mirror.index.checkpoints()
+    damage(first, entry.object)
+
+    second = Machine(tmp_path / "b", url)
+    second.mirror.claim()
+    assert second.mirror.restore()
+    assert [path.name for path in (second.run / "checkpoints").iterdir()] == [Path(before.path).name]
+    assert "damaged checkpoint in the mirror passed over" in caplog.text
+
+    damage(first, before.object)
+    third = Machine(tmp_path / "c", url)
+    second.mirror.release()
+    third.mirror.claim()
+    with pytest.raises(MirrorError, match="all checkpoints in the mirror are damaged"):
+        third.mirror.restore()
+    third.mirror.release()
+    assert not third.run.exists()
+    assert not list(third.run.parent.iterdir()), "nothing is left of what was fetched"
+
+
+def damage(machine: Machine, name: str) -> None:
+    import hashlib
+    import io
+
+    machine.store.get(name, file := io.BytesIO())
+    content = bytearray(file.getvalue())
+    content[len(content) // 2] ^= 1
+    machine.store.put(name, io.BytesIO(content), len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_checkpoint_that_is_damaged_here_does_not_go_up(url: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, 1)
+    newest = write_checkpoint(machine.run, 2)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    machine.mirror.upload()
+    machine.mirror.release()
+
+    assert machine.mirror.index.step == 1
+
+
+def test_a_former_owner_writes_nothing_any_more(url: str, tmp_path: Path) -> None:
+    """Its lease has run out while it was without a network, and another machine goes on."""
+    first = Machine(tmp_path / "a", url, lease_seconds=1)
+    mirrored(first, 1, 2)
+    lease = first.mirror._lease
+    lease._released.set()
+    lease._thread.join()
+    second = Machine(tmp_path / "b", url)
+    mirrored(second, 3)
+    seen = second.store.names("files/")
+
+    write_checkpoint(first.run, 9)
+    with pytest.raises(Taken, match="the mirror was taken over by"):
+        first.mirror.upload()
+    first.mirror._delete_old(set(seen))
+
+    assert set(seen) <= set(second.store.names("files/")), (
+        "what it uploads before it knows is in the way of nobody"
+    )
+    assert second.mirror.look().step == 3
+    write_checkpoint(second.run, 4)
+    assert second.mirror.upload()
+    second.mirror.release()
+    assert not any("step-00000009" in name for name in second.store.names("files/"))
+
+
+def test_a_run_folder_that_is_further_stays_and_one_that_is_behind_is_kept_aside(
+    url: str, tmp_path: Path
+) -> None:
+    first = Machine(tmp_path / "a", url)
+    mirrored(first, 1)
+    write_checkpoint(first.run, 2)
+    assert not first.mirror.restore()
+    first.mirror.upload()
+    first.mirror.release()
+
+    stale = Machine(tmp_path / "b", url)
+    shutil.copytree(first.run, stale.run)
+    os.unlink(next((stale.run / "checkpoints").glob("step-00000002-*")))
+    stale.mirror.claim()
+    assert stale.mirror.restore()
+    stale.mirror.release()
+
+    assert files_of(stale.run)["journal.jsonl"] == files_of(first.run)["journal.jsonl"]
+    aside = stale.run.with_name(".run.before-restore")
+    assert [path.name[:13] for path in (aside / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_the_mirror_of_another_beginning_of_the_run_is_left_as_it_is(url: str, tmp_path: Path) -> None:
+    first = Machine(tmp_path / "a", url)
+    mirrored(first, 1)
+    first.mirror.release()
+
+    other = Machine(tmp_path / "b", url)
+    write_checkpoint(other.run, 5, key="another")
+    other.mirror.claim()
+    with pytest.raises(Taken, match="as it was begun another time, up to step 1; it is left as it is"):
+        other.mirror.restore()
+    other.mirror.release()
+
+
+def test_a_bucket_that_was_emptied_is_filled_again(url: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, 1)
+    machine.store.delete(machine.store.names(""))
+    write_checkpoint(machine.run, 2)
+    with pytest.raises(MirrorError, match="changed by another program; it is made anew"):
+        machine.mirror.upload()
+    assert machine.mirror.upload()
+    machine.mirror.release()
+
+    other = Machine(tmp_path / "b", url)
+    other.mirror.claim()
+    assert other.mirror.restore()
+    other.mirror.release()
+    assert files_of(other.run)["journal.jsonl"] == files_of(machine.run)["journal.jsonl"]
+
+
+def test_an_upload_that_is_cut_anywhere_leaves_the_state_before(
+    bucket: Bucket, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_front_of(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        machine = Machine(tmp_path / "a", f"s3://{bucket.name}/runs")
+        mirrored(machine, 1)
+        state = machine.mirror.look()
+        write_checkpoint(machine.run, 2, content=os.urandom(300_000))
+        proxy.cut_after = 100_000
+        with pytest.raises(MirrorError):
+            machine.mirror.upload()
+        assert machine.mirror.look() == state
+
+        proxy.well()
+        whole = len(proxy.puts)
+        assert machine.mirror.upload()
+        machine.mirror.release()
+        paths = [path for path, _ in proxy.puts[whole:]]
+        assert len(paths) == len(set(paths)), "what was there already is not sent again"
+        assert machine.mirror.look().step == 2
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/x", "a/../../b", "a//b", "."])
+def test_an_index_whose_paths_lead_out_of_the_run_folder_is_refused(
+    url: str, tmp_path: Path, path: str
+) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, 1)
+    machine.mirror.release()
+    found = machine.store.read(INDEX)
+    assert found is not None
+    content = json.loads(found.data)
+    content["files"][0]["path"] = path
+    machine.store.write(INDEX, json.dumps(content).encode(), version=found.version)
+
+    with pytest.raises(MirrorError, match=r"index\.json of the mirror is no index of this program"):
+        Machine(tmp_path / "b", url).mirror.look()
+
+
+def test_nothing_in_a_mirror_holds_credentials(url: str, tmp_path: Path, bucket: Bucket) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, 1)
+    machine.mirror.release()
+
+    for name in ("index.json", "lease.json"):
+        found = machine.store.read(name)
+        assert found is not None
+        assert b"secret" not in found.data
+
+
+def test_a_mirror_is_due_after_an_epoch_or_when_the_next_checkpoint_would_be_too_late() -> None:
+    pace = Pace(every=600, checkpoint_interval=60, epoch_steps=100)
+
+    assert pace.is_due(1, -1, 0, 0), "the first"
+    assert not pace.is_due(150, 150, 1e9, 0), "nothing is new"
+    assert not pace.is_due(170, 150, 500, 10)
+    assert pace.is_due(170, 150, 535, 10)
+    assert pace.is_due(200, 199, 0, 0), "the end of an epoch"
+    assert (pace.lease_seconds, Pace(1, 1, 1).lease_seconds) == (60, 3)
