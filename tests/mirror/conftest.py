@@ -27,7 +27,8 @@ def write_checkpoint(run: Path, step: int, *, content: bytes = b"", key: str = "
     journal = run / "journal.jsonl"
     if not journal.exists():
         journal.write_text(json.dumps({"kind": "start", "time": 1, "key": key}) + "\n")
-        (run / "recipe.json").write_text("{}\n")
+        if not (run / "recipe.json").exists():
+            (run / "recipe.json").write_text("{}\n")
     with journal.open("a") as file:
         file.write(json.dumps({"kind": "metrics", "time": step, "step": step, "values": {}}) + "\n")
     return path

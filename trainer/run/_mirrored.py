@@ -121,9 +121,18 @@ class Mirrored:
             tag_run(folder, MIRROR, f"{self._url}: BEHIND, {why}")
 
     def _let_go(self) -> None:
-        if self._child and self._child.is_running():
-            self._child.detach()
+        child, listener = self._child, self._listener
         self._child = self._listener = None
+        if child is None:
+            return
+        if child.is_running():
+            child.detach()
+        elif listener:
+            listener.join()  # to the end of what it has said
+        for pipe in (child.input, child.output):
+            with suppress(OSError):  # nobody reads it any more
+                if pipe and not (pipe is child.output and child.is_running()):
+                    pipe.close()
 
     def _heard(self) -> Iterator[tuple[str, str]]:
         """What the child says, as long as it lives."""
