@@ -25,11 +25,13 @@ FLAGS = {
     "--tta",
     "export": "--data --device --format --json --log --out --parity --runs --trust",
     "extend": "--batch-per-gpu --checkpoint-interval --compile --cooldown --data --decoder --device --dry-run --epochs "
-    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node "
-    "--offline --partial --price --runs --tensorboard --timeout --until-top1",
+    "--instance --json --max-dollars --max-hours --max-restarts --mirror-every --name --no-export --no-report "
+    "--nproc-per-node --offline --partial --price --runs --runs-remote --tensorboard --timeout --unmirrored "
+    "--until-top1",
     "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
+    "mirror": "--checkpoint-interval --epoch-steps --follow --mirror-every --restore --runs-remote --unmirrored",
     "prepare": "",
     "promote": "--json --runs",
     "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos "
@@ -40,8 +42,9 @@ FLAGS = {
     "summary": "--classes --json --set",
     "sync": "--candidate --follow",
     "train": "--batch-per-gpu --checkpoint-interval --compile --data --decoder --device --dry-run --fit --from "
-    "--instance --json --max-dollars --max-hours --max-restarts --name --no-export --no-report --nproc-per-node "
-    "--offline --partial --price --runs --set --tensorboard --timeout --trust --until-top1 --weights",
+    "--instance --json --max-dollars --max-hours --max-restarts --mirror-every --name --no-export --no-report "
+    "--nproc-per-node --offline --partial --price --runs --runs-remote --set --tensorboard --timeout --trust "
+    "--unmirrored --until-top1 --weights",
 }
 
 
@@ -86,6 +89,7 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
         "report",
         "compare",
         "demo",
+        "mirror",
         "promote",
         "rollback",
         "export",

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
+from benchmarks._s3_proxy import Proxy, in_front_of
 from tests.dataset.conftest import Bucket
-from tests.mirror.proxy import Proxy, in_front_of
 from tests.mirror.trainee import train_mirrored
 from tests.training.test_kills import data, learned  # noqa: F401
 from trainer.checkpoint import list_checkpoints

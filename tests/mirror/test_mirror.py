@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._s3_proxy import in_front_of
 from tests.dataset.conftest import Bucket
 from tests.mirror.conftest import Machine, files_of, with_best, write_checkpoint
-from tests.mirror.proxy import in_front_of
 from trainer.errors import MirrorError
 from trainer.mirror import Pace, Taken
 from trainer.mirror._index import INDEX

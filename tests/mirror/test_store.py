@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._s3_proxy import in_front_of
 from tests.dataset.conftest import Bucket
-from tests.mirror.proxy import in_front_of
 from trainer.errors import ConfigError, MirrorError
 from trainer.mirror import open_store, prove
 from trainer.mirror._store import Changed, Store

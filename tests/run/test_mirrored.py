@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._s3_proxy import Proxy, in_front_of
 from tests.dataset.conftest import Bucket, bucket, s3_endpoint  # noqa: F401
 from tests.mirror.conftest import files_of, write_checkpoint
-from tests.mirror.proxy import Proxy, in_front_of
 from trainer.config import Recipe
 from trainer.dataset import Dataset
 from trainer.errors import ConfigError, MirrorError

@@ -110,13 +110,14 @@ class Mirrored:
                 assert child.input is not None
                 child.input.write(f"{seconds}\n".encode())
                 child.input.flush()
-        done = child.wait(seconds + 5)
+        done, running = child.wait(seconds + 5), child.is_running()
         self._let_go()
         if not said:  # it was refused, and nothing was begun
             return
         state = read_state(folder)
         if folder.exists() and not (done and state and not state.behind):
-            why = state.behind if state and state.behind else f"not all was sent in {seconds:g} seconds"
+            why = f"not all was sent in {seconds:g} seconds" if running else "its process ended too early"
+            why = state.behind if state and state.behind else why
             logger.warning("the mirror is behind: %s; send the rest with: trainer mirror %s", why, folder)
             tag_run(folder, MIRROR, f"{self._url}: BEHIND, {why}")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ class Proxy(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def well(self) -> None:
@@ -48,6 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_expect_100(self) -> bool:
+        """Hold the answer back."""
         return True  # said when the body is wanted
 
     def _any(self) -> None:
@@ -64,7 +69,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Expect"):
             self.send_response_only(100)
             self.end_headers()
-        body, size = b"", int(self.headers.get("Content-Length") or 0)
+        body, size = bytearray(), int(self.headers.get("Content-Length") or 0)
         is_file = self.command == "PUT" and "/files/" in self.path
         server.uploading += is_file
         try:
@@ -78,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(server.slow)
             if is_file:
                 server.puts.append((self.path, size))
-            self._hand_on(server.upstream, body)
+            self._hand_on(server.upstream, bytes(body))
         finally:
             server.uploading -= is_file
 
@@ -119,3 +124,25 @@ def in_front_of(upstream: str) -> Iterator[Proxy]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def main() -> None:
+    """Be an S3 server, of moto, behind a proxy: print its address, and take manners as JSON, a line each."""
+    from moto.server import ThreadedMotoServer
+
+    os.nice(10)  # a real one is on another machine
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    with in_front_of(f"http://{host}:{port}") as proxy:
+        print(proxy.url, flush=True)
+        for line in sys.stdin:
+            proxy.well()
+            for name, value in json.loads(line).items():
+                setattr(proxy, name, value)
+            print("ok", flush=True)
+    moto.stop()
+
+
+if __name__ == "__main__":
+    main()
