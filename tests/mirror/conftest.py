@@ -52,6 +52,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where runs are mirrored: on an S3 server, and on a disk."""
     if request.param == "s3":
         return f"s3://{request.getfixturevalue('bucket').name}/runs"
+    return str(request.getfixturevalue("disk"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> str:
+    """The address of a disk that machines share."""
     (tmp_path / "shared").mkdir()
     return (tmp_path / "shared").as_uri()
 

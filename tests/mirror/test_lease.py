@@ -11,7 +11,7 @@ import pytest
 from trainer.errors import MirrorError
 from trainer.mirror import Taken
 from trainer.mirror._lease import LEASE, Lease
-from trainer.mirror._store import Store, open_store
+from trainer.mirror._store import open_store
 
 
 def lease(url: str, runs: Path, seconds: float = 60) -> Lease:
@@ -52,6 +52,7 @@ def test_a_start_on_the_same_machine_takes_it_at_once(url: str, tmp_path: Path) 
         first.renew()
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_dead_machine_runs_out(url: str, tmp_path: Path) -> None:
     first = lease(url, tmp_path / "a", seconds=1)
     first.take()
@@ -67,8 +68,9 @@ def test_the_lease_of_a_dead_machine_runs_out(url: str, tmp_path: Path) -> None:
     second.renew()
 
 
-def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(url: str, store: Store, tmp_path: Path) -> None:
-    one = lease(url, tmp_path / "a")
+def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(disk: str, tmp_path: Path) -> None:
+    store = open_store(disk, "run")
+    one = lease(disk, tmp_path / "a")
     one.take()
     found = store.read(LEASE)
     assert found is not None
@@ -81,8 +83,9 @@ def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(url: str, store: S
     assert not one.lost
 
 
-def test_a_lease_that_is_gone_with_its_bucket_is_made_again(url: str, store: Store, tmp_path: Path) -> None:
-    one = lease(url, tmp_path / "a")
+def test_a_lease_that_is_gone_with_its_bucket_is_made_again(disk: str, tmp_path: Path) -> None:
+    store = open_store(disk, "run")
+    one = lease(disk, tmp_path / "a")
     one.take()
     store.delete([LEASE, *store.names(LEASE)])
 
@@ -92,7 +95,8 @@ def test_a_lease_that_is_gone_with_its_bucket_is_made_again(url: str, store: Sto
     one.release()
 
 
-def test_a_lease_that_nobody_can_read_runs_out_as_any_other(url: str, store: Store, tmp_path: Path) -> None:
+def test_a_lease_that_nobody_can_read_runs_out_as_any_other(disk: str, tmp_path: Path) -> None:
+    store = open_store(disk, "run")
     store.write(LEASE, b"\xff[", version=None)
     waited: list[str] = []
 
@@ -104,5 +108,5 @@ def test_a_lease_that_nobody_can_read_runs_out_as_any_other(url: str, store: Sto
         raise Enough
 
     with pytest.raises(Enough):
-        lease(url, tmp_path / "a").take(wait)
+        lease(disk, tmp_path / "a").take(wait)
     assert waited == ["another machine (an unknown folder)"]

@@ -56,7 +56,7 @@ def test_an_object_that_changes_does_so_only_from_the_version_that_was_read(stor
 
 
 def test_of_many_who_write_at_once_one_does(url: str) -> None:
-    start, won = threading.Barrier(8), []
+    start, won = threading.Barrier(4), []
 
     def write(number: int) -> None:
         store = open_store(url, "run")
@@ -67,7 +67,7 @@ def test_of_many_who_write_at_once_one_does(url: str) -> None:
         except Changed:
             pass
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -105,6 +105,7 @@ def test_a_disk_that_is_not_mounted_is_refused_instead_of_made(tmp_path: Path) -
     assert not (tmp_path / "mnt").exists()
 
 
+@pytest.mark.slow
 def test_what_an_s3_answers_becomes_a_sentence_without_secrets(
     bucket: Bucket,
     s3_endpoint: str,

@@ -13,6 +13,8 @@ import pytest
 from benchmarks._s3_proxy import Proxy, in_front_of
 from tests.dataset.conftest import Bucket, bucket, s3_endpoint  # noqa: F401
 from tests.mirror.conftest import files_of, write_checkpoint
+from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from tests.tracking.synced import in_mlflow, start
 from trainer.config import Recipe
 from trainer.dataset import Dataset
 from trainer.errors import ConfigError, MirrorError
@@ -20,6 +22,7 @@ from trainer.mirror import open_store, read_state
 from trainer.run import Plan, StartOptions
 from trainer.run import _mirrored as mirrored_module
 from trainer.run._mirrored import Mirrored
+from trainer.tracking import sync
 
 pytestmark = pytest.mark.slow  # each child takes a second
 
@@ -48,8 +51,8 @@ def plan(tiny: Recipe, dataset: Dataset, options: StartOptions) -> Plan:
 
 def elsewhere(options: StartOptions, plan: Plan, name: str = "elsewhere") -> tuple[StartOptions, Plan]:
     """The same run, started on another machine."""
-    runs = options.runs.parent / name
-    return replace(options, runs=runs), replace(plan, folder=runs / "run")
+    there = options.runs.parent / name
+    return replace(options, runs=there), replace(plan, folder=there / "run")
 
 
 def begin(plan: Plan, step: int = 2) -> None:
@@ -214,3 +217,26 @@ def test_processes_that_are_not_the_first_leave_the_mirror_alone(
     with Mirrored(options) as mirror:
         assert mirror.restore(plan) is plan
     assert not options.runs.exists()
+
+
+def test_mlflow_says_at_the_end_that_the_mirror_is_behind(
+    proxy: Proxy,
+    options: StartOptions,
+    plan: Plan,
+    runs: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, plan = replace(options, runs=runs), replace(plan, folder=runs / "run")
+    monkeypatch.setattr(mirrored_module, "END_SECONDS", 1)
+    with Mirrored(options) as mirror:
+        mirror.restore(plan)
+        start(plan.folder).finish("finished")
+        sync(plan.folder, follow=False)
+        write_checkpoint(plan.folder, 2)
+        until(lambda: mirrored_step(plan) == 2)
+        proxy.silent = True
+        write_checkpoint(plan.folder, 3)
+
+    assert in_mlflow(plan.folder).data.tags["mirror"] == (
+        f"{options.runs_remote}: BEHIND, not all was sent in 1 seconds"
+    )

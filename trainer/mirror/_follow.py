@@ -230,13 +230,13 @@ class _Follower:
         return self._pace.is_due(step, mirrored, time.time() - self._saved, self._took + self._poll)
 
     def _sleep(self, parent: Parent, seconds: float) -> None:
-        """Sleep, but not past a wish to finish or the parent's end."""
-        end = time.monotonic() + seconds
+        """Sleep, but not past a first wish to finish or the parent's end."""
+        end, asked = time.monotonic() + seconds, self._finish.asked.is_set()
         while (left := end - time.monotonic()) > 0 and not parent.is_gone():
-            if self._finish.asked.wait(min(left, 0.5)) and not self._failures:
-                return
-            if self._finish.asked.is_set():  # a mirror that does not answer is not asked without a pause
+            if asked:  # a mirror that does not answer is not asked without a pause
                 time.sleep(min(left, 0.5))
+            elif self._finish.asked.wait(min(left, 0.5)):
+                return
 
     def _wait_for_end(self, parent: Parent) -> None:
         while not parent.is_gone() and not self._finish.asked.wait(0.5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -110,13 +111,17 @@ class Mirrored:
                 assert child.input is not None
                 child.input.write(f"{seconds}\n".encode())
                 child.input.flush()
-        done, running = child.wait(seconds + 5), child.is_running()
+        begun = time.monotonic()
+        if not (done := child.wait(2)) and child.is_running():
+            logger.info("what is new goes to %s; it may take %g seconds", self._url, seconds)
+            done = child.wait(seconds + 3)
+        in_time = not child.is_running() and time.monotonic() - begun < seconds
         self._let_go()
         if not said:  # it was refused, and nothing was begun
             return
         state = read_state(folder)
         if folder.exists() and not (done and state and not state.behind):
-            why = f"not all was sent in {seconds:g} seconds" if running else "its process ended too early"
+            why = "its process ended too early" if in_time else f"not all was sent in {seconds:g} seconds"
             why = state.behind if state and state.behind else why
             logger.warning("the mirror is behind: %s; send the rest with: trainer mirror %s", why, folder)
             tag_run(folder, MIRROR, f"{self._url}: BEHIND, {why}")

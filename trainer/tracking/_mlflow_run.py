@@ -109,6 +109,8 @@ def find_run(folder: Path, client: MlflowClient) -> Run | None:
 
 def tag_run(folder: Path, name: str, value: str) -> None:
     """Tag the MLflow run of the run in `folder`, if there is one and its server answers: nothing depends on it."""
+    if read_run_ref(folder) is None:
+        return
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException, TrackingError, OSError), quiet():
