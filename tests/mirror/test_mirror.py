@@ -118,18 +118,18 @@ def test_a_former_owner_writes_nothing_any_more(url: str, tmp_path: Path) -> Non
     lease._released.set()
     lease._thread.join()
     second = Machine(tmp_path / "b", url)
-    mirrored(second, 3)
-    seen = second.store.names("files/")
-
+    second.mirror.claim()
     write_checkpoint(first.run, 9)
     with pytest.raises(Taken, match="the mirror was taken over by"):
         first.mirror.upload()
-    first.mirror._delete_old(set(seen))
+    assert second.mirror.look().step == 2, "not even before the other has written something"
 
-    assert set(seen) <= set(second.store.names("files/")), (
-        "what it uploads before it knows is in the way of nobody"
-    )
-    assert second.mirror.look().step == 3
+    second.mirror.restore()
+    write_checkpoint(second.run, 3)
+    assert second.mirror.upload()
+    seen = second.store.names("files/")
+    first.mirror._delete_old(set(seen))
+    assert second.store.names("files/") == seen
     write_checkpoint(second.run, 4)
     assert second.mirror.upload()
     second.mirror.release()
@@ -186,6 +186,18 @@ def test_a_bucket_that_was_emptied_is_filled_again(url: str, tmp_path: Path) -> 
     assert other.mirror.restore()
     other.mirror.release()
     assert files_of(other.run)["journal.jsonl"] == files_of(machine.run)["journal.jsonl"]
+
+
+def test_an_object_that_somebody_has_deleted_goes_up_again(disk: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "a", disk)
+    mirrored(machine, 1)
+    recipe = next(one.object for one in machine.mirror.index.files if one.path == "recipe.json")
+    machine.store.delete([recipe])
+    write_checkpoint(machine.run, 2)
+    assert machine.mirror.upload()
+    machine.mirror.release()
+
+    assert recipe in machine.store.names("files/")
 
 
 def test_an_upload_that_is_cut_anywhere_leaves_the_state_before(
