@@ -1,6 +1,6 @@
-"""Cost of the mirror: training steps beside one that uploads all the time, against steps without, as S3 is well or not.
+"""Cost of the mirror: training steps beside uploads, against steps without, as S3 is well or not.
 
-In rounds that alternate, because a machine's speed drifts; for the steps without, the mirror's process is halted. Each
+Step by step in turn, because a machine's speed drifts; for the steps without, the mirror's process is halted. Each
 round has a new checkpoint of ResNet-50, 205 MB, which goes up during its steps: far more often than in a run.
 """
 
@@ -10,7 +10,9 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,10 +26,11 @@ from unittest.mock import patch
 import torch
 
 from benchmarks._program import exit_code, make_parser
-from benchmarks.loop import _confidence_interval, _ratio_of_sums
+from benchmarks.loop import RESAMPLES
 from trainer.checkpoint import write_checkpoint
 from trainer.cli import _args
 from trainer.config import Execution, Recipe, load_recipe
+from trainer.dataloader import Batch
 from trainer.distributed import World
 from trainer.performance import Environment, environment, make_sample
 from trainer.performance._trial import Trial, fixed_batch
@@ -51,11 +54,13 @@ class MirrorBench:
 
     beside_to_without: dict[
         str, float
-    ]  # throughput beside a mirror divided by that without, by the manner of S3
-    ratio_95: dict[str, tuple[float, float]]  # 95 % confidence intervals, bootstrap over the rounds
-    seconds: dict[str, list[tuple[float, float]]]  # of each round, without and beside
+    ]  # speed of a step beside a mirror divided by that of one without, median
+    ratio_95: dict[str, tuple[float, float]]  # 95 % confidence intervals, bootstrap over the pairs
+    seconds: dict[
+        str, list[tuple[float, float]]
+    ]  # of each pair of steps, without and beside; by the manner of S3
     checkpoint_mb: float
-    steps: int  # of each half of a round
+    steps: int  # pairs of them in each round
     environment: Environment
 
 
@@ -105,7 +110,7 @@ def bench_mirror(recipe: Recipe, *, steps: int, rounds: int) -> MirrorBench:
 
     Args:
         recipe: what to train.
-        steps: in each half of a round.
+        steps: pairs of them in each round.
         rounds: counted ones, for each manner of S3.
     """
     torch.set_num_threads(1)
@@ -132,19 +137,22 @@ def bench_mirror(recipe: Recipe, *, steps: int, rounds: int) -> MirrorBench:
                 seconds[manner] = []
                 for _ in range(rounds + 1):
                     step += 1
-                    _signal(mirror._child.pid, signal.SIGSTOP)
+                    os.kill(mirror._child.pid, signal.SIGSTOP)
                     states["progress"] = {"step": step}
                     path = write_checkpoint(checkpoints, step, {"states": states})
                     for old in sorted(checkpoints.iterdir())[:-2]:
                         old.unlink()
-                    without = _seconds(trial, batches, steps)
-                    _signal(mirror._child.pid, signal.SIGCONT)
-                    seconds[manner].append((without, _seconds(trial, batches, steps)))
-                del seconds[manner][0]
-            _signal(mirror._child.pid, signal.SIGKILL)  # nobody waits for a last upload
+                    for _ in range(steps):
+                        without = _seconds(trial, batches)
+                        os.kill(mirror._child.pid, signal.SIGCONT)
+                        seconds[manner].append((without, _seconds(trial, batches)))
+                        os.kill(mirror._child.pid, signal.SIGSTOP)
+                    os.kill(mirror._child.pid, signal.SIGCONT)
+                del seconds[manner][:steps]
+            os.kill(mirror._child.pid, signal.SIGKILL)  # nobody waits for a last upload
             megabytes = path.stat().st_size / 1e6
     return MirrorBench(
-        beside_to_without={manner: _ratio_of_sums(pairs) for manner, pairs in seconds.items()},
+        beside_to_without={manner: _median(pairs) for manner, pairs in seconds.items()},
         ratio_95={manner: _confidence_interval(pairs) for manner, pairs in seconds.items()},
         seconds=seconds,
         checkpoint_mb=megabytes,
@@ -153,21 +161,29 @@ def bench_mirror(recipe: Recipe, *, steps: int, rounds: int) -> MirrorBench:
     )
 
 
-def _seconds(trial: Trial, batches: Iterator[object], steps: int) -> float:
+def _seconds(trial: Trial, batches: Iterator[Batch]) -> float:
     begun = time.perf_counter()
-    trial.run(batches, steps=steps, warm_up=0)  # type: ignore[arg-type]
+    trial.run(batches, steps=1, warm_up=0)
     return time.perf_counter() - begun
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    os.kill(pid, number)
+def _median(pairs: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(without / beside for without, beside in pairs)
+
+
+def _confidence_interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """95 % of the median, by resampling the pairs."""
+    rng = random.Random(0)
+    medians = sorted(_median(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
+    tail = RESAMPLES // 40
+    return medians[tail], medians[-tail]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = make_parser("mirror", "Training steps beside a mirror on S3, against steps without one.")
     _args.add_json(parser)
-    for name, default, what in (("--steps", 6, "steps in each half of a round"), ("--rounds", 12, "rounds")):
+    for name, default, what in (("--steps", 8, "pairs of steps in each round"), ("--rounds", 4, "rounds")):
         parser.add_argument(
             name,
             type=_args.positive_int,
@@ -185,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(dataclasses.asdict(result)))
             return 0
         print(
-            f"{options.rounds} rounds of {result.steps} steps, a checkpoint of {result.checkpoint_mb:.0f} MB in each"
+            f"{options.rounds} rounds of {result.steps} pairs of steps, a checkpoint of {result.checkpoint_mb:.0f} MB in each"
         )
         for manner, ratio in result.beside_to_without.items():
             low, high = result.ratio_95[manner]

@@ -64,7 +64,9 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
     with Mirrored(options) as mirror:
         plan = mirror.restore(extension.plan)
         told = check_budget(plan, options)
-        return run_plan(plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None)
+        return run_plan(
+            plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None
+        )
 
 
 def run_plan(
