@@ -200,9 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps(dataclasses.asdict(result)))
             return 0
-        print(
-            f"{options.rounds} rounds of {result.steps} pairs of steps, a checkpoint of {result.checkpoint_mb:.0f} MB in each"
-        )
+        megabytes = f"{result.checkpoint_mb:.0f} MB to upload"
+        print(f"{options.rounds} rounds of {result.steps} pairs of steps, {megabytes} in each")
         for manner, ratio in result.beside_to_without.items():
             low, high = result.ratio_95[manner]
             print(f"{manner:<7} {ratio:.3f} (95 %: {low:.3f} to {high:.3f})")
