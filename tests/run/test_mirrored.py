@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -240,3 +242,23 @@ def test_mlflow_says_at_the_end_that_the_mirror_is_behind(
     assert in_mlflow(plan.folder).data.tags["mirror"] == (
         f"{options.runs_remote}: BEHIND, not all was sent in 1 seconds"
     )
+
+
+def test_a_mirrors_process_that_dies_is_told_and_training_goes_on(
+    proxy: Proxy, options: StartOptions, plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Mirrored(options) as mirror:
+        mirror.restore(plan)
+        begin(plan)
+        os.kill(mirror._child.pid, signal.SIGKILL)
+        until(lambda: "the mirror's process has ended; this run goes on without a mirror" in caplog.text)
+    assert caplog.text.count("the mirror is behind: ") == 1
+
+
+def test_runs_that_cannot_be_written_are_refused_in_a_sentence(options: StartOptions, plan: Plan) -> None:
+    options.runs.write_text("a file")
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written: .*; choose another"),
+        Mirrored(options) as mirror,
+    ):
+        mirror.restore(plan)

@@ -42,6 +42,7 @@ class Mirrored:
         self._child: BackgroundChild | None = None
         self._plan: Plan | None = None
         self._listener: threading.Thread | None = None
+        self._ending = False
 
     def __enter__(self) -> Self:
         return self
@@ -55,14 +56,12 @@ class Mirrored:
         if not self._mirrors:
             return plan
         self._end(LAST_SECONDS)  # of another plan
+        if not ranks.under_torchrun():
+            from trainer.run._preflight import wait_for_spot_end
+
+            wait_for_spot_end()  # without the lease, which whoever takes this machine's place wants
         assert self._url is not None
         folder, options = plan.folder, self._options
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--runs {folder.parent} cannot be made: {error.strerror}; choose another"
-            ) from None
         pace = {
             "--mirror-every": options.mirror_every,
             "--checkpoint-interval": options.checkpoint_interval,
@@ -73,7 +72,13 @@ class Mirrored:
         flags = ["--follow", *(["--unmirrored"] if options.unmirrored or read_result(folder) else [])]
         arguments = ["mirror", str(folder), *flags, *(f"{name}={value}" for name, value in pace.items())]
         messages = folder.with_name(f".{folder.name}.mirror.log")
-        self._plan, self._child = plan, BackgroundChild(arguments, messages, talk=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._plan, self._child = plan, BackgroundChild(arguments, messages, talk=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--runs {folder.parent} cannot be written: {error.strerror or error}; choose another"
+            ) from None
         for kind, text in self._heard():
             if kind == "refused":
                 raise MirrorError(text)
@@ -82,6 +87,7 @@ class Mirrored:
             _log(kind, text)
         else:
             raise MirrorError(f"the mirror's process ended without a word; {messages} says why")
+        self._ending = False
         self._listener = threading.Thread(target=self._listen, name="hear-mirror", daemon=True)
         self._listener.start()
         if text == "restored":
@@ -105,19 +111,20 @@ class Mirrored:
         """Wait for the last upload; say if it does not succeed."""
         if self._child is None or self._plan is None:
             return
-        child, folder, said = self._child, self._plan.folder, self._listener is not None
-        if said and child.is_running():
+        child, folder, began = self._child, self._plan.folder, self._listener is not None
+        self._ending, seconds = True, seconds if began else 1
+        if child.is_running():
             with suppress(OSError):
                 assert child.input is not None
                 child.input.write(f"{seconds}\n".encode())
                 child.input.flush()
         begun = time.monotonic()
-        if not (done := child.wait(2)) and child.is_running():
+        if not (done := child.wait(2)) and child.is_running() and began:
             logger.info("what is new goes to %s; it may take %g seconds", self._url, seconds)
             done = child.wait(seconds + 3)
         in_time = not child.is_running() and time.monotonic() - begun < seconds
         self._let_go()
-        if not said:  # it was refused, and nothing was begun
+        if not began:  # it was refused, or stopped before
             return
         state = read_state(folder)
         if folder.exists() and not (done and state and not state.behind):
@@ -152,6 +159,8 @@ class Mirrored:
     def _listen(self) -> None:
         for kind, text in self._heard():
             _log(kind, text)
+        if not self._ending:
+            logger.warning("the mirror's process has ended; this run goes on without a mirror")
 
 
 def _log(kind: str, text: str) -> None:
