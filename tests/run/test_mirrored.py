@@ -21,7 +21,7 @@ from trainer.config import Recipe
 from trainer.dataset import Dataset
 from trainer.errors import ConfigError, MirrorError
 from trainer.mirror import open_store, read_state
-from trainer.run import Plan, StartOptions
+from trainer.run import Plan, StartOptions, check_mirror
 from trainer.run import _mirrored as mirrored_module
 from trainer.run._mirrored import Mirrored
 from trainer.tracking import sync
@@ -92,6 +92,7 @@ def test_a_run_goes_up_as_it_goes_on_and_at_its_end_whole(
             (plan.folder / name).parent.mkdir(exist_ok=True)
             (plan.folder / name).write_text("{}")
     assert mirrored_step(plan) == 4
+    assert check_mirror(plan, options) == f"{options.runs_remote}, which has it up to step 4"
 
     there, other = elsewhere(options, plan)
     with Mirrored(there) as mirror:
