@@ -110,6 +110,57 @@ def test_a_checkpoint_that_is_damaged_here_does_not_go_up(disk: str, tmp_path: P
     assert machine.mirror.index.step == 1
 
 
+def test_a_run_folder_that_was_lost_takes_nothing_out_of_the_mirror(disk: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "a", disk)
+    mirrored(machine, 1)
+    state = machine.mirror.look()
+    shutil.rmtree(machine.run)
+    for lost in (lambda: None, machine.run.mkdir, lambda: write_checkpoint(machine.run, 2, key="another")):
+        lost()
+        with pytest.raises(
+            MirrorError, match="has lost what the mirror has of this run, up to step 1, which is left"
+        ):
+            machine.mirror.upload()
+    machine.mirror.release()
+    assert machine.mirror.look() == state
+
+
+def test_a_run_that_was_lost_before_its_first_checkpoint_keeps_its_key(disk: str, tmp_path: Path) -> None:
+    first = Machine(tmp_path / "a", disk)
+    mirrored(first)
+    write_checkpoint(first.run, 1).unlink()
+    assert first.mirror.upload()
+    first.mirror.release()
+
+    second = Machine(tmp_path / "b", disk)
+    second.mirror.claim()
+    assert second.mirror.restore()
+    second.mirror.release()
+    assert files_of(second.run)["journal.jsonl"] == files_of(first.run)["journal.jsonl"]
+
+
+def test_files_that_are_not_of_the_run_do_not_go_up_and_one_that_cannot_be_read_is_told(
+    disk: str, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "a", disk)
+    mirrored(machine, 1)
+    (machine.run / "images.tar").write_bytes(b"some gigabytes")
+    (machine.run / "model.txt").write_text("its layers")
+    assert machine.mirror.upload()
+    assert {one.path for one in machine.mirror.index.others()} == {
+        "journal.jsonl",
+        "model.txt",
+        "recipe.json",
+    }
+
+    (machine.run / "model.txt").unlink()
+    (machine.run / "journal.jsonl").unlink()
+    (machine.run / "journal.jsonl").mkdir()
+    with pytest.raises(MirrorError, match=r"journal\.jsonl cannot be read: "):
+        machine.mirror.upload()
+    machine.mirror.release()
+
+
 def test_a_former_owner_writes_nothing_any_more(url: str, tmp_path: Path) -> None:
     """Its lease has run out while it was without a network, and another machine goes on."""
     first = Machine(tmp_path / "a", url, lease_seconds=1)

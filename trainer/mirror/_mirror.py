@@ -17,7 +17,7 @@ from trainer.errors import MirrorError
 from trainer.files import file_lock, point, sync_folder
 from trainer.mirror._index import Entry, Index, read_index, take_over, write_index
 from trainer.mirror._lease import Lease, Taken
-from trainer.mirror._snapshot import RESULT, Digests, Local, local_key, newest_checkpoint, snapshot
+from trainer.mirror._snapshot import RESULT, Digests, Local, Snapshot, local_key, newest_checkpoint, snapshot
 from trainer.mirror._store import Changed, Store
 
 FILES = "files/"  # objects of the run's files: files/GENERATION-SHA256/PATH
@@ -121,6 +121,7 @@ class Mirror:
         if self._lease.lost:
             self._lease.renew()
         with snapshot(self._folder, self._digests) as now:
+            self._require_less(now)
             there = set(self._store.names(FILES))
             entries = [self._entry(one, there) for one in now.files]
             before = [one for one in self.index.checkpoints() if one.path not in {e.path for e in entries}][
@@ -155,8 +156,19 @@ class Mirror:
         self._lease.release()
 
     def _is_ahead(self) -> bool:
-        here = ((self._folder / RESULT).exists(), newest_checkpoint(self._folder)[0])
-        return (self.index.finished, self.index.step) > here
+        folder, there = self._folder, self.index
+        here = ((folder / RESULT).exists(), newest_checkpoint(folder)[0], bool(local_key(folder)))
+        return (there.finished, there.step, bool(there.key)) > here
+
+    def _require_less(self, now: Snapshot) -> None:
+        """Raises: MirrorError if the mirror has what the run folder has no more: the folder itself was lost."""
+        there = self.index
+        lost = (there.key and there.key != now.key) or (there.step >= 0 > now.step)
+        if lost or (there.finished and not now.finished):
+            raise MirrorError(
+                f"{self._folder} has lost what the mirror has of this run, up to step {there.step}, which is left as "
+                "it is: the next start fetches it"
+            )
 
     def _entry(self, local: Local, there: set[str]) -> Entry:
         known = {(one.path, one.sha256): one for one in self.index.files} | self._uploaded

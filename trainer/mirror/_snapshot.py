@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from trainer.errors import MirrorError
 from trainer.files import follow
 from trainer.mirror._store import digest_of
 
 STATE = "mirror.json"  # in the run folder: how far its mirror is
 JOURNAL, RESULT, REGISTERED = "journal.jsonl", "result.json", "registered.json"
 AT_THE_END = ("model", "bundle", "report")  # folders that are complete when the run has its result
+SUFFIXES, MOST = (
+    (".json", ".txt", ".npz"),
+    2**26,
+)  # of its other files, and bytes: what else is there is not its own
 # As `trainer.checkpoint` names them, which brings torch: seconds, and memory that training may want.
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
@@ -88,53 +93,66 @@ def snapshot(folder: Path, digests: Digests) -> Iterator[Snapshot]:
     """A state of the run folder from which the run can go on.
 
     The checkpoint is opened before the journal is read, which then knows at least as much.
+
+    Raises: MirrorError if a file cannot be read.
     """
     with ExitStack() as stack:
-        files: list[Local] = []
+        try:
+            now = _open(folder, digests, stack)
+        except OSError as error:
+            raise MirrorError(
+                f"{error.filename or folder} cannot be read: {error.strerror or error}"
+            ) from None
+        yield now
 
-        def add(path: Path, *, digest: str = "") -> bool:
-            """Add a file, if it is there and its SHA-256 begins so."""
-            try:
-                file = stack.enter_context(path.open("rb"))
-                sha256 = digests.of(file)
-                size = os.fstat(file.fileno()).st_size
-            except OSError:  # its trainer has just deleted it
-                return False
-            if not sha256.startswith(digest):
-                return False
-            name = path.relative_to(folder).as_posix()
-            if all(one.path != name for one in files):
-                files.append(Local(name, file, size, sha256))
-            return True
 
-        step, saved, best = -1, 0.0, ""
-        for path in _checkpoints(folder):
-            if add(path, digest=path.name[14:30]):
-                step, saved = int(path.name[5:13]), os.fstat(files[-1].file.fileno()).st_mtime
-                break
-        leads_to = follow(folder / "checkpoints" / "best.pt")
-        best_path = folder / "checkpoints" / leads_to.name
-        if _CHECKPOINT.fullmatch(leads_to.name) and add(best_path, digest=leads_to.name[14:30]):
-            best = leads_to.name
-        finished = (folder / RESULT).exists()  # asked before its files are read: it is written after them
-        for path in _others(folder, finished=finished):
-            add(path)
-        journal = b""
-        with suppress(OSError):
-            journal = (folder / JOURNAL).read_bytes()
-            journal = journal[: journal.rfind(b"\n") + 1]  # what is behind it, is being written
-            content = io.BytesIO(journal)
-            files.append(Local(JOURNAL, content, len(journal), digest_of(content)))
-        yield Snapshot(files, run_key(journal), step, saved, best, finished)
+def _open(folder: Path, digests: Digests, stack: ExitStack) -> Snapshot:
+    """See `snapshot`. Raises: OSError."""
+    files: list[Local] = []
+
+    def add(path: Path, *, digest: str = "") -> bool:
+        """Add a file, if it is there and its SHA-256 begins so."""
+        try:
+            file = stack.enter_context(path.open("rb"))
+            sha256 = digests.of(file)
+            size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:  # its trainer has just deleted it
+            return False
+        if not sha256.startswith(digest):
+            return False
+        name = path.relative_to(folder).as_posix()
+        if all(one.path != name for one in files):
+            files.append(Local(name, file, size, sha256))
+        return True
+
+    step, saved, best = -1, 0.0, ""
+    for path in _checkpoints(folder):
+        if add(path, digest=path.name[14:30]):
+            step, saved = int(path.name[5:13]), os.fstat(files[-1].file.fileno()).st_mtime
+            break
+    leads_to = follow(folder / "checkpoints" / "best.pt")
+    best_path = folder / "checkpoints" / leads_to.name
+    if _CHECKPOINT.fullmatch(leads_to.name) and add(best_path, digest=leads_to.name[14:30]):
+        best = leads_to.name
+    finished = (folder / RESULT).exists()  # asked before its files are read: it is written after them
+    for path in _others(folder, finished=finished):
+        add(path)
+    journal = b""
+    with suppress(FileNotFoundError):
+        journal = (folder / JOURNAL).read_bytes()
+        journal = journal[: journal.rfind(b"\n") + 1]  # what is behind it, is being written
+        content = io.BytesIO(journal)
+        files.append(Local(JOURNAL, content, len(journal), digest_of(content)))
+    return Snapshot(files, run_key(journal), step, saved, best, finished)
 
 
 def _others(folder: Path, *, finished: bool) -> Iterator[Path]:
     """Small files beside the journal, and what the end of a run leaves."""
-    with suppress(OSError):
+    later = {STATE, REGISTERED, *(() if finished else (RESULT,))}
+    with suppress(FileNotFoundError):
         for path in sorted(folder.iterdir()):
-            if path.name in (JOURNAL, STATE, REGISTERED) or path.name.startswith("."):
-                continue
-            if path.suffix not in (".lock", ".log") and path.is_file():
+            ours = path.suffix in SUFFIXES and path.name not in later and not path.name.startswith(".")
+            if ours and path.is_file() and path.stat().st_size <= MOST:
                 yield path
     # The model is there, whole and proven, before it is registered.
     registered = (folder / REGISTERED).exists()
