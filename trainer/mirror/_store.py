@@ -1,6 +1,8 @@
 """Where a mirror is: objects that are whole or absent, and two of them that change only from the version one has read.
 
-MirrorError     it cannot be used now: no network, wrong bucket or credentials, denied
+MirrorError     it cannot be used now: wrong bucket or credentials, denied
+└── NoAnswer    it may be a moment later: no network, a server that is too busy
+└── Gone        the object is not there any more
 Changed         somebody else has written that object since it was read
 """
 
@@ -22,7 +24,17 @@ from trainer.files import sync_folder
 
 BLOCK = 2**20  # bytes that are read at once
 VERSIONS = 3  # of a changing object that a folder keeps
+TRIALS = ("probe-", "condition-")  # how objects begin that are written to see that they can be
+LEFT_SECONDS = 3600.0  # after which what a process has not deleted is called left
 _VERSION = re.compile(r"(.+)~(\d{12})")
+
+
+class NoAnswer(MirrorError):
+    """The store did not answer, or not to the end; a later try may succeed."""
+
+
+class Gone(MirrorError):
+    """An object that was to be fetched is not there any more."""
 
 
 class Changed(Exception):
@@ -53,7 +65,7 @@ class Store(Protocol):
         """Write an object of that many bytes, which becomes whole or stays absent."""
 
     def get(self, name: str, file: BinaryIO) -> None:
-        """Write the bytes of an object to `file`; whether they are what was put, the caller compares."""
+        """Write the bytes of an object to `file`; whether they are what was put, the caller compares. Raises: Gone."""
 
     def delete(self, names: list[str]) -> None:
         """Delete objects, which need not be there."""
@@ -61,13 +73,16 @@ class Store(Protocol):
     def names(self, prefix: str) -> list[str]:
         """Names of all objects that begin so."""
 
+    def sweep(self) -> None:
+        """Delete what killed processes have left an hour ago or longer, beside the files of the run."""
 
-def open_store(url: str, run: str) -> Store:
+
+def open_store(url: str, run: str = "") -> Store:
     """The store of a run below the address of all.
 
     Args:
         url: s3://BUCKET/PREFIX, file:///PATH, or a path.
-        run: name of the run's folder.
+        run: name of the run's folder; empty: of all runs, to be listed.
 
     Raises: ConfigError if it is another kind of address; MirrorError if it cannot be used.
     """
@@ -76,13 +91,16 @@ def open_store(url: str, run: str) -> Store:
     if parts.scheme == "s3":
         from trainer.mirror._s3 import Bucket
 
-        return Bucket(parts.netloc, "/".join(filter(None, (parts.path.strip("/"), run))) + "/")
-    return Folder(Path(unquote(parts.path) if parts.scheme else url), run)
+        return Bucket(parts.netloc, "".join(f"{one}/" for one in (parts.path.strip("/"), run) if one))
+    return Folder(_path(url), run)
 
 
-def check_address(url: str) -> None:
-    """Raises: ConfigError if it is not an address that a mirror can have."""
-    parts = urlsplit(url)
+def check_address(url: str, runs: Path | None = None) -> None:
+    """Raises: ConfigError if it is not an address that the mirror of a run in `runs` can have."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # of brackets
+        raise ConfigError(f"{url!r} cannot be RUNS_REMOTE: give s3://BUCKET/PREFIX, or a path") from None
     if "@" in parts.netloc:
         raise ConfigError(
             "RUNS_REMOTE holds credentials: leave them out of the address, for AWS_ACCESS_KEY_ID, AWS_PROFILE or a "
@@ -93,6 +111,25 @@ def check_address(url: str) -> None:
             f"{url!r} cannot be RUNS_REMOTE: give s3://BUCKET/PREFIX, or the path of a disk that outlives the machine; "
             "of other addresses none is known to keep two machines apart"
         )
+    if parts.scheme == "file" and parts.netloc:
+        raise ConfigError(
+            f"{url!r} names a machine: give RUNS_REMOTE as file:///PATH, with three slashes, or as a path"
+        )
+    if parts.scheme and (parts.query or parts.fragment):
+        raise ConfigError(
+            f"{url!r} cannot be RUNS_REMOTE: ? and # have no meaning there; choose another prefix"
+        )
+    if parts.scheme != "s3" and runs:
+        mirrors, runs = _path(url).resolve(), runs.resolve()
+        if mirrors in (runs, *runs.parents) or runs in mirrors.parents:
+            raise ConfigError(
+                f"RUNS_REMOTE {url} and --runs {runs} hold one another: give a folder of another disk"
+            )
+
+
+def _path(url: str) -> Path:
+    parts = urlsplit(url)
+    return Path(unquote(parts.path) if parts.scheme else url)
 
 
 def digest_of(file: Any) -> str:
@@ -171,8 +208,12 @@ class Folder:
 
     def get(self, name: str, file: BinaryIO) -> None:
         """See `Store`."""
-        with _sentences(self._folder), (self._folder / name).open("rb") as stored:
-            shutil.copyfileobj(stored, file, BLOCK)
+        with _sentences(self._folder):
+            try:
+                with (self._folder / name).open("rb") as stored:
+                    shutil.copyfileobj(stored, file, BLOCK)
+            except FileNotFoundError:
+                raise Gone(f"{self._folder / name} is not there any more") from None
 
     def delete(self, names: list[str]) -> None:
         """See `Store`."""
@@ -191,6 +232,16 @@ class Folder:
             paths = (path for path in self._folder.rglob("*") if path.is_file())
             names = (path.relative_to(self._folder).as_posix() for path in paths)
             return sorted(name for name in names if name.startswith(prefix))
+
+    def sweep(self) -> None:
+        """See `Store`."""
+        with _sentences(self._folder):
+            before = self._now() - LEFT_SECONDS
+            for pattern in (".*", *(f"{name}*" for name in TRIALS)):
+                for path in self._folder.glob(pattern):
+                    with suppress(FileNotFoundError):
+                        if path.is_file() and path.stat().st_mtime < before:
+                            path.unlink()
 
     def _beside(self, name: str) -> Path:
         self._folder.mkdir(exist_ok=True)
