@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_the_second_machine_is_turned_away_when_it_has_seen_the_first_renew(url:
     assert len(waited) == 1
     first.release()
     lease(url, tmp_path / "b").take()
+
+
+def test_a_machine_that_is_about_to_end_is_waited_for(disk: str, tmp_path: Path) -> None:
+    first = lease(disk, tmp_path / "a")
+    first.take()
+
+    def end(who: str) -> None:
+        first.end()
+        threading.Timer(1, first.release).start()
+
+    lease(disk, tmp_path / "b").take(end)
 
 
 def test_a_start_on_the_same_machine_takes_it_at_once(url: str, tmp_path: Path) -> None:

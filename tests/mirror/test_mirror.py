@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks._s3_proxy import in_front_of
+from benchmarks._s3_proxy import Proxy, in_front_of
 from tests.dataset.conftest import Bucket
 from tests.mirror.conftest import Machine, files_of, with_best, write_checkpoint
 from trainer.errors import MirrorError
-from trainer.mirror import Pace, Taken
+from trainer.mirror import Finish, Pace, Taken, begins_anew, follow, open_store
 from trainer.mirror._index import INDEX
+from trainer.tracking import Parent
 
 
 def mirrored(machine: Machine, *steps: int) -> None:
@@ -87,6 +90,21 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     third.mirror.release()
     assert not third.run.exists()
     assert not list(third.run.parent.iterdir()), "nothing is left of what was fetched"
+
+    told: list[tuple[str, str]] = []
+    follow(
+        third.run,
+        url,
+        Pace(600, 60, 1),
+        unmirrored=True,  # is no consent to train again what is there
+        begun=False,
+        parent=Parent(),
+        finish=Finish(),
+        tell=lambda kind, text: told.append((kind, text)),
+    )
+    assert told[-1][0] == "refused"
+    assert "all checkpoints in the mirror are damaged" in told[-1][1]
+    assert "--unmirrored" not in told[-1][1]
 
 
 def damage(machine: Machine, name: str) -> None:
@@ -272,6 +290,43 @@ def test_an_upload_that_is_cut_anywhere_leaves_the_state_before(
         paths = [path for path, _ in proxy.puts[whole:]]
         assert len(paths) == len(set(paths)), "what was there already is not sent again"
         assert machine.mirror.look().step == 2
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again_when_a_run_is_fetched(
+    bucket: Bucket, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{bucket.name}/runs"
+    first = Machine(tmp_path / "a", url)
+    mirrored(first, 1)
+    first.mirror.release()
+    with in_front_of(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        second = Machine(tmp_path / "b", url)
+        second.mirror.claim()
+        proxy.status = 503
+        asked = proxy.asked
+        well = threading.Thread(target=lambda: (until_asked(proxy, asked + 3), proxy.well()))
+        well.start()
+        assert second.mirror.restore()
+        well.join()
+        second.mirror.release()
+
+
+def until_asked(proxy: Proxy, times: int) -> None:
+    while proxy.asked < times:
+        time.sleep(0.02)
+
+
+def test_what_a_name_may_have_been_mistaken_for_is_told(url: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "a", url)
+    mirrored(machine, 1)
+    machine.mirror.release()
+
+    assert begins_anew(url, "other-1a2b") == f"{url} has nothing of other-1a2b"
+    store = open_store(url, "rn50-75-1a2b")
+    store.write(INDEX, b"{}", version=None)
+    words = f"{url} has nothing of rn50-75-3c4d (but of rn50-75-1a2b, with other settings or data)"
+    assert begins_anew(url, "rn50-75-3c4d") == words
 
 
 def test_an_index_whose_paths_lead_out_of_the_run_folder_is_refused(disk: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from benchmarks._s3_proxy import in_front_of
 from tests.dataset.conftest import Bucket
 from trainer.errors import ConfigError, MirrorError
-from trainer.mirror import open_store, prove
+from trainer.mirror import Gone, _s3, _store, check_address, open_store, prove
 from trainer.mirror._store import Changed, Store
 
 CONTENT = b"some bytes " * 50_000
@@ -36,7 +37,7 @@ def test_what_was_put_comes_back_is_listed_and_can_be_deleted(store: Store) -> N
     assert store.names("files/") == ["files/a/b", "files/c"]
     store.delete(["files/a/b", "files/never"])
     assert store.names("") == ["files/c"]
-    with pytest.raises(MirrorError):
+    with pytest.raises(Gone, match="is not there any more"):
         get(store, "files/a/b")
 
 
@@ -85,10 +86,44 @@ def test_a_mirror_that_can_be_used_is_left_as_it_was(store: Store) -> None:
     assert store.names("") == []
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/runs", "http://host/runs", "s3://", ""])
+def test_what_killed_processes_have_left_is_swept_up(
+    url: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("files/a", "probe-1", "condition-1"):
+        put(store, name)
+    if url.startswith("file:"):
+        (tmp_path / "shared" / "run" / ".object.1").write_text("half of")
+    store.sweep()
+    assert len(store.names("")) >= 3, "they may be of another who is at work"
+
+    for module in (_s3, _store):
+        monkeypatch.setattr(module, "LEFT_SECONDS", -10)
+    store.sweep()
+    assert store.names("") == ["files/a"]
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/runs", "http://host/runs", "s3://", "", "s3://[bucket]/runs"]
+)
 def test_an_address_that_cannot_keep_two_machines_apart_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be RUNS_REMOTE: give s3://BUCKET/PREFIX, or the path"):
+    with pytest.raises(ConfigError, match="cannot be RUNS_REMOTE: give s3://BUCKET/PREFIX, or "):
         open_store(address, "run")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("file://mnt/shared", "names a machine: give RUNS_REMOTE as file:///PATH, with three slashes"),
+        ("s3://bucket/runs?region=x", r"\? and # have no meaning there"),
+        ("s3://bucket/runs#1", r"\? and # have no meaning there"),
+        ("/data/runs", "hold one another: give a folder of another disk"),
+        ("file:///data/runs/mirrors", "hold one another"),
+        ("/data", "hold one another"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused(address: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_address(address, Path("/data/runs"))
 
 
 def test_credentials_in_the_address_are_refused_and_not_repeated() -> None:
@@ -120,6 +155,7 @@ def test_what_an_s3_answers_becomes_a_sentence_without_secrets(
         for status, words in (
             (403, "the policy must allow s3:GetObject, s3:PutObject"),
             (500, "S3 answers 500"),
+            (404, "there is no S3: look at RUNS_REMOTE and AWS_ENDPOINT_URL"),
         ):
             proxy.status = status
             with pytest.raises(MirrorError, match=words) as refused:
@@ -135,10 +171,16 @@ def test_what_an_s3_answers_becomes_a_sentence_without_secrets(
     with pytest.raises(MirrorError, match="no answer: look at the network, AWS_ENDPOINT_URL"):
         prove(open_store(url, "run"))
 
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    keys = {name: os.environ[name] for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")}
+    for name in keys:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    store = open_store(url, "run")
     with pytest.raises(MirrorError, match="no AWS credentials were found: set AWS_ACCESS_KEY_ID"):
-        prove(open_store(url, "run"))
+        prove(store)
+    for name, key in keys.items():
+        monkeypatch.setenv(name, key)
+    prove(store)  # that of a user who has logged in meanwhile
 
 
 def test_an_upload_that_is_cut_leaves_nothing_and_succeeds_the_next_time(

@@ -44,6 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(name, type=kind, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--unmirrored", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--begun", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(options: Namespace) -> int:
@@ -65,6 +66,7 @@ def run(options: Namespace) -> int:
 
 def _follow(options: Namespace) -> int:
     """Be the child of `trainer train`, which hears this one's standard output and speaks to its input."""
+    from trainer.errors import first_line
     from trainer.mirror import Finish, Pace, follow
     from trainer.tracking import Parent
 
@@ -91,12 +93,17 @@ def _follow(options: Namespace) -> int:
 
     threading.Thread(target=listen, name="hear-trainer", daemon=True).start()
     pace = Pace(options.mirror_every, options.checkpoint_interval, options.epoch_steps)
-    return follow(
-        options.folder,
-        options.runs_remote,
-        pace,
-        unmirrored=options.unmirrored,
-        parent=parent,
-        finish=finish,
-        tell=tell,
-    )
+    try:
+        return follow(
+            options.folder,
+            options.runs_remote,
+            pace,
+            unmirrored=options.unmirrored,
+            begun=options.begun,
+            parent=parent,
+            finish=finish,
+            tell=tell,
+        )
+    except Exception as error:
+        tell("refused", f"the mirror's process failed, which is a defect of trainer: {first_line(error)}")
+        raise

@@ -6,18 +6,18 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from trainer.errors import ConfigError, MirrorError
 from trainer.files import write_json
 from trainer.mirror._lease import LEAST, SECONDS, Taken
-from trainer.mirror._mirror import LAST_SECONDS, Mirror, lock_mirror
+from trainer.mirror._mirror import LAST_SECONDS, PAUSES, Mirror, begins_anew, lock_mirror
 from trainer.mirror._snapshot import STATE, newest_checkpoint
-from trainer.mirror._store import open_store
+from trainer.mirror._store import NoAnswer, open_store
 
 LONGEST_PAUSE = 60.0  # seconds between two tries at a mirror that cannot be used
 LAST_TRIES = 6  # at the last upload
@@ -92,8 +92,21 @@ def read_state(folder: Path) -> State | None:
     return None
 
 
+def write_state(folder: Path, state: State) -> None:
+    """Note in the run folder how far its mirror is. Raises: OSError."""
+    write_json(folder / STATE, asdict(state))
+
+
 def follow(
-    folder: Path, url: str, pace: Pace, *, unmirrored: bool, parent: Parent, finish: Finish, tell: Tell
+    folder: Path,
+    url: str,
+    pace: Pace,
+    *,
+    unmirrored: bool,
+    begun: bool,
+    parent: Parent,
+    finish: Finish,
+    tell: Tell,
 ) -> int:
     """Claim the mirror, restore the run folder, tell so, and keep the mirror up to date until the run ends.
 
@@ -102,6 +115,7 @@ def follow(
         url: RUNS_REMOTE.
         pace: how often.
         unmirrored: whether the run may begin although the mirror cannot be used now.
+        begun: whether it has begun, so that nothing is restored; the mirror is claimed when it can be.
         parent: the trainer; the last state is uploaded when it is gone.
         finish: asks for the last upload.
         tell: hands on news.
@@ -111,14 +125,8 @@ def follow(
     follower = _Follower(folder, url, pace, finish, tell)
     try:
         with lock_mirror(folder):
-            try:
-                follower.begin()
-            except (Taken, ConfigError):
-                raise
-            except MirrorError as error:
-                if not unmirrored:
-                    raise MirrorError(f"{error}; --unmirrored starts without it") from None
-                follower.failed(error)
+            if not begun:
+                follower.begin(unmirrored=unmirrored)
             tell("ready", "restored" if follower.restored else "")
             return follower.work(parent)
     except (MirrorError, ConfigError) as error:
@@ -138,11 +146,18 @@ class _Follower:
         self._state = State(url)
         self.restored = False
 
-    def begin(self) -> None:
+    def begin(self, *, unmirrored: bool) -> None:
         """Claim the mirror and restore the run folder. Raises: Taken, MirrorError, ConfigError."""
-        mirror = self._claimed(
-            lambda who: self._tell("info", f"waiting to see whether {who} still trains this run")
-        )
+        try:
+            mirror = self._claimed_at_last(() if unmirrored else PAUSES)
+        except (Taken, ConfigError):
+            raise
+        except MirrorError as error:
+            if not unmirrored:
+                raise MirrorError(f"{error}; --unmirrored starts without it") from None
+            self.failed(error)
+            return
+        # What is there and is further is not trained again, whatever the user consented to.
         try:
             self.restored = mirror.restore()
         except MirrorError:
@@ -151,6 +166,9 @@ class _Follower:
         self._mirror = mirror
         if self._folder.exists():
             self._note("" if self.restored else "the newest state is not there yet")
+        if not mirror.index.key:
+            with suppress(MirrorError):
+                self._tell("info", f"{begins_anew(self._url, self._folder.name)}; it goes there from now on")
 
     def failed(self, error: MirrorError) -> None:
         """Say so the first time, and try again later."""
@@ -163,13 +181,15 @@ class _Follower:
     def work(self, parent: Parent) -> int:
         """Upload whenever it is due, until all is done or there is no time left."""
         tries = 0  # at the last upload
+        orphaned = False
         try:
             while True:
                 # Asked first: what is there then is all that there will be.
-                orphaned, finishing = parent.is_gone(), self._finish.asked.is_set()
-                if orphaned:
+                if not orphaned and (orphaned := parent.is_gone()):
                     _end_in(LAST_SECONDS)
-                last = orphaned or finishing
+                last = orphaned or self._finish.asked.is_set()
+                if last and not tries and self._mirror:
+                    self._mirror.end()
                 done = self._try(last=last)
                 tries += last
                 if self._ended or (last and (done or orphaned or tries == LAST_TRIES)):
@@ -195,6 +215,18 @@ class _Follower:
         mirror = Mirror(self._folder, store, lease_seconds=self._pace.lease_seconds)
         mirror.claim(wait)
         return mirror
+
+    def _claimed_at_last(self, pauses: Sequence[float]) -> Mirror:
+        for pause in pauses:
+            try:
+                return self._claimed(self._wait_for)
+            except NoAnswer as error:
+                self._tell("info", f"{error}; tried again in {pause:g} s")
+                time.sleep(pause)
+        return self._claimed(self._wait_for)
+
+    def _wait_for(self, who: str) -> None:
+        self._tell("info", f"waiting to see whether {who} still trains this run")
 
     def _try(self, *, last: bool) -> bool:
         """Upload if it is due; whether all is well."""
@@ -246,13 +278,12 @@ class _Follower:
         state = State(self._url, self._mirror.index.step if self._mirror else -1, behind)
         if state != self._state and self._folder.exists():
             with suppress(OSError):  # of a disk that is full its trainer speaks
-                write_json(self._folder / STATE, state.__dict__)
+                write_state(self._folder, state)
                 self._state = state
 
 
 def _end_in(seconds: float) -> None:
-    """End this process in so many seconds, also while it waits for a server."""
-    if all(thread.name != "end-mirror" for thread in threading.enumerate()):
-        timer = threading.Timer(seconds, lambda: os._exit(MirrorError.exit_code))
-        timer.name, timer.daemon = "end-mirror", True
-        timer.start()
+    """End this process in so many seconds at the latest, also while it waits for a server."""
+    timer = threading.Timer(seconds, lambda: os._exit(MirrorError.exit_code))
+    timer.daemon = True
+    timer.start()

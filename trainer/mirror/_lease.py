@@ -58,12 +58,13 @@ class Lease:
             seconds: that others wait for its renewal.
         """
         self._store, self._seconds = store, seconds
-        self._facts = {
+        self._facts: dict[str, Any] = {
             "owner": owner_of(folder),
             "token": secrets.token_hex(8),  # this process: another one of the same owner may follow it
             "host": socket.gethostname(),
             "folder": str(folder.absolute()),
             "seconds": seconds,
+            "since": time.strftime("%H:%M UTC", time.gmtime()),
         }
         self._version: str | None = None
         self._released = threading.Event()
@@ -77,7 +78,7 @@ class Lease:
         Args:
             wait: called once, with who has the lease, before this waits.
 
-        Raises: Taken if its owner renews it meanwhile; MirrorError.
+        Raises: Taken if its owner renews it meanwhile, and not for the last time; MirrorError.
         """
         seen: str | None = None
         while True:
@@ -89,15 +90,20 @@ class Lease:
                     )
                     self._thread.start()
                     return
-                continue
-            if seen is None:
+            elif seen is None:
                 seen = found.version
                 wait(_who(found))
-            elif found.version != seen:
+            elif found.version != seen and not _facts(found).get("ending"):
                 raise Taken(
                     f"the run is being trained on {_who(found)}; wait for it, or start another run with --name"
                 )
             time.sleep(POLL)
+
+    def end(self) -> None:
+        """Tell those who wait that it is about to be released."""
+        self._facts["ending"] = True
+        with suppress(MirrorError):
+            self.renew()
 
     def release(self) -> None:
         """Let others take it at once; say nothing where that is impossible, for it runs out."""
@@ -152,4 +158,5 @@ def _facts(found: Found) -> dict[str, Any]:
 
 def _who(found: Found) -> str:
     facts = _facts(found)
-    return f"{facts.get('host', 'another machine')} ({facts.get('folder', 'an unknown folder')})"[:200]
+    since = f", since {facts['since']}" if facts.get("since") else ""
+    return f"{facts.get('host', 'another machine')} ({facts.get('folder', 'an unknown folder')}{since})"[:200]

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,11 +19,12 @@ from trainer.files import file_lock, point, sync_folder
 from trainer.mirror._index import Entry, Index, read_index, take_over, write_index
 from trainer.mirror._lease import Lease, Taken
 from trainer.mirror._snapshot import RESULT, Digests, Local, Snapshot, local_key, newest_checkpoint, snapshot
-from trainer.mirror._store import Changed, Store
+from trainer.mirror._store import TRIALS, Changed, NoAnswer, Store, open_store
 
 FILES = "files/"  # objects of the run's files: files/GENERATION-SHA256/PATH
 LAST_SECONDS = 60.0  # that the last upload may take when the trainer was stopped, or is gone
 LOCK_SECONDS = LAST_SECONDS + 10
+PAUSES = (1.0, 2.0, 4.0)  # seconds between tries at a start, which nobody may be there to repeat
 TRAIN_LOCK = "train.lock"  # held by whoever trains in the run folder
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Mirror:
         prove(self._store)
         self._lease.take(wait)
         try:
+            self._store.sweep()
             self.index, self._version = take_over(self._store)
         except MirrorError:
             self._lease.release()
@@ -151,6 +154,10 @@ class Mirror:
         self._delete_old(there | {one.object for one in index.files})
         return True
 
+    def end(self) -> None:
+        """Tell those who wait for it that the next upload is the last."""
+        self._lease.end()
+
     def release(self) -> None:
         """Let another machine have it at once."""
         self._lease.release()
@@ -194,7 +201,17 @@ class Mirror:
         path = staged / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w+b") as file:
-            self._store.get(entry.object, file)
+            for pause in PAUSES:
+                try:
+                    self._store.get(entry.object, file)
+                    break
+                except NoAnswer as error:
+                    logger.info("%s; tried again in %g s", error, pause)
+                    time.sleep(pause)
+                    file.seek(0)
+                    file.truncate()
+            else:
+                self._store.get(entry.object, file)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -230,7 +247,7 @@ class Mirror:
             used = MirrorError(f"{folder} is being trained by another process; wait for it")
             with file_lock(folder / TRAIN_LOCK, timeout=10, otherwise=used):
                 aside = folder.with_name(f".{folder.name}.before-restore")
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier time: it was behind then
                 os.rename(folder, aside)
             if newest_checkpoint(aside)[0] < 0:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -240,16 +257,25 @@ class Mirror:
         sync_folder(folder.parent)
 
 
+def begins_anew(url: str, run: str) -> str:
+    """That a mirror has nothing of a run, in words, with the runs there that it may have been mistaken for."""
+    others = sorted(
+        {name.partition("/")[0] for name in open_store(url).names(f"{run.rpartition('-')[0]}-")} - {run}
+    )
+    there = f" (but of {', '.join(others[:5])}, with other settings or data)" if others else ""
+    return f"{url} has nothing of {run}{there}"
+
+
 def prove(store: Store) -> None:
     """See that objects can be written, read, listed and deleted, and that two machines can be kept apart.
 
     Raises: MirrorError.
     """
-    name, content = f"probe-{secrets.token_hex(8)}", b"written to see that it can be"
+    name, content = f"{TRIALS[0]}{secrets.token_hex(8)}", b"written to see that it can be"
     store.put(name, io.BytesIO(content), len(content), hashlib.sha256(content).hexdigest())
     try:
         store.get(name, file := io.BytesIO())
-        if file.getvalue() != content or name not in store.names("probe-"):
+        if file.getvalue() != content or name not in store.names(TRIALS[0]):
             raise MirrorError("what was written to the mirror does not come back; use another RUNS_REMOTE")
         _prove_conditions(store)
     finally:
@@ -257,7 +283,7 @@ def prove(store: Store) -> None:
 
 
 def _prove_conditions(store: Store) -> None:
-    name = f"condition-{secrets.token_hex(8)}"
+    name = f"{TRIALS[1]}{secrets.token_hex(8)}"
     version = store.write(name, b"1", version=None)
     try:
         for wrong in (None, '"0"' if version.startswith('"') else "7"):

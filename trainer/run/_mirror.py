@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.errors import ConfigError, MirrorError
-from trainer.mirror import Mirror, lock_mirror, open_store, prove
+from trainer.mirror import Gone, Mirror, State, begins_anew, lock_mirror, open_store, prove, write_state
 from trainer.run._options import StartOptions
 from trainer.run._plan import Plan
-from trainer.tracking import read_journal
+from trainer.tracking import read_journal, tag_run
 
 LEASE_SECONDS = 60.0
+MIRROR = "mirror"  # the tag of the run in MLflow
 
 
 def upload_run(folder: Path, url: str) -> str:
@@ -27,6 +28,8 @@ def upload_run(folder: Path, url: str) -> str:
             mirror.upload()
         finally:
             mirror.release()
+        write_state(folder, State(url, mirror.index.step, ""))
+    tag_run(folder, MIRROR, url)
     return f"all of {folder} is in {url}"
 
 
@@ -42,10 +45,16 @@ def restore_run(folder: Path, url: str) -> str:
         raise ConfigError(f"{folder.parent} cannot be made: {error.strerror}; choose another") from None
     with lock_mirror(folder):
         mirror = Mirror(folder, open_store(url, folder.name), lease_seconds=LEASE_SECONDS)
-        if not mirror.look().files:
-            raise MirrorError(f"{url} has no run {folder.name}; look there for its name")
-        if mirror.restore():
-            return f"{folder} is restored from {url}, step {mirror.index.step}"
+        for more in (True, True, False):
+            if not mirror.look().files:
+                raise MirrorError(f"{url} has no run {folder.name}; look there for its name")
+            try:
+                if mirror.restore():
+                    return f"{folder} is restored from {url}, step {mirror.index.step}"
+                break
+            except Gone:  # whoever trains it has written a newer state meanwhile
+                if not more:
+                    raise
     return f"{folder} is as far as {url}, step {mirror.index.step}; nothing was fetched"
 
 
@@ -59,4 +68,6 @@ def check_mirror(plan: Plan, options: StartOptions) -> str:
     store = open_store(options.runs_remote, plan.folder.name)
     prove(store)
     step = Mirror(plan.folder, store, lease_seconds=LEASE_SECONDS).look().step
-    return f"{options.runs_remote}, " + (f"which has it up to step {step:,}" if step >= 0 else "still empty")
+    if step < 0:
+        return begins_anew(options.runs_remote, plan.folder.name)
+    return f"{options.runs_remote}, which has it up to step {step:,}"
