@@ -245,15 +245,45 @@ def test_mlflow_says_at_the_end_that_the_mirror_is_behind(
     )
 
 
-def test_a_mirrors_process_that_dies_is_told_and_training_goes_on(
-    proxy: Proxy, options: StartOptions, plan: Plan, caplog: pytest.LogCaptureFixture
+def test_a_mirrors_process_that_dies_is_told_and_started_again(
+    proxy: Proxy,
+    options: StartOptions,
+    plan: Plan,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mirrored_module, "FIRST_PAUSE", 0.1)
+    caplog.set_level(logging.INFO)
     with Mirrored(options) as mirror:
         mirror.restore(plan)
         begin(plan)
+        until(lambda: mirrored_step(plan) == 2)
         os.kill(mirror._child.pid, signal.SIGKILL)
-        until(lambda: "the mirror's process has ended; this run goes on without a mirror" in caplog.text)
-    assert caplog.text.count("the mirror is behind: ") == 1
+        write_checkpoint(plan.folder, 1000)
+        until(lambda: mirrored_step(plan) == 1000)
+    assert caplog.text.count("the mirror's process has ended; it is started again in 0.1 s") == 1
+    assert caplog.text.count(f"{options.runs_remote} has nothing of run; it goes there from now on") == 1
+    assert "the mirror is behind" not in caplog.text
+
+
+def test_who_brings_nothing_new_or_presses_ctrl_c_does_not_wait_for_a_silent_mirror(
+    proxy: Proxy, options: StartOptions, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrored_module, "NOTHING_NEW_SECONDS", 1)
+    begin(plan)
+    with Mirrored(options) as mirror:
+        mirror.restore(plan)
+        proxy.silent, begun = True, time.monotonic()
+    assert time.monotonic() - begun < 12
+
+    proxy.well()
+    mirror = Mirrored(options)
+    mirror.restore(plan)
+    write_checkpoint(plan.folder, 3)
+    child, proxy.silent, begun = mirror._child, True, time.monotonic()
+    mirror.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert time.monotonic() - begun < 2
+    os.kill(child.pid, signal.SIGKILL)
 
 
 def test_runs_that_cannot_be_written_are_refused_in_a_sentence(options: StartOptions, plan: Plan) -> None:

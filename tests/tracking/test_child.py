@@ -60,8 +60,9 @@ def test_a_child_that_fails_or_is_not_done_has_not_ended_well(tmp_path: Path) ->
 
 def test_a_child_ends_its_sleep_with_its_parent(tmp_path: Path) -> None:
     asleep = (
-        "import os, sys, time; from pathlib import Path; from trainer.tracking._child import Parent\n"
-        "parent = Parent(); parent.sleep(0); Path(sys.argv[1], 'asleep').touch(); begun = time.monotonic()\n"
+        "import os, signal, sys, time; from pathlib import Path; from trainer.tracking._child import Parent\n"
+        "parent = Parent(); parent.sleep(0); os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "Path(sys.argv[1], 'asleep').touch()\n"
         "parent.sleep(600); Path(sys.argv[1], 'woken').write_text(str((parent.is_gone(), os.nice(0))))"
     )
     starting = (

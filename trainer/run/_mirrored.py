@@ -6,21 +6,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from trainer import ranks
 from trainer.errors import ConfigError, MirrorError, ProcessLost
 from trainer.mirror import LAST_SECONDS, check_address, read_state
+from trainer.run._mirror import MIRROR
 from trainer.run._options import StartOptions
 from trainer.run._plan import Plan, differences
 from trainer.run._result import read_result
 from trainer.tracking import BackgroundChild, tag_run
 
 END_SECONDS = 600.0  # that a trained run waits for its model to be in the mirror
-MIRROR = "mirror"  # the tag of the run in MLflow
+NOTHING_NEW_SECONDS = 5.0  # that a start waits which has brought nothing new
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0  # seconds, before the mirror's process is started again
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +41,14 @@ class Mirrored:
         self._options = options
         self._url = options.runs_remote
         if self._url:
-            check_address(self._url)
+            check_address(self._url, options.runs)
         self._mirrors = bool(self._url) and not ranks.launched_by_trainer() and ranks.rank() == 0
         self._child: BackgroundChild | None = None
         self._plan: Plan | None = None
         self._listener: threading.Thread | None = None
-        self._ending = False
+        self._ending = threading.Event()
+        self._lock = threading.Lock()  # of the child, which another may follow
+        self._began: object = None  # what the journal was when the mirror was ready
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +61,6 @@ class Mirrored:
         """
         if not self._mirrors:
             return plan
-        self._end(LAST_SECONDS)  # of another plan
         if not ranks.under_torchrun():
             from trainer.run._preflight import wait_for_spot_end
 
@@ -68,18 +73,26 @@ class Mirrored:
             "--epoch-steps": plan.recipe.steps_per_epoch(len(plan.dataset.train)),
             "--runs-remote": self._url,
         }
-        # A finished run shows its result, whatever its mirror is like.
-        flags = ["--follow", *(["--unmirrored"] if options.unmirrored or read_result(folder) else [])]
-        arguments = ["mirror", str(folder), *flags, *(f"{name}={value}" for name, value in pace.items())]
+        arguments = ["mirror", str(folder), "--follow", *(f"{name}={value}" for name, value in pace.items())]
         messages = folder.with_name(f".{folder.name}.mirror.log")
+
+        def start(*flags: str) -> BackgroundChild:
+            return BackgroundChild([*arguments, *flags], messages, talk=True)
+
+        # A finished run shows its result, whatever its mirror is like; what is missing there, is sent beside that.
+        if finished := read_result(folder) is not None:
+            state = read_state(folder)
+            if state and state.remote == self._url and not state.behind:
+                return plan
+        flags = ["--begun"] if finished else ["--unmirrored"] if options.unmirrored else []
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._plan, self._child = plan, BackgroundChild(arguments, messages, talk=True)
+            self._plan, self._child = plan, start(*flags)
         except OSError as error:
             raise ConfigError(
                 f"--runs {folder.parent} cannot be written: {error.strerror or error}; choose another"
             ) from None
-        for kind, text in self._heard():
+        for kind, text in _heard(self._child):
             if kind == "refused":
                 raise MirrorError(text)
             if kind == "ready":
@@ -87,8 +100,10 @@ class Mirrored:
             _log(kind, text)
         else:
             raise MirrorError(f"the mirror's process ended without a word; {messages} says why")
-        self._ending = False
-        self._listener = threading.Thread(target=self._listen, name="hear-mirror", daemon=True)
+        self._ending.clear()
+        self._began = _journal(folder)
+        again = partial(start, "--begun")
+        self._listener = threading.Thread(target=self._listen, args=(again,), name="hear-mirror", daemon=True)
         self._listener.start()
         if text == "restored":
             logger.info("%s is restored from %s", folder, self._url)
@@ -102,7 +117,8 @@ class Mirrored:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ProcessLost):  # all processes are about to be started again, with another mirror
+        # All processes are about to be started again, with another mirror; or the user wants to wait no more.
+        if isinstance(error, ProcessLost) or (isinstance(error, KeyboardInterrupt) and self._listener):
             self._let_go()
         else:
             self._end(END_SECONDS if error is None else LAST_SECONDS)
@@ -111,8 +127,12 @@ class Mirrored:
         """Wait for the last upload; say if it does not succeed."""
         if self._child is None or self._plan is None:
             return
+        with self._lock:
+            self._ending.set()
         child, folder, began = self._child, self._plan.folder, self._listener is not None
-        self._ending, seconds = True, seconds if began else 1
+        if began and _journal(folder) == self._began:
+            seconds = NOTHING_NEW_SECONDS
+        seconds = seconds if began else 1
         if child.is_running():
             with suppress(OSError):
                 assert child.input is not None
@@ -134,6 +154,8 @@ class Mirrored:
             tag_run(folder, MIRROR, f"{self._url}: BEHIND, {why}")
 
     def _let_go(self) -> None:
+        with self._lock:
+            self._ending.set()
         child, listener = self._child, self._listener
         self._child = self._listener = None
         if child is None:
@@ -142,26 +164,45 @@ class Mirrored:
             child.detach()
         elif listener:
             listener.join()  # to the end of what it has said
-        for pipe in (child.input, child.output):
-            with suppress(OSError):  # nobody reads it any more
-                if pipe and not (pipe is child.output and child.is_running()):
-                    pipe.close()
+        child.close()
 
-    def _heard(self) -> Iterator[tuple[str, str]]:
-        """What the child says, as long as it lives."""
-        assert self._child is not None
-        assert self._child.output is not None
-        for line in self._child.output:
-            with suppress(ValueError, LookupError):
-                told = json.loads(line)
-                yield told["kind"], told["text"]
+    def _listen(self, again: Callable[[], BackgroundChild]) -> None:
+        """Hand on what the child says, and start it again if it dies, as of too little memory."""
+        pause, child = FIRST_PAUSE, self._child
+        while child:
+            for kind, text in _heard(child):
+                if kind != "ready":
+                    _log(kind, text)
+            if self._ending.is_set():
+                return
+            logger.warning("the mirror's process has ended; it is started again in %g s", pause)
+            if self._ending.wait(pause):
+                return
+            pause = min(4 * pause, LONGEST_PAUSE)
+            with self._lock, suppress(OSError):  # of a machine that can start none now
+                if self._ending.is_set():
+                    return
+                old, self._child = child, again()
+                child = self._child
+                old.close()
 
-    def _listen(self) -> None:
-        for kind, text in self._heard():
-            _log(kind, text)
-        if not self._ending:
-            logger.warning("the mirror's process has ended; this run goes on without a mirror")
+
+def _heard(child: BackgroundChild) -> Iterator[tuple[str, str]]:
+    """What the child says, as long as it lives."""
+    assert child.output is not None
+    for line in child.output:
+        with suppress(ValueError, LookupError):
+            told = json.loads(line)
+            yield told["kind"], told["text"]
+
+
+def _journal(folder: Path) -> object:
+    """What changes with the journal of a run."""
+    with suppress(OSError):
+        status = (folder / "journal.jsonl").stat()
+        return status.st_mtime_ns, status.st_size
+    return None
 
 
 def _log(kind: str, text: str) -> None:
-    logger.log(logging.WARNING if kind == "warning" else logging.INFO, "%s", text)
+    logger.log(logging.INFO if kind == "info" else logging.WARNING, "%s", text)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainer import ranks
@@ -61,6 +62,13 @@ class BackgroundChild:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def close(self) -> None:
+        """Close its pipes; where it is still running, not the one that it may be read from at this moment."""
+        for pipe in (self.input, self.output):
+            with suppress(OSError):  # nobody reads it any more
+                if pipe and not (pipe is self.output and self.is_running()):
+                    pipe.close()
+
     def detach(self) -> None:
         """Let it go on alone, without a warning at this process's end."""
         _DETACHED.append(self._process)
@@ -74,7 +82,7 @@ class Parent:
         self._pid = int(os.environ.get(PARENT) or 0)
         if self._pid:
             # Whoever signals a whole job means the trainer; this process ends after it.
-            for name in (signal.SIGINT, signal.SIGTERM):
+            for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(name, signal.SIG_IGN)
             os.nice(5)  # the trainer's data loading comes first
 
