@@ -91,15 +91,15 @@ def within_budget(asked: TrainOptions, *, restore: Callable[[Plan], Plan] = lamb
     Raises: ConfigError, DataError; ConfigError as well if the budget is too small, with what would fit.
     """
     options = priced(asked)
-    plan = restore(make_plan(options))
+    plan = make_plan(options)
     if options.fit:
         if (limit := limit_of(options)) is None:
             raise ConfigError(
                 "--fit needs a budget to fit the schedule to: give --max-hours or --max-dollars"
             )
         fitted, options = _fit(plan, options, limit)
-        plan = plan if fitted.folder == plan.folder else restore(fitted)
-        options = dataclasses.replace(options, fit=False)  # it is done
+        plan, options = fitted, dataclasses.replace(options, fit=False)  # it is done
+    plan = restore(plan)
     return Budgeted(plan, options, check_budget(plan, options))
 
 
