@@ -17,7 +17,7 @@ from trainer import metrics
 from trainer.cli import main
 from trainer.config import Recipe, load_recipe
 from trainer.errors import ConfigError
-from trainer.run import ExtendOptions, TrainOptions, check_budget, make_extension, priced, within_budget
+from trainer.run import ExtendOptions, Plan, TrainOptions, check_budget, make_extension, priced, within_budget
 from trainer.run._budget import FirstForecast, budget_of, budget_words
 from trainer.run._limits import Forecast, Limit, limit_of
 from trainer.run._pace import Pace, most_epochs, settings_of, shortened
@@ -381,6 +381,10 @@ def test_fit_makes_a_shorter_run_and_the_same_command_finds_it_again_on_any_mach
     assert within_budget(replace(asked, instance="g5.12xlarge")).plan.folder == made.plan.folder
     assert within_budget(replace(asked, instance="g4dn.xlarge")).plan.folder == made.plan.folder
     assert within_budget(replace(asked, max_hours=20 / 3600)).plan.folder != made.plan.folder
+
+    restored: list[Plan] = []
+    within_budget(asked, restore=lambda plan: restored.append(plan) or plan)
+    assert [plan.folder for plan in restored] == [made.plan.folder], "the run that is too long has no mirror"
 
 
 def test_what_was_fitted_to_one_data_set_and_parent_is_not_taken_for_another(

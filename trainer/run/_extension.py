@@ -66,7 +66,8 @@ def make_extension(options: ExtendOptions) -> Extension:
     checkpoints = list_checkpoints(options.folder / "checkpoints")
     if before is None or not checkpoints:
         raise ConfigError(
-            f"{options.folder} is no run that has begun; give a folder that `trainer train` made"
+            f"{options.folder} is no run that has begun; give a folder that `trainer train` made, or fetch one with "
+            "`trainer mirror RUN --restore`"
         )
     # One process looks for all: they would find each other's locks.
     if not ranks.launched_by_trainer() and ranks.rank() == 0 and (options.folder / LOCK).exists():
