@@ -31,7 +31,8 @@ FLAGS = {
     "fetch": "--json --out --workers",
     "find-lr": "--batch-per-gpu --compile --data --decoder --device --json --max-lr --min-lr --name --offline "
     "--partial --runs --set --steps",
-    "mirror": "--checkpoint-interval --epoch-steps --follow --mirror-every --restore --runs-remote --unmirrored",
+    "mirror": "--begun --checkpoint-interval --epoch-steps --follow --mirror-every --restore --runs-remote "
+    "--unmirrored",
     "prepare": "",
     "promote": "--json --runs",
     "publish": "--dry-run --json --license --out --public --repo --runs --space --trust --with-photos "

@@ -304,17 +304,17 @@ def test_a_server_that_fails_for_a_moment_is_asked_again_when_a_run_is_fetched(
         second = Machine(tmp_path / "b", url)
         second.mirror.claim()
         proxy.status = 503
-        asked = proxy.asked
-        well = threading.Thread(target=lambda: (until_asked(proxy, asked + 3), proxy.well()))
+        well = threading.Thread(target=well_again, args=(proxy, proxy.asked + 3))
         well.start()
         assert second.mirror.restore()
         well.join()
         second.mirror.release()
 
 
-def until_asked(proxy: Proxy, times: int) -> None:
-    while proxy.asked < times:
+def well_again(proxy: Proxy, asked: int) -> None:
+    while proxy.asked < asked:
         time.sleep(0.02)
+    proxy.well()
 
 
 def test_what_a_name_may_have_been_mistaken_for_is_told(url: str, tmp_path: Path) -> None:

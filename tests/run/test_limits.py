@@ -382,9 +382,14 @@ def test_fit_makes_a_shorter_run_and_the_same_command_finds_it_again_on_any_mach
     assert within_budget(replace(asked, instance="g4dn.xlarge")).plan.folder == made.plan.folder
     assert within_budget(replace(asked, max_hours=20 / 3600)).plan.folder != made.plan.folder
 
-    restored: list[Plan] = []
-    within_budget(asked, restore=lambda plan: restored.append(plan) or plan)
-    assert [plan.folder for plan in restored] == [made.plan.folder], "the run that is too long has no mirror"
+    restored: list[Path] = []
+
+    def restore(plan: Plan) -> Plan:
+        restored.append(plan.folder)
+        return plan
+
+    within_budget(asked, restore=restore)
+    assert restored == [made.plan.folder], "the run that is too long has no mirror"
 
 
 def test_what_was_fitted_to_one_data_set_and_parent_is_not_taken_for_another(
