@@ -52,13 +52,13 @@ def test_a_machine_that_is_about_to_end_is_waited_for(disk: str, tmp_path: Path)
     lease(disk, tmp_path / "b").take(end)
 
 
-def test_a_start_on_the_same_machine_takes_it_at_once(url: str, tmp_path: Path) -> None:
-    first = lease(url, tmp_path / "a")
+def test_a_start_on_the_same_machine_takes_it_at_once(disk: str, tmp_path: Path) -> None:
+    first = lease(disk, tmp_path / "a")
     first.take()
     cut_off(first)
 
     begun = time.monotonic()
-    lease(url, tmp_path / "a").take()
+    lease(disk, tmp_path / "a").take()
     assert time.monotonic() - begun < 2
     with pytest.raises(Taken, match="the mirror was taken over by"):
         first.renew()

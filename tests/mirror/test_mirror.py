@@ -67,22 +67,22 @@ def test_older_objects_go_when_the_new_index_is_up_and_the_checkpoint_before_sta
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
-    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    disk: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = Machine(tmp_path / "a", url)
+    first = Machine(tmp_path / "a", disk)
     mirrored(first, 1, 2)
     first.mirror.release()
     (entry, before) = first.mirror.index.checkpoints()
     damage(first, entry.object)
 
-    second = Machine(tmp_path / "b", url)
+    second = Machine(tmp_path / "b", disk)
     second.mirror.claim()
     assert second.mirror.restore()
     assert [path.name for path in (second.run / "checkpoints").iterdir()] == [Path(before.path).name]
     assert "damaged checkpoint in the mirror passed over" in caplog.text
 
     damage(first, before.object)
-    third = Machine(tmp_path / "c", url)
+    third = Machine(tmp_path / "c", disk)
     second.mirror.release()
     third.mirror.claim()
     with pytest.raises(MirrorError, match="all checkpoints in the mirror are damaged"):
@@ -94,7 +94,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     told: list[tuple[str, str]] = []
     follow(
         third.run,
-        url,
+        disk,
         Pace(600, 60, 1),
         unmirrored=True,  # is no consent to train again what is there
         begun=False,

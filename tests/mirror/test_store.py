@@ -181,21 +181,3 @@ def test_what_an_s3_answers_becomes_a_sentence_without_secrets(
     for name, key in keys.items():
         monkeypatch.setenv(name, key)
     prove(store)  # that of a user who has logged in meanwhile
-
-
-def test_an_upload_that_is_cut_leaves_nothing_and_succeeds_the_next_time(
-    bucket: Bucket,
-    s3_endpoint: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with in_front_of(s3_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        store = open_store(f"s3://{bucket.name}/runs", "run")
-        proxy.cut_after = 100_000
-        with pytest.raises(MirrorError):
-            put(store, "files/a")
-        assert store.names("") == []
-
-        proxy.well()
-        put(store, "files/a")
-        assert get(store, "files/a") == CONTENT
