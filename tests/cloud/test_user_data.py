@@ -88,9 +88,8 @@ def test_compose_hands_the_arguments_on_word_by_word(tmp_path: Path) -> None:
     ):
         pytest.skip("wants Compose")
     words = ["--name", "it's $HOME", "--set", 'note=a "b" #c', "--price", "0.41"]
-    lines = settings(render_train(**TRAIN | {"arguments": words, "env": {"RUNS_DIR": "/srv/a $b"}}))[
-        "ENVIRONMENT"
-    ]
+    env = {"RUNS_DIR": "/srv/a $b", "RUNS_REMOTE": "s3://mine/runs"}
+    lines = settings(render_train(**TRAIN | {"arguments": words, "env": env}))["ENVIRONMENT"]
     (tmp_path / ".env").write_text("\n".join(["POSTGRES_PASSWORD=x", *lines]) + "\n")
     files = [f"--env-file={tmp_path / '.env'}", f"--file={ROOT / 'compose.yaml'}"]
     command = ["docker", "compose", *files, "config", "trainer"]
@@ -101,6 +100,7 @@ def test_compose_hands_the_arguments_on_word_by_word(tmp_path: Path) -> None:
     # Compose doubles each $, for its output may be read again.
     assert [word.replace("$$", "$") for word in service["command"]][-len(words) :] == words
     assert service["command"][:2] == ["train", "rn50-75"]
+    assert service["environment"]["RUNS_REMOTE"] == "s3://mine/runs"
 
 
 @pytest.mark.parametrize(
