@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -82,6 +82,7 @@ def test_the_shares_go_first_when_the_terminal_is_narrow() -> None:
     top1=st.lists(st.floats(0, 1), max_size=30),
     wait=st.none() | st.floats(0, 1),
 )
+@example(width=14, losses=[1.7e308, -1.7e308] * 300, top1=[0.0, 5e-324], wait=None)
 def test_no_values_make_it_wider_than_the_terminal(
     width: int, losses: list[float], top1: list[float], wait: float | None
 ) -> None:

@@ -80,7 +80,7 @@ class Curve:
         self._waiting.append(value)
         if len(self._waiting) < self._each:
             return
-        self.values.append(sum(self._waiting) / len(self._waiting))
+        self.values += _means(self._waiting, 1)
         self._waiting.clear()
         if len(self.values) == KEPT:
             self.values = list(_means(self.values, KEPT // 2))
@@ -97,12 +97,13 @@ def drawn(values: Sequence[float], columns: int, low: float | None = None, high:
         return ""
     means = list(_means(values, min(columns, len(values))))
     low, high = min(means) if low is None else low, max(means) if high is None else high
-    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)
+    if not 0 < high - low < math.inf:  # no difference, or the numbers of a run that diverges
+        return BLOCKS[0] * len(means)
+    return "".join(BLOCKS[round((mean - low) / (high - low) * (len(BLOCKS) - 1))] for mean in means)
 
 
 def _means(values: Sequence[float], count: int) -> Iterable[float]:
     """Means of `count` parts of `values`, at least as many, in order."""
     bounds = [len(values) * part // count for part in range(count + 1)]
     for begin, end in pairwise(bounds):
-        yield sum(values[begin:end]) / (end - begin)
+        yield sum(value / (end - begin) for value in values[begin:end])  # a sum first may be infinite
