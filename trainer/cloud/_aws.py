@@ -73,6 +73,11 @@ class Aws:
         pages = self.client(service).get_paginator(operation).paginate(**arguments)
         return [item for page in pages for item in page[key]]
 
+    def instances(self, **arguments: Any) -> list[Any]:
+        """What DescribeInstances lists, out of the reservations that they came in."""
+        groups = self.pages("describe_instances", "Reservations", **arguments)
+        return [one for group in groups for one in group["Instances"]]
+
     def who(self) -> str:
         """The identity that the credentials belong to."""
         return str(self.client("sts").get_caller_identity()["Arn"])

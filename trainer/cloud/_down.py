@@ -76,11 +76,10 @@ def _in_ec2(aws: Aws, run: str | None) -> Iterator[Thing]:
     ours = by_tag(run)
     alive = [*ours, {"Name": "instance-state-name", "Values": ALIVE}]
     requests, started = {}, {}
-    for group in aws.pages("describe_instances", "Reservations", Filters=alive):
-        for one in group["Instances"]:
-            yield _instance(one, tag(one, "Run"))
-            if request := one.get("SpotInstanceRequestId"):
-                requests[request] = tag(one, "Run")
+    for one in aws.instances(Filters=alive):
+        yield _instance(one, tag(one, "Run"))
+        if request := one.get("SpotInstanceRequestId"):
+            requests[request] = tag(one, "Run")
     for one in aws.pages("describe_spot_instance_requests", "SpotInstanceRequests", Filters=ours):
         if one["State"] in ("open", "active", "disabled"):
             requests[one["SpotInstanceRequestId"]] = tag(one, "Run")
@@ -88,10 +87,9 @@ def _in_ec2(aws: Aws, run: str | None) -> Iterator[Thing]:
             started[name] = tag(one, "Run")
     # What AWS starts for an open request has no tags; it stays when the request is cancelled.
     there = [{"Name": "instance-id", "Values": [*started]}, alive[-1]]
-    for group in aws.pages("describe_instances", "Reservations", Filters=there) if started else ():
-        for one in group["Instances"]:
-            if not tag(one, "Project"):
-                yield _instance(one, started[one["InstanceId"]])
+    for one in aws.instances(Filters=there) if started else ():
+        if not tag(one, "Project"):
+            yield _instance(one, started[one["InstanceId"]])
     for request, owner in requests.items():
         yield Thing("spot request", request, owner)
     for one in aws.pages("describe_volumes", "Volumes", Filters=ours):
@@ -170,8 +168,7 @@ def remove(aws: Aws, run: str | None, say: Say, *, snapshots: bool) -> None:
 
 
 def _all_terminated(aws: Aws, instances: list[str]) -> bool:
-    found = aws.pages("describe_instances", "Reservations", InstanceIds=instances)
-    return all(one["State"]["Name"] == "terminated" for group in found for one in group["Instances"])
+    return all(one["State"]["Name"] == "terminated" for one in aws.instances(InstanceIds=instances))
 
 
 def _remove_one(aws: Aws, kind: str, name: str) -> None:

@@ -86,11 +86,7 @@ class Machine:
 def find_machine(aws: Aws, run: str) -> dict[str, Any] | None:
     """The instance of `run`, running or stopped. Raises: CloudError if there are several."""
     filters = [*by_tag(run), {"Name": "instance-state-name", "Values": ALIVE}]
-    found = [
-        one
-        for group in aws.pages("describe_instances", "Reservations", Filters=filters)
-        for one in group["Instances"]
-    ]
+    found = aws.instances(Filters=filters)
     if len(found) > 1:
         ids = ", ".join(one["InstanceId"] for one in found)
         raise CloudError(f"{run} has {len(found)} machines, {ids}; take them down: trainer cloud down {run}")
@@ -235,8 +231,8 @@ def _listed(aws: Aws, run: str, group: str, name: str) -> dict[str, Any]:
 
     def there() -> bool:
         filters = [{"Name": "instance-id", "Values": [name]}]
-        for listed in aws.pages("describe_instances", "Reservations", Filters=filters):
-            found.update(listed["Instances"][0])
+        for listed in aws.instances(Filters=filters):
+            found.update(listed)
         return bool(found)
 
     with suppress(CloudError):  # one that was terminated an hour ago is listed no more

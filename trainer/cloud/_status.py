@@ -13,8 +13,7 @@ from trainer.cloud._prices import snapshot_cost
 def status(aws: Aws, run: str | None) -> list[dict[str, Any]]:
     """One entry for each machine, and for each snapshot of a data set."""
     filters = [*by_tag(run), {"Name": "instance-state-name", "Values": ALIVE}]
-    groups = aws.pages("describe_instances", "Reservations", Filters=filters)
-    machines = [_machine(aws, look(aws, one)) for group in groups for one in group["Instances"]]
+    machines = [_machine(aws, look(aws, one)) for one in aws.instances(Filters=filters)]
     kept = aws.pages("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=by_tag(run))
     return [*machines, *({"snapshot": one["SnapshotId"], **_snapshot(one)} for one in kept)]
 

@@ -28,8 +28,7 @@ def find_tunnel(
         *by_tag(run, "train"),
         {"Name": "instance-state-name", "Values": ["running"]},
     ]
-    groups = aws.pages("describe_instances", "Reservations", Filters=filters)
-    found = [Found(one) for group in groups for one in group["Instances"]]
+    found = [Found(one) for one in aws.instances(Filters=filters)]
     if not found:
         raise CloudError("no machine that trains is running; trainer cloud status shows what is there")
     if len(found) > 1:
