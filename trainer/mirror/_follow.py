@@ -6,18 +6,19 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from trainer.errors import ConfigError, MirrorError
 from trainer.files import write_json
 from trainer.mirror._lease import LEAST, SECONDS, Taken
-from trainer.mirror._mirror import LAST_SECONDS, PAUSES, Mirror, begins_anew, lock_mirror
+from trainer.mirror._mirror import LAST_SECONDS, PAUSES, Mirror, begins_anew, lock_mirror, try_again
 from trainer.mirror._snapshot import STATE, newest_checkpoint
-from trainer.mirror._store import NoAnswer, open_store
+from trainer.mirror._store import open_store
 
 LONGEST_PAUSE = 60.0  # seconds between two tries at a mirror that cannot be used
 LAST_TRIES = 6  # at the last upload
@@ -149,7 +150,8 @@ class _Follower:
     def begin(self, *, unmirrored: bool) -> None:
         """Claim the mirror and restore the run folder. Raises: Taken, MirrorError, ConfigError."""
         try:
-            mirror = self._claimed_at_last(() if unmirrored else PAUSES)
+            pauses = () if unmirrored else PAUSES
+            mirror = try_again(lambda: self._claimed(self._wait_for), pauses, partial(self._tell, "info"))
         except (Taken, ConfigError):
             raise
         except MirrorError as error:
@@ -215,15 +217,6 @@ class _Follower:
         mirror = Mirror(self._folder, store, lease_seconds=self._pace.lease_seconds)
         mirror.claim(wait)
         return mirror
-
-    def _claimed_at_last(self, pauses: Sequence[float]) -> Mirror:
-        for pause in pauses:
-            try:
-                return self._claimed(self._wait_for)
-            except NoAnswer as error:
-                self._tell("info", f"{error}; tried again in {pause:g} s")
-                time.sleep(pause)
-        return self._claimed(self._wait_for)
 
     def _wait_for(self, who: str) -> None:
         self._tell("info", f"waiting to see whether {who} still trains this run")

@@ -9,10 +9,11 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.errors import MirrorError
 from trainer.files import file_lock, point, sync_folder
@@ -26,6 +27,8 @@ LAST_SECONDS = 60.0  # that the last upload may take when the trainer was stoppe
 LOCK_SECONDS = LAST_SECONDS + 10
 PAUSES = (1.0, 2.0, 4.0)  # seconds between tries at a start, which nobody may be there to repeat
 TRAIN_LOCK = "train.lock"  # held by whoever trains in the run folder
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -201,17 +204,13 @@ class Mirror:
         path = staged / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w+b") as file:
-            for pause in PAUSES:
-                try:
-                    self._store.get(entry.object, file)
-                    break
-                except NoAnswer as error:
-                    logger.info("%s; tried again in %g s", error, pause)
-                    time.sleep(pause)
-                    file.seek(0)
-                    file.truncate()
-            else:
+
+            def get() -> None:
+                file.seek(0)
+                file.truncate()
                 self._store.get(entry.object, file)
+
+            try_again(get, PAUSES, logger.info)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -255,6 +254,17 @@ class Mirror:
                 logger.warning("the mirror is further than %s; what was there is in %s", folder, aside)
         os.rename(staged, folder)
         sync_folder(folder.parent)
+
+
+def try_again(attempt: Callable[[], T], pauses: Sequence[float], tell: Callable[[str], None]) -> T:
+    """What `attempt` returns, if need be after so many pauses (seconds) without an answer. Raises: as `attempt`."""
+    for pause in pauses:
+        try:
+            return attempt()
+        except NoAnswer as error:
+            tell(f"{error}; tried again in {pause:g} s")
+            time.sleep(pause)
+    return attempt()
 
 
 def begins_anew(url: str, run: str) -> str:
