@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import typing
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -30,6 +31,16 @@ def add_run(parser: ArgumentParser) -> None:
         add_json,
     ):
         add(parser)
+
+
+def add_runs_remote(parser: ArgumentParser, what: str) -> None:
+    """--runs-remote, with `what` it is in the help."""
+    parser.add_argument(
+        "--runs-remote",
+        default=os.environ.get("RUNS_REMOTE") or None,
+        metavar="URL",
+        help=f"{what} (default: $RUNS_REMOTE)",
+    )
 
 
 def add_recipe(parser: ArgumentParser, *, optional: bool = False) -> None:

@@ -24,12 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="RUN", type=Path, help="a run folder; with --restore it may be missing"
     )
-    parser.add_argument(
-        "--runs-remote",
-        default=os.environ.get("RUNS_REMOTE") or None,
-        metavar="URL",
-        help="where runs are mirrored (default: $RUNS_REMOTE)",
-    )
+    _args.add_runs_remote(parser, "where runs are mirrored")
     parser.add_argument(
         "--restore",
         action="store_true",

@@ -103,12 +103,10 @@ def add_start(parser: ArgumentParser) -> None:
         help="price of this machine per hour, in US dollars, to show what the run costs "
         "(default: $TRAINER_PRICE_PER_HOUR)",
     )
-    parser.add_argument(
-        "--runs-remote",
-        default=os.environ.get("RUNS_REMOTE") or None,
-        metavar="URL",
-        help="where the run is mirrored, so that another machine goes on with it: s3://BUCKET/PREFIX, or a folder of a "
-        "shared disk (default: $RUNS_REMOTE)",
+    _args.add_runs_remote(
+        parser,
+        "where the run is mirrored, so that another machine goes on with it: s3://BUCKET/PREFIX, or a folder of a "
+        "shared disk",
     )
     parser.add_argument(
         "--mirror-every",
