@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from trainer.files import point
 from trainer.mirror import Mirror, open_store
 from trainer.mirror._store import Store
 
-Stores = Callable[[str], Store]
+
+@pytest.fixture(autouse=True)
+def no_lease_is_left() -> Iterator[None]:
+    """It would be renewed while other tests run, on the same server."""
+    yield
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "renew-lease"]
 
 
 def write_checkpoint(run: Path, step: int, *, content: bytes = b"", key: str = "k1") -> Path:

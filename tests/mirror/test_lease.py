@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,22 @@ from trainer.mirror import Taken
 from trainer.mirror._lease import LEASE, Lease
 from trainer.mirror._store import open_store
 
+Leases = Callable[..., Lease]
 
-def lease(url: str, runs: Path, seconds: float = 60) -> Lease:
-    """That of a machine whose runs are there."""
-    runs.mkdir(exist_ok=True)
-    return Lease(open_store(url, "run"), runs / "run", seconds=seconds)
+
+@pytest.fixture
+def lease() -> Iterator[Leases]:
+    """Makes leases, of machines whose runs are in a folder; none is renewed when the test is over."""
+    made: list[Lease] = []
+
+    def one(url: str, runs: Path, seconds: float = 60) -> Lease:
+        runs.mkdir(exist_ok=True)
+        made.append(Lease(open_store(url, "run"), runs / "run", seconds=seconds))
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.release()
 
 
 def cut_off(one: Lease) -> None:
@@ -27,7 +39,9 @@ def cut_off(one: Lease) -> None:
     one._thread.join()
 
 
-def test_the_second_machine_is_turned_away_when_it_has_seen_the_first_renew(url: str, tmp_path: Path) -> None:
+def test_the_second_machine_is_turned_away_when_it_has_seen_the_first_renew(
+    lease: Leases, url: str, tmp_path: Path
+) -> None:
     first = lease(url, tmp_path / "a", seconds=3)
     first.take()
     waited: list[str] = []
@@ -41,7 +55,7 @@ def test_the_second_machine_is_turned_away_when_it_has_seen_the_first_renew(url:
     lease(url, tmp_path / "b").take()
 
 
-def test_a_machine_that_is_about_to_end_is_waited_for(disk: str, tmp_path: Path) -> None:
+def test_a_machine_that_is_about_to_end_is_waited_for(lease: Leases, disk: str, tmp_path: Path) -> None:
     first = lease(disk, tmp_path / "a")
     first.take()
 
@@ -52,7 +66,7 @@ def test_a_machine_that_is_about_to_end_is_waited_for(disk: str, tmp_path: Path)
     lease(disk, tmp_path / "b").take(end)
 
 
-def test_a_start_on_the_same_machine_takes_it_at_once(disk: str, tmp_path: Path) -> None:
+def test_a_start_on_the_same_machine_takes_it_at_once(lease: Leases, disk: str, tmp_path: Path) -> None:
     first = lease(disk, tmp_path / "a")
     first.take()
     cut_off(first)
@@ -65,7 +79,7 @@ def test_a_start_on_the_same_machine_takes_it_at_once(disk: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_lease_of_a_dead_machine_runs_out(url: str, tmp_path: Path) -> None:
+def test_the_lease_of_a_dead_machine_runs_out(lease: Leases, url: str, tmp_path: Path) -> None:
     first = lease(url, tmp_path / "a", seconds=1)
     first.take()
     cut_off(first)
@@ -80,7 +94,9 @@ def test_the_lease_of_a_dead_machine_runs_out(url: str, tmp_path: Path) -> None:
     second.renew()
 
 
-def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(disk: str, tmp_path: Path) -> None:
+def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(
+    lease: Leases, disk: str, tmp_path: Path
+) -> None:
     store = open_store(disk, "run")
     one = lease(disk, tmp_path / "a")
     one.take()
@@ -95,7 +111,7 @@ def test_a_renewal_whose_answer_got_lost_is_known_as_ones_own(disk: str, tmp_pat
     assert not one.lost
 
 
-def test_a_lease_that_is_gone_with_its_bucket_is_made_again(disk: str, tmp_path: Path) -> None:
+def test_a_lease_that_is_gone_with_its_bucket_is_made_again(lease: Leases, disk: str, tmp_path: Path) -> None:
     store = open_store(disk, "run")
     one = lease(disk, tmp_path / "a")
     one.take()
@@ -107,7 +123,7 @@ def test_a_lease_that_is_gone_with_its_bucket_is_made_again(disk: str, tmp_path:
     one.release()
 
 
-def test_a_lease_that_nobody_can_read_runs_out_as_any_other(disk: str, tmp_path: Path) -> None:
+def test_a_lease_that_nobody_can_read_runs_out_as_any_other(lease: Leases, disk: str, tmp_path: Path) -> None:
     store = open_store(disk, "run")
     store.write(LEASE, b"\xff[", version=None)
     waited: list[str] = []
