@@ -188,38 +188,6 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum(gpu: World, tiny: Recip
     assert not any(state["momentum_buffer"].any() for state in optimizer.state.values())
 
 
-def losses_of(recipe: Recipe, gpu: World, steps: int, *, compile: CompileMode) -> list[float]:
-    """Training losses of ResNet-50 on fixed batches, step by step.
-
-    With a rate so low, and blocks that begin as identities, that it is not chaos which is compared.
-    """
-    torch.manual_seed(0)
-    model = build("resnet50", 10, zero_init_residual=True).to(gpu.device)
-    step = Step(model, make_optimizer(model, recipe), recipe, gpu, Execution(compile=compile))
-    meter, rng, losses = Meter(gpu), torch.Generator().manual_seed(1), []
-    for number in range(steps):
-        images = torch.randn(16, 3, 64, 64, generator=rng).to(gpu.device)
-        labels = torch.randint(10, (16,), generator=rng).to(gpu.device)
-        step(iter([Batch(images.to(memory_format=torch.channels_last), labels)]), 0.001, meter)
-        losses.append(meter.read(step=number + 1, lr=0.001)[metrics.TRAIN_LOSS])
-    return losses
-
-
-@pytest.mark.parametrize(
-    ("mode", "precision"), [("default", "fp32"), ("default", "bf16"), ("cudagraphs", "fp16")]
-)
-def test_a_compiled_network_learns_as_the_eager_one(
-    gpu: World, tiny: Recipe, precision: Literal["fp32", "bf16", "fp16"], mode: CompileMode
-) -> None:
-    recipe = replace(tiny, precision=precision, global_batch=16)
-    with full_precision():
-        eager = losses_of(recipe, gpu, 8, compile="off")
-        compiled = losses_of(recipe, gpu, 8, compile=mode)
-
-    tolerance = 0.01 if precision == "fp32" else 0.05
-    torch.testing.assert_close(torch.tensor(compiled), torch.tensor(eager), rtol=tolerance, atol=tolerance)
-
-
 def test_memory_is_steady_over_two_hundred_steps(gpu: World, tiny: Recipe, dataset: Dataset) -> None:
     recipe = replace(tiny, precision="bf16")
     model = build("resnet50", 2).to(gpu.device)
@@ -323,3 +291,35 @@ def test_a_checkpoint_holds_the_state_of_its_moment(gpu: World, tiny: Recipe, tm
             checkpoints.wait()
             checkpoints.restore_newest({"part": part})
             assert torch.unique(part.loaded).tolist() == [step]
+
+
+def losses_of(recipe: Recipe, gpu: World, steps: int, *, compile: CompileMode) -> list[float]:
+    """Training losses of ResNet-50 on fixed batches, step by step.
+
+    With a rate so low, and blocks that begin as identities, that it is not chaos which is compared.
+    """
+    torch.manual_seed(0)
+    model = build("resnet50", 10, zero_init_residual=True).to(gpu.device)
+    step = Step(model, make_optimizer(model, recipe), recipe, gpu, Execution(compile=compile))
+    meter, rng, losses = Meter(gpu), torch.Generator().manual_seed(1), []
+    for number in range(steps):
+        images = torch.randn(16, 3, 64, 64, generator=rng).to(gpu.device)
+        labels = torch.randint(10, (16,), generator=rng).to(gpu.device)
+        step(iter([Batch(images.to(memory_format=torch.channels_last), labels)]), 0.001, meter)
+        losses.append(meter.read(step=number + 1, lr=0.001)[metrics.TRAIN_LOSS])
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("mode", "precision"), [("default", "fp32"), ("default", "bf16"), ("cudagraphs", "fp16")]
+)
+def test_a_compiled_network_learns_as_the_eager_one(
+    gpu: World, tiny: Recipe, precision: Literal["fp32", "bf16", "fp16"], mode: CompileMode
+) -> None:
+    recipe = replace(tiny, precision=precision, global_batch=16)
+    with full_precision():
+        eager = losses_of(recipe, gpu, 8, compile="off")
+        compiled = losses_of(recipe, gpu, 8, compile=mode)
+
+    tolerance = 0.01 if precision == "fp32" else 0.05
+    torch.testing.assert_close(torch.tensor(compiled), torch.tensor(eager), rtol=tolerance, atol=tolerance)
