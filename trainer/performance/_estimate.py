@@ -19,9 +19,9 @@ FORWARD_SHARE = 1 / 3  # time of a validation image, which has no backward pass,
 # separate passes.
 MEGABYTES_AT_224 = 470.0
 # Throughput that has been reached, as a share of what the data sheet's memory bandwidth allows: by users in PyTorch 361
-# images/s on a T4, 810 on an A10G and 358 on each of four L4, by NVIDIA 2,470 on an A100; H100 after an H200, on which
-# this code made 7,569, and so L40S: MXNet reached all that bandwidth allows on both. See docs/performance.md.
-BANDWIDTH_SHARE = {"T4": 0.53, "A10G": 0.634, "L4": 0.56, "L40S": 0.74, "A100": 0.57, "H100": 0.74}
+# images/s on a T4, 810 on an A10G and 358 on each of four L4, by NVIDIA 2,470 on an A100; by this code 5,050 from
+# JPEGs on an H100, and so L40S: MXNet reached all that bandwidth allows on both. See docs/performance.md.
+BANDWIDTH_SHARE = {"T4": 0.53, "A10G": 0.634, "L4": 0.56, "L40S": 0.708, "A100": 0.57, "H100": 0.708}
 # Images that a core of the CPU in docs/performance.md reads and decodes per second, and a vCPU as a share of that core:
 # half of a core that is half as fast, plus a quarter by hyper-threading. Modelled, not measured.
 DECODED_PER_CORE, VCPU_SHARE = 1170.0, 0.3
