@@ -75,12 +75,13 @@ def _follow(options: Namespace) -> int:
             os.write(1, json.dumps({"kind": kind, "text": text}).encode() + b"\n")
 
     class Told(logging.Handler):
-        """Warnings of ours."""
+        """What is logged here."""
 
         def emit(self, record: logging.LogRecord) -> None:
             tell("warning" if record.levelno >= logging.WARNING else "info", record.getMessage())
 
-    logging.getLogger("trainer").addHandler(Told(logging.INFO))
+    logging.getLogger("trainer").addHandler(Told())
+    logging.getLogger("trainer").setLevel(logging.INFO)
 
     def listen() -> None:
         for line in sys.stdin:

@@ -81,7 +81,7 @@ def limit_of(options: StartOptions) -> Limit | None:
     return min(limits, key=lambda limit: limit.seconds, default=None)
 
 
-def within_budget(asked: TrainOptions, *, restore: Callable[[Plan], Plan] = lambda plan: plan) -> Budgeted:
+def within_budget(asked: TrainOptions, *, restore: Callable[[Plan], None] = lambda plan: None) -> Budgeted:
     """`make_plan`, with a check that the run's budget allows it; with --fit, a shorter run that it allows.
 
     Args:
@@ -99,7 +99,7 @@ def within_budget(asked: TrainOptions, *, restore: Callable[[Plan], Plan] = lamb
             )
         fitted, options = _fit(plan, options, limit)
         plan, options = fitted, dataclasses.replace(options, fit=False)  # it is done
-    plan = restore(plan)
+    restore(plan)
     return Budgeted(plan, options, check_budget(plan, options))
 
 

@@ -33,7 +33,7 @@ class Mirrored:
     """Keeps the mirror of a run while the context lasts; does nothing without --runs-remote, or where rank 0 is not.
 
     with Mirrored(options) as mirror:
-        plan = mirror.restore(plan)   # what another machine has done of it
+        mirror.restore(plan)   # what another machine has done of it
         ...                           # train
     """
 
@@ -53,14 +53,14 @@ class Mirrored:
     def __enter__(self) -> Self:
         return self
 
-    def restore(self, plan: Plan) -> Plan:
+    def restore(self, plan: Plan) -> None:
         """Claim the mirror of the run, and fetch what is there if it is further than the run folder.
 
         Raises: MirrorError if another machine trains the run, or the mirror cannot be used; ConfigError if what is
             there was begun with other settings.
         """
         if not self._mirrors:
-            return plan
+            return
         if not ranks.under_torchrun():
             from trainer.run._preflight import wait_for_spot_end
 
@@ -83,7 +83,7 @@ class Mirrored:
         if finished := read_result(folder) is not None:
             state = read_state(folder)
             if state and state.remote == self._url and not state.behind:
-                return plan
+                return
         flags = ["--begun"] if finished else ["--unmirrored"] if options.unmirrored else []
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,6 @@ class Mirrored:
                     f"the run in {self._url}/{folder.name} was begun with {others}; go on with its own settings "
                     "(--set KEY=VALUE), or give the new run another --name"
                 )
-        return plan
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -62,7 +62,8 @@ def extend_run(options: ExtendOptions, *, display: Display | None = None) -> Run
     extension.require_smooth()
     command = ["extend", *options.arguments()]
     with Mirrored(options) as mirror:
-        plan = mirror.restore(extension.plan)
+        plan = extension.plan
+        mirror.restore(plan)
         told = check_budget(plan, options)
         return run_plan(
             plan, options, command, display, ready=lambda: logger.info("%s", told) if told else None
