@@ -49,7 +49,8 @@ def train_mirrored(
         checkpoint_interval=CHECKPOINTS,
     )
     with Mirrored(options) as mirror:
-        plan = mirror.restore(make_plan(options))
+        plan = make_plan(options)
+        mirror.restore(plan)
         plan.folder.mkdir(parents=True, exist_ok=True)
         plan.write()
         log = Slow(plan.folder)
