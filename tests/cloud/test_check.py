@@ -98,7 +98,7 @@ def test_each_type_is_counted_by_the_quota_that_aws_counts_it_by(
 
     assert code == 2
     assert said.endswith(f"{instance} cannot be started yet: {missing}; see above\n")
-    assert "trainer cloud data takes 8" in cloud("check")[1]
+    assert "./scripts/cloud data takes 8" in cloud("check")[1]
 
 
 def test_a_quota_that_was_never_changed_is_that_of_new_accounts(cloud: Cloud, aws: StandIn) -> None:

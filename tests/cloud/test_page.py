@@ -61,7 +61,8 @@ def test_the_page_leads_from_an_empty_account_to_a_trained_model_and_to_nothing_
 
     check, data, _, _, _, up, status, ui, down, nothing = told
     assert "All G and VT Spot Instance Requests" in check
-    assert "is completed" in data
+    assert "it may do in AWS: ssm:GetParameter\n" in data
+    assert "is completed; next: ./scripts/cloud up RECIPE" in data
     assert "g5.2xlarge spot instance" in up
     assert "finished, epoch 18 of 18, top-1 76.13%" in status
     assert "127.0.0.1:5000" in ui

@@ -469,7 +469,7 @@ def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapsh
         ec2.delete_snapshot(SnapshotId=name)
     code, said = cloud(*UP, recipe="rn50-75")
     assert code == 2
-    assert "make one: trainer cloud data SOURCE" in said
+    assert "make one: ./scripts/cloud data SOURCE" in said
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_without_a_data_set_or_with_several_it_asks_for_one(cloud: Cloud, snapsh
             "RunInstances",
             "IdempotentParameterMismatch",
             "Arguments on this idempotent request are inconsistent",
-            "or take it down first: trainer cloud down digits",
+            "or take it down first: ./scripts/cloud down digits",
         ),
         ("DescribeInstances", "RequestExpired", "Request has expired.", "this computer's clock is off"),
         (

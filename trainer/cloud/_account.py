@@ -113,7 +113,7 @@ def _quota(aws: Aws, kind: str, spot: bool, vcpus: int, *, needed: bool) -> Find
     found = f"{allowed:.0f} vCPUs" + (f": {', '.join(types)}" if types else ": none of the known types")
     if kind == "Standard" and not needed and allowed < DATA_VCPUS:
         ask = _ask_for(aws, kind, DATA_VCPUS, spot=spot)
-        todo = f"trainer cloud data takes {DATA_VCPUS}, or 4 with --instance c6i.xlarge; {ask}"
+        todo = f"./scripts/cloud data takes {DATA_VCPUS}, or 4 with --instance c6i.xlarge; {ask}"
         return Finding(name, False, found, todo, needed=False)
     if allowed >= vcpus or not needed:
         return Finding(name, bool(types), found, f"quota {code}", needed=False)

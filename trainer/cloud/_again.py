@@ -43,7 +43,7 @@ def start_again(
             raise
         raise CloudError(
             f"AWS has taken {name} away and alone may start it; it does so by itself when it has such a machine again, "
-            f"and the run goes on; not to wait: trainer cloud down {run}, then the same command"
+            f"and the run goes on; not to wait: ./scripts/cloud down {run}, then the same command"
         ) from error
 
 
@@ -52,5 +52,5 @@ def require_profile(facts: dict[str, Any], run: str, rights: Sequence[Statement]
     if rights and "IamInstanceProfile" not in facts:
         raise CloudError(
             f"{run} was made without any right in AWS, which --secret, --runs-remote and s3:// need; take it down "
-            f"first (trainer cloud down {run}), or give another --name"
+            f"first (./scripts/cloud down {run}), or give another --name"
         )

@@ -23,8 +23,8 @@ _CREDENTIALS = (
 )
 _EXPIRED = "the credentials have expired, or this computer's clock is off; log in again, or set the clock"
 _QUOTA = (
-    "the vCPU quota for {what} is used up or too small; `trainer cloud check` shows it; ask for more in AWS's console "
-    "under Service Quotas, EC2, or take a smaller --instance"
+    "the vCPU quota for {what} is used up or too small; `./scripts/cloud check` shows it; ask for more in AWS's "
+    "console under Service Quotas, EC2, or take a smaller --instance"
 )
 _CAPACITY = (
     "AWS has no free machine of this type now; try again later, or another --instance, --zone or --region"

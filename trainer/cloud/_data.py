@@ -110,7 +110,7 @@ def _require_same(aws: Aws, asked: Data, found: Found) -> None:
         raise CloudError(
             f"{found.run} is being prepared from {there['SOURCE'].strip('()')}"
             f"{' at ' + there['SHORTER_SIDE'] + ' pixels' if there.get('SHORTER_SIDE', '').isdigit() else ''}; take it "
-            f"down first (trainer cloud down {found.run}), or give another --name"
+            f"down first (./scripts/cloud down {found.run}), or give another --name"
         )
 
 
@@ -130,11 +130,10 @@ def _user_data(aws: Aws, asked: Data) -> str:
 def _begin(aws: Aws, asked: Data) -> Plan:
     run, machine = asked.name, _machine(aws, asked)
     where = places(aws, asked.instance, spot=False, zone=asked.zone)
-    rights = [right["Action"] for right in machine.rights]
     told = [
         f"{run}: {shlex.join(asked.source)} on a new {asked.instance} in {where[0].zone}, without a GPU",
         f"  image {machine.image.id}, an empty volume of {asked.gb} GB for the images, no port open",
-        f"  it may do in AWS: {rights or 'nothing'}",
+        f"  it may do in AWS: {machine.may}",
         "  it prepares and checks every image and stops itself; this command then makes a snapshot and takes it down",
         f"  the snapshot stays: up to ${snapshot_cost(asked.gb).usd_per_month:.2f} a month, for what was written",
         *elsewhere(aws.region),
@@ -231,7 +230,7 @@ def _follow(aws: Aws, asked: Data, say: Say) -> None:
             else "its machine has stopped, and its console does not say why"
         )
         raise CloudError(
-            f"{run} was not prepared: {why}; the same command goes on where it was, trainer cloud down {run} takes "
+            f"{run} was not prepared: {why}; the same command goes on where it was, ./scripts/cloud down {run} takes "
             "all of it down"
         )
     plan = _keep(aws, run, found, None)
@@ -285,6 +284,4 @@ def _keep(aws: Aws, run: str, found: Found | None, snapshot: dict[str, Any] | No
 
 
 def _next(snapshot: dict[str, Any]) -> str:
-    return (
-        f"next: trainer cloud up RECIPE --instance g5.2xlarge --spot --data-snapshot {snapshot['SnapshotId']}"
-    )
+    return f"next: ./scripts/cloud up RECIPE --instance g5.2xlarge --spot --data-snapshot {snapshot['SnapshotId']}"

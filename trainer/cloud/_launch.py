@@ -82,6 +82,16 @@ class Machine:
     profile: str | None = None  # instance profile of the user's own
     rights: Sequence[Statement] = field(default_factory=tuple)  # for a role that is made
 
+    @property
+    def may(self) -> str:
+        """What it may do in AWS, in words."""
+        if self.profile:
+            return f"what {self.profile} allows"
+        actions = [one["Action"] for one in self.rights]
+        return (
+            ", ".join(dict.fromkeys(a if isinstance(a, str) else " ".join(a) for a in actions)) or "nothing"
+        )
+
 
 def find_machine(aws: Aws, run: str) -> dict[str, Any] | None:
     """The instance of `run`, running or stopped. Raises: CloudError if there are several."""
@@ -89,7 +99,9 @@ def find_machine(aws: Aws, run: str) -> dict[str, Any] | None:
     found = aws.instances(Filters=filters)
     if len(found) > 1:
         ids = ", ".join(one["InstanceId"] for one in found)
-        raise CloudError(f"{run} has {len(found)} machines, {ids}; take them down: trainer cloud down {run}")
+        raise CloudError(
+            f"{run} has {len(found)} machines, {ids}; take them down: ./scripts/cloud down {run}"
+        )
     return found[0] if found else None
 
 
@@ -215,8 +227,8 @@ def _run(aws: Aws, run: str, request: dict[str, Any], what: str) -> str:
                 return False
             if code_of(error) == "IdempotentParameterMismatch":
                 raise CloudError(
-                    f"a machine of {run} was asked for a moment ago with other options; look at `trainer cloud "
-                    f"status {run}` in a minute, or take it down first: trainer cloud down {run}"
+                    f"a machine of {run} was asked for a moment ago with other options; look at `./scripts/cloud "
+                    f"status {run}` in a minute, or take it down first: ./scripts/cloud down {run}"
                 ) from error
             raise
         return True

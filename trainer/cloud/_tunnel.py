@@ -30,7 +30,7 @@ def find_tunnel(
     ]
     found = [Found(one) for one in aws.instances(Filters=filters)]
     if not found:
-        raise CloudError("no machine that trains is running; trainer cloud status shows what is there")
+        raise CloudError("no machine that trains is running; ./scripts/cloud status shows what is there")
     if len(found) > 1:
         raise CloudError(f"say which run: {', '.join(one.run for one in found)}")
     machine, url = found[0], f"http://127.0.0.1:{port}"

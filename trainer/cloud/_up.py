@@ -104,7 +104,7 @@ def plan_up(aws: Aws, asked: Up) -> Plan:
         f"  data from {snapshot['SnapshotId']} ({snapshot['VolumeSize']} GB)"
         if snapshot
         else "  data: digits",
-        f"  reached by {reached}; it may do in AWS: {_shown(machine.rights, machine.profile)}",
+        f"  reached by {reached}; it may do in AWS: {machine.may}",
         f"  trainer train {asked.recipe} {shlex.join(_arguments(asked, hourly))}",
         f"  {asked.repository} at {asked.revision[:12]}",
         f"  at the end of the run, {'it stays on (--keep)' if asked.keep else 'it stops itself; its disks stay'}",
@@ -191,13 +191,6 @@ def _arguments(asked: Up, hourly: float) -> list[str]:
     return ["--instance", asked.instance, "--price", f"{hourly:.4g}", *asked.arguments]
 
 
-def _shown(rights: Any, profile: str | None) -> str:
-    if profile:
-        return f"what {profile} allows"
-    actions = [one["Action"] for one in rights]
-    return ", ".join(a if isinstance(a, str) else " ".join(a) for a in actions) or "nothing"
-
-
 def find_snapshot(aws: Aws, recipe: str, wanted: str | None) -> dict[str, Any] | None:
     """The snapshot with the data set; None for the digits, which the machine has. Raises: CloudError."""
     if wanted:
@@ -215,7 +208,7 @@ def find_snapshot(aws: Aws, recipe: str, wanted: str | None) -> dict[str, Any] |
         return dict(complete[0])
     if not complete:
         raise CloudError(
-            f"there is no snapshot of a data set in {aws.region}; make one: trainer cloud data SOURCE"
+            f"there is no snapshot of a data set in {aws.region}; make one: ./scripts/cloud data SOURCE"
         )
     listed = ", ".join(f"{one['SnapshotId']} ({tag(one, 'Run')})" for one in complete)
     raise CloudError(f"there are several data sets; say which with --data-snapshot: {listed}")
@@ -238,14 +231,14 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
         raise CloudError(f"{run} is a machine that prepares data; give another --name")
     if kind != asked.instance:
         raise CloudError(
-            f"{run} has a {kind} already; take it down first (trainer cloud down {run}), or give another --name"
+            f"{run} has a {kind} already; take it down first (./scripts/cloud down {run}), or give another --name"
         )
     asked = replace(asked, ssm=tag(found.facts, "Access") == "ssm")  # it stays reached as it was made
     told = f"{run}: {found.id}, a {kind} in {found.zone}, is {found.state}"
     if found.state == "stopping":
         raise CloudError(f"{told}; try again in a minute")
     if found.interrupted and found.state == "stopped":
-        later = f"AWS starts it again by itself, and the run goes on; not to wait: trainer cloud down {run}"
+        later = f"AWS starts it again by itself, and the run goes on; not to wait: ./scripts/cloud down {run}"
         return Plan([f"{told}: {found.interrupted}; {later}"])
 
     def let_me_in() -> None:
@@ -262,7 +255,7 @@ def _go_on(aws: Aws, asked: Up, found: Found) -> Plan:
     _check(asked)
     if asked.recipe != "digits" and not found.data_volume:
         raise CloudError(
-            f"{run} was made without a data set, which {asked.recipe} needs; take it down first (trainer cloud down "
+            f"{run} was made without a data set, which {asked.recipe} needs; take it down first (./scripts/cloud down "
             f"{run}), or give another --name"
         )
     rights = _rights(aws, asked)
@@ -298,4 +291,4 @@ def _tell(aws: Aws, run: str, say: Say) -> None:
     wait_until(running, "the start of the machine")
     found = Found(find_machine(aws, run) or {})
     say(f"{found.id} runs in {found.zone}, at {found.address or 'no public address'}")
-    say("next: trainer cloud status · trainer cloud ui · trainer cloud down " + run)
+    say("next: ./scripts/cloud status · ./scripts/cloud ui · ./scripts/cloud down " + run)

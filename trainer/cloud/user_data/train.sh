@@ -55,7 +55,7 @@ mount_volume() { # read-only, as it came from its snapshot
         mount -o ro "$part" "$VOLUME"
         return
     done
-    fail "the volume $DEVICE has no file system; trainer cloud data fills one"
+    fail "the volume $DEVICE has no file system; ./scripts/cloud data fills one"
 }
 
 # Empty after each stop. Docker stays on the root volume, for its volumes hold MLflow's database and the runs.
@@ -147,7 +147,7 @@ ended() { # by the trainer's exit code: docs/commands.md
         75:* | 2:*' is all that '*' allows'*) # Docker starts again what has stopped, and its spent budget refuses that
             # On a spot notice, AWS stops this machine itself, and starts it again; one that stopped itself would stay off.
             ! metadata meta-data/spot/instance-action >/dev/null || return 0
-            report stopped "$(progress) reason=all is saved; trainer cloud up goes on, with a larger budget if that is spent"
+            report stopped "$(progress) reason=all is saved; ./scripts/cloud up goes on, with a larger budget if that is spent"
             ;;
         *) report failed "reason=exit $code: $last" ;;
     esac
