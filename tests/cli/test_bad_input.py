@@ -228,3 +228,13 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(
     assert "1 process(es) with 8 images of each step; as many at a time as the device takes" in shown
     assert "mlflow.db, which the run will make" in shown
     assert list(folder.iterdir()) == []
+
+
+def test_a_run_that_its_mirror_does_not_have_is_refused_with_those_that_it_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mirror" / "rn50-75-1a2b").mkdir(parents=True)
+    (folder / "mirror" / "rn50-75-1a2b" / "lease.json").touch()
+    asked = ("mirror", "runs/rn50-75", "--restore", "--runs-remote", folder / "mirror")
+
+    assert "has no run rn50-75; it has rn50-75-1a2b\n" in refused(capsys, *asked)

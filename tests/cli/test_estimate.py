@@ -114,6 +114,7 @@ def test_a_budget_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> No
         (["digits", "--until", "0.7"], "--until belongs to --budget USD"),
         (["digits", "--spot-price", "0.7"], "--spot-price belongs to --budget USD"),
         (["--budget", "5", "--price", "0.7"], "--price is of one machine; say of which with --instance NAME"),
+        (["digits", "--images-per-second", "9"], "--images-per-second is of one machine; say of which"),
     ],
 )
 def test_options_that_mean_nothing_together_are_refused(

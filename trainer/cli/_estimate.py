@@ -123,8 +123,11 @@ def _check(options: Namespace) -> None:
         if value and not options.budget:
             raise ConfigError(f"{flag} belongs to --budget USD; give that as well")
     for flag in ("--price", "--spot-price", "--images-per-second"):
-        if options.budget and not options.instance and getattr(options, flag[2:].replace("-", "_")):
-            raise ConfigError(f"{flag} is of one machine; say of which with --instance NAME")
+        if not options.instance and getattr(options, flag[2:].replace("-", "_")):
+            raise ConfigError(
+                f"{flag} is of one machine; say of which with --instance NAME. What another takes, train --price USD "
+                "--max-dollars USD says after its first steps"
+            )
 
 
 def _show_recipe(

@@ -47,7 +47,10 @@ def restore_run(folder: Path, url: str) -> str:
         mirror = Mirror(folder, open_store(url, folder.name), lease_seconds=LEASE_SECONDS)
         for more in (True, True, False):
             if not mirror.look().files:
-                raise MirrorError(f"{url} has no run {folder.name}; look there for its name")
+                there = sorted({name.partition("/")[0] for name in open_store(url).names("")})
+                raise MirrorError(
+                    f"{url} has no run {folder.name}; it has {', '.join(there) or 'none at all'}"
+                )
             try:
                 if mirror.restore():
                     return f"{folder} is restored from {url}, step {mirror.index.step}"

@@ -46,6 +46,7 @@ from trainer.tracking import (
     Registered,
     RunInfo,
     RunLog,
+    RunRef,
     TensorBoardLog,
     local_url,
     promote_if_asked,
@@ -181,9 +182,14 @@ def work(plan: Plan, options: StartOptions, display: Display | None) -> RunResul
 def _say_where(folder: Path) -> Iterator[None]:
     """Say where the run can be watched, as soon as the sync has made it in MLflow; nothing waits for that."""
     ended = threading.Event()
+    here = redact(tracking_uri(folder.parent))
+
+    def found() -> RunRef | None:
+        ref = read_run_ref(folder)
+        return ref if ref and ref.tracking_uri == here else None  # not where a copied run was before
 
     def wait() -> None:
-        while not (ref := read_run_ref(folder)) and not ended.wait(0.5):
+        while not (ref := found()) and not ended.wait(0.5):
             pass
         if ref:
             local = f"it with: mlflow ui --backend-store-uri {ref.tracking_uri}, and open {local_url(ref)}"
