@@ -239,8 +239,17 @@ def test_every_file_that_is_named_exists(name: str) -> None:
     assert not missing
 
 
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_link_leads_to_a_page(name: str) -> None:
+def test_every_link_leads_to_a_page_and_a_heading_of_it(name: str) -> None:
     page = ROOT / name
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
-        assert "://" in target or (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)", page.read_text()):
+        path, _, heading = target.partition("#")
+        there = page.parent / path if path else page
+        assert "://" in target or there.exists(), target
+        assert "://" in target or not heading or heading in anchors(there), target
