@@ -65,7 +65,7 @@ def test_the_page_leads_from_an_empty_account_to_a_trained_model_and_to_nothing_
     assert "is completed; next: ./scripts/cloud up RECIPE" in data
     assert "g5.2xlarge spot instance" in up
     assert "finished, epoch 18 of 18, top-1 76.13%" in status
-    assert "127.0.0.1:5000" in ui
+    assert "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning as long" in ui
     assert "snap-" in down
     assert "snap-" in nothing
     assert (instances(ec2), ec2.describe_volumes()["Volumes"]) == ([], [])

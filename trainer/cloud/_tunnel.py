@@ -11,6 +11,9 @@ from trainer.cloud._machine import Found
 from trainer.errors import CloudError
 
 MLFLOW = 5000  # compose.yaml
+TRAINING = (
+    "#/experiments?workflowType=machine_learning"  # MLflow opens on what is for language models otherwise
+)
 
 
 class Tunnel(NamedTuple):
@@ -33,7 +36,7 @@ def find_tunnel(
         raise CloudError("no machine that trains is running; ./scripts/cloud status shows what is there")
     if len(found) > 1:
         raise CloudError(f"say which run: {', '.join(one.run for one in found)}")
-    machine, url = found[0], f"http://127.0.0.1:{port}"
+    machine, url = found[0], f"http://127.0.0.1:{port}/{TRAINING}"
     if tag(machine.facts, "Access") == "ssm":
         ports = json.dumps({"portNumber": [str(MLFLOW)], "localPortNumber": [str(port)]})
         start = ["aws", "ssm", "start-session", "--region", aws.region, "--target", machine.id]
