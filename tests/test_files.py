@@ -152,6 +152,9 @@ def test_nobody_waits_for_a_file_that_never_ends(tmp_path: Path, name: str) -> N
     (tmp_path / "folder").mkdir()
     content = b""  # as a file of /proc says that it has
 
+    with pytest.raises((OSError, ValueError)):
+        files.read_json(tmp_path / name)
+
     with suppress(OSError):
         content = files.read_regular(tmp_path / name)
     assert content == b""

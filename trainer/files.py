@@ -56,6 +56,19 @@ def read_regular(path: Path, *, most: int = sys.maxsize) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_json(path: Path) -> Any:
+    """What a regular file holds as JSON. Raises: OSError if it cannot be read; ValueError if it is none."""
+    return parse_json(read_regular(path))
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What `text` says as JSON. Raises: ValueError if it is none, also of brackets nested beyond all measure."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write `content` to `path`: the whole of it or nothing, whenever the power goes."""
     write_text(path, json.dumps(content, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import DataError
-from trainer.files import atomic_path
+from trainer.files import atomic_path, read_regular
 
 PREDICTIONS = "predictions.npz"  # in the run folder
 MOST = 5  # classes that are kept of each answer: 50,000 images of 1,000 classes are 3 MB instead of 200
@@ -58,7 +59,7 @@ def read_predictions(folder: Path) -> Predictions | None:
     """
     path = folder / PREDICTIONS
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(read_regular(path)), allow_pickle=False) as stored:
             arrays = {
                 field.name: stored[field.name].astype(
                     np.int64 if stored[field.name].dtype.kind == "i" else float

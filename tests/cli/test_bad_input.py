@@ -193,6 +193,23 @@ def test_a_model_that_is_none_of_the_forms(
         assert form in said
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "x" * 300, "y"),
+        ("compare", "x", "y", "--runs", "x" * 300),
+        ("report", "r", "--against", "x" * 300),
+        ("promote", "x" * 300),
+    ],
+)
+def test_a_name_that_no_disk_takes(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    said = refused(capsys, *arguments)
+
+    assert "File name too long" in said or "there is no" in said or "is not a run" in said
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["trian"])

@@ -72,12 +72,13 @@ def test_a_reader_follows_past_a_truncation(tmp_path: Path) -> None:
     tail.close()
 
 
-def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"x\n", b"[" * 100_000 + b"\n", b'{"kind": []}\n'])
+def test_damage_in_the_middle_is_named(tmp_path: Path, line: bytes) -> None:
     journal = Journal(tmp_path)
     start(journal)
     journal.log(1, {"loss": 1})
     data = (tmp_path / JOURNAL).read_bytes()
-    (tmp_path / JOURNAL).write_bytes(b"x" + data[1:])
+    (tmp_path / JOURNAL).write_bytes(line + data)
 
     with pytest.raises(TrackingError, match="is damaged: the line at byte 0 is no record"):
         read_journal(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tests.tracking.conftest import Server
 from tests.tracking.models import finished_run, network, register_it
@@ -19,7 +21,7 @@ from trainer.cli import main
 from trainer.errors import TrackingError
 from trainer.tracking import _server as tracking_server
 from trainer.tracking import check_reachable, load_model, tracking_uri
-from trainer.tracking._server import check_address
+from trainer.tracking._server import check_address, connect
 
 
 def test_a_server_that_refuses_this_host_name_is_named_with_the_cure(server: Server) -> None:
@@ -75,6 +77,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(TrackingError, match=r"runs/mlflow\.db cannot be written"):
         check_reachable(tracking_uri(tmp_path / "runs"))
+
+
+def test_a_store_that_is_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database\n" * 100)
+    with pytest.raises(MlflowException, match="file is not a database"):
+        connect(tracking_uri(tmp_path))
+
+    (tmp_path / "mlflow.db").unlink()
+    os.mkfifo(tmp_path / "mlflow.db")
+    with pytest.raises(TrackingError, match="is no file"):
+        connect(tracking_uri(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from trainer.errors import CheckpointError, first_line
-from trainer.files import follow, sync_folder
+from trainer.files import follow, read_regular, sync_folder
 
 BEGINNING = "beginning"  # set in the content of a checkpoint that holds only what a run begins with
 BEST = "best.pt"  # a link to the checkpoint of the best evaluation so far
@@ -130,7 +130,7 @@ def read_verified(path: Path) -> bytes | None:
     """The content of a checkpoint that is what it was when it was written, or None."""
     named = _NAME.fullmatch(path.name)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError:
         return None
     if named is None or hashlib.sha256(data).hexdigest()[:16] != named[2]:

@@ -87,11 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
-    except Exception:
-        if not _in_process_group():
+    except Exception as error:
+        if _in_process_group():
+            traceback.print_exc()
+            code = 1  # all are started again
+        elif refused := _refused(error):
+            print(f"trainer: {with_host_folders(refused)}", file=sys.stderr)
+            code = TrainerError.exit_code
+        else:
             raise
-        traceback.print_exc()
-        code = 1
     if _in_process_group():
         # Without tidying up: on a GPU that may wait for an exchange with a process that is no more, and for ever.
         sys.stdout.flush()
@@ -157,6 +161,16 @@ def _add_command(subparsers: Any, module: Any) -> None:
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
+
+
+def _refused(error: Exception) -> str:
+    """A sentence about what a disk refuses, wherever a file is used: a name, a right, room; empty for other errors."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return ""
+    file = os.fsdecode(error.filename)
+    return (
+        f"{file}: {error.strerror or error}; look what is there, at its owner and its disk, or name another"
+    )
 
 
 def _in_process_group() -> bool:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from trainer.config._phase import phase_settings
 from trainer.config._recipe import Recipe
 from trainer.errors import ConfigError
+from trainer.files import read_regular
 from trainer.hints import nearest, setting_hint
 from trainer.recipes import parse_yaml
 
@@ -67,7 +68,7 @@ def _read(name: str) -> dict[str, Any]:
         text = resources.files("trainer.recipes").joinpath(f"{name}.yaml").read_text("utf-8")
     elif name.endswith((".yaml", ".yml")):
         try:
-            text = Path(name).read_text("utf-8")
+            text = read_regular(Path(name)).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise ConfigError(f"recipe file {name} cannot be read: {reason}") from None

@@ -18,6 +18,7 @@ from trainer.dataset._disk import require_space
 from trainer.dataset._remote import RemoteFile
 from trainer.dataset._web import is_permanent, version_of
 from trainer.errors import DataError
+from trainer.files import read_json
 
 TRIES = 6  # in a row without a single byte
 BACKOFF = 1.0  # seconds after the first failed try, doubled after each
@@ -187,7 +188,7 @@ def _version_file(partial: Path) -> Path:
 
 def _known_version(partial: Path) -> dict[str, object]:
     with suppress(OSError, ValueError):
-        known = json.loads(_version_file(partial).read_text())
+        known = read_json(_version_file(partial))
         if isinstance(known, dict):
             return known
     return {}

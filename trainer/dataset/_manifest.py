@@ -24,7 +24,7 @@ from trainer.dataset._believed import check_entries, check_rows, row_type
 from trainer.dataset._names import several, shown, words
 from trainer.dataset._places import placed, places_in
 from trainer.errors import DataError
-from trainer.files import atomic_path, read_regular, write_json
+from trainer.files import atomic_path, read_json, write_json
 
 DATASET = "dataset.json"
 INDEX = re.compile(r"index-[0-9a-f]{16}\.npy")
@@ -195,7 +195,7 @@ def image_records(dataset: Dataset) -> Iterator[ImageRecord]:
 def read_metadata(root: Path) -> dict[str, Any] | None:
     """Content of `dataset.json`; None where there is none. Raises: DataError if it cannot be read."""
     try:
-        metadata = json.loads(read_regular(root / DATASET))
+        metadata = read_json(root / DATASET)
         newer = isinstance(metadata, dict) and type(at := metadata.get("format")) is int and at > FORMAT
         if not newer:
             check_entries(metadata)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.dataset._archive_files import MAX_MEMBER, Data
 from trainer.errors import DataError
+from trainer.files import parse_json
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema
@@ -120,7 +120,7 @@ def _check_schema(path: Path, schema: Schema) -> None:
 def _classes(schema: Schema) -> int | None:
     """How many names of classes `datasets` has noted in a file; None if it has noted none."""
     try:
-        noted = json.loads((schema.metadata or {})[b"huggingface"])
+        noted = parse_json((schema.metadata or {})[b"huggingface"])
         return len(noted["info"]["features"]["label"]["names"])
     except (KeyError, TypeError, ValueError, RecursionError):
         return None

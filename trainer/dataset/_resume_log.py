@@ -31,7 +31,7 @@ from trainer.dataset._manifest import (
 from trainer.dataset._names import several
 from trainer.dataset._source import Source, SourceImage
 from trainer.errors import DataError
-from trainer.files import file_lock, write_json
+from trainer.files import file_lock, parse_json, read_json, read_regular, write_json
 
 LOG = "resume-log.tsv"
 IDENTITY = "identity.json"  # what is being prepared: another preparation must not go on with this log
@@ -174,7 +174,7 @@ class ResumeLog:
     def _check_identity(self) -> None:
         path = self._folder / IDENTITY
         try:
-            before = json.loads(path.read_bytes())
+            before = read_json(path)
         except (FileNotFoundError, ValueError, RecursionError):
             before = None
         if not isinstance(before, dict) or not before.keys() >= self._identity.keys():
@@ -240,7 +240,7 @@ class ResumeLog:
 
 def _is_intact(out: Path, image: ImageRecord) -> bool:
     try:
-        data = (out / image.path).read_bytes()
+        data = read_regular(out / image.path)
     except OSError:
         return False
     return len(data) == image.bytes and zlib.crc32(data) == image.crc32
@@ -261,7 +261,7 @@ def _record(line: bytes, *, in_place: bool) -> ImageRecord | Skipped | _EndOfPar
     if kind == "#part":
         name, ignored = fields
         try:
-            return _EndOfPart(name, [IgnoredCount(*one) for one in json.loads(ignored)])
+            return _EndOfPart(name, [IgnoredCount(*one) for one in parse_json(ignored)])
         except TypeError as error:
             raise ValueError from error
     if kind == "-":

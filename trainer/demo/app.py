@@ -129,7 +129,7 @@ def load(folder: Path) -> Model:
         if features is not None and max(features.shape[1:]) == 1:
             no_map = f"of {view_size(model)} pixels the last layer makes a single place"
             model = replace(model, head=None, no_map=no_map)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Unusable(
             f"{folder} is no bundle, incomplete or damaged: {error}; copy or export it again"
         ) from None

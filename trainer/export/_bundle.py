@@ -88,7 +88,7 @@ def load_bundle(path: Path) -> LoadedBundle:
         raise ExportError(
             f"{path} is no bundle, incomplete or damaged: {error}; copy or export it again"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(
             f"{path} is no bundle of this version of trainer: {PREPROCESS} or {LABELS} does not say what it must "
             f"({error}); export it again"

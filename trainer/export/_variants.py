@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.export._bundle import VARIANTS
+from trainer.files import read_json
 
 BATCH1, HALF, INT8 = "model_batch1.onnx", "model_fp16.onnx", "model_int8.onnx"
 FORMATS = {"torchscript": "model.torchscript.pt", "pt2": "model.pt2"}  # written for whoever asks
@@ -101,7 +101,7 @@ class Variants:
 def read_variants(bundle: Path) -> Variants | None:
     """What a bundle says of its variants; None if there is none, or an earlier one."""
     try:
-        described = json.loads((bundle / VARIANTS).read_bytes())
+        described = read_json(bundle / VARIANTS)
         measured = described["validation_images"]
         return Variants(
             tuple(Variant(**one) for one in described["variants"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trainer.errors import ConfigError, MirrorError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.mirror._lease import LEAST, SECONDS, Taken
 from trainer.mirror._mirror import LAST_SECONDS, PAUSES, Mirror, begins_anew, lock_mirror, try_again
 from trainer.mirror._snapshot import STATE, newest_checkpoint
@@ -89,7 +88,7 @@ class State:
 def read_state(folder: Path) -> State | None:
     """How far the mirror of the run in `folder` is; None if it has none."""
     with suppress(OSError, ValueError, TypeError):
-        return State(**json.loads((folder / STATE).read_bytes()))
+        return State(**read_json(folder / STATE))
     return None
 
 

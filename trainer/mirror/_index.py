@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from trainer.errors import MirrorError
+from trainer.files import parse_json
 from trainer.mirror._store import Changed, Store
 
 INDEX = "index.json"
@@ -56,7 +57,7 @@ def read_index(store: Store) -> tuple[Index, str | None]:
     if found is None:
         return Index(), None
     try:
-        content = json.loads(found.data)
+        content = parse_json(found.data)
         if content["format"] != FORMAT:
             raise MirrorError(
                 f"the mirror was written by another version of trainer (format {content['format']}); use that one"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import MirrorError
+from trainer.files import parse_json
 from trainer.mirror._store import Changed, Found, Store
 
 LEASE = "lease.json"
@@ -150,7 +151,7 @@ class Lease:
 
 def _facts(found: Found) -> dict[str, Any]:
     with suppress(ValueError):
-        facts = json.loads(found.data)
+        facts = parse_json(found.data)
         if isinstance(facts, dict):
             return facts
     return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer.errors import MirrorError
-from trainer.files import follow
+from trainer.files import follow, parse_json, read_regular
 from trainer.mirror._store import digest_of
 
 STATE = "mirror.json"  # in the run folder: how far its mirror is
@@ -76,7 +75,7 @@ def run_key(journal: bytes) -> str:
     """The key in the first record of a journal that has one; empty if none has."""
     for line in journal.splitlines():
         with suppress(ValueError, AttributeError):
-            if key := json.loads(line).get("key"):
+            if key := parse_json(line).get("key"):
                 return str(key)
     return ""
 
@@ -84,7 +83,7 @@ def run_key(journal: bytes) -> str:
 def local_key(folder: Path) -> str:
     """The key of the run in a folder; empty if it has not begun."""
     with suppress(OSError):
-        return run_key((folder / JOURNAL).read_bytes())
+        return run_key(read_regular(folder / JOURNAL))
     return ""
 
 
@@ -139,7 +138,7 @@ def _open(folder: Path, digests: Digests, stack: ExitStack) -> Snapshot:
         add(path)
     journal = b""
     with suppress(FileNotFoundError):
-        journal = (folder / JOURNAL).read_bytes()
+        journal = read_regular(folder / JOURNAL)
         journal = journal[: journal.rfind(b"\n") + 1]  # what is behind it, is being written
         content = io.BytesIO(journal)
         files.append(Local(JOURNAL, content, len(journal), digest_of(content)))

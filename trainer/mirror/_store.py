@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from trainer.errors import ConfigError, MirrorError
-from trainer.files import sync_folder
+from trainer.files import read_regular, sync_folder
 
 BLOCK = 2**20  # bytes that are read at once
 VERSIONS = 3  # of a changing object that a folder keeps
@@ -167,7 +167,7 @@ class Folder:
                     return None
                 with suppress(FileNotFoundError):  # a newer one has come
                     path = self._folder / f"{name}~{newest:012d}"
-                    return Found(path.read_bytes(), str(newest), self._now() - path.stat().st_mtime)
+                    return Found(read_regular(path), str(newest), self._now() - path.stat().st_mtime)
 
     def write(self, name: str, data: bytes, *, version: str | None) -> str:
         """See `Store`."""

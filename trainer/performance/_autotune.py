@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from trainer.dataloader import default_decoder
 from trainer.dataset import Split
 from trainer.distributed import World
 from trainer.errors import GpuOutOfMemory
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.performance._memory import leave_reserve
 from trainer.performance._trials import MAX_BATCH, STEPS, TIME_BUDGET, Trials
 
@@ -141,7 +140,7 @@ def halve_batch_when_out_of_memory(
 def _read_results(folder: Path) -> dict[str, Any]:
     """Results of earlier trials by GPU; none if the file is damaged, for trials can be repeated."""
     try:
-        results: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+        results: dict[str, Any] = read_json(folder / RESULT_FILE)
     except (OSError, ValueError):
         return {}
     return results

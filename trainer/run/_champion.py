@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from trainer.config import load_recipe, shipped_recipes
 from trainer.dataset import open_dataset
 from trainer.errors import ConfigError
+from trainer.files import read_json
 from trainer.run._options import EvaluateOptions
 from trainer.tracking import CANDIDATE, REGISTERED, Promoted, promote, record_accuracy, rollback, version_uri
 
@@ -56,7 +56,7 @@ def _uri(model: str) -> str:
     path = Path(model)
     if path.is_dir() and model not in shipped_recipes():
         try:
-            noted = json.loads((path / REGISTERED).read_bytes())
+            noted = read_json(path / REGISTERED)
             return f"models:/{noted['name']}/{int(noted['version'])}"
         except (OSError, ValueError, LookupError, TypeError):
             raise ConfigError(

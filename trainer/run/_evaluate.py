@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from trainer.dataloader import ValLoader
 from trainer.dataset import Dataset, open_dataset, require_complete
 from trainer.distributed import TIMEOUT, choose_device, choose_nproc, join_world
 from trainer.errors import DataError, ProcessesFailed
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.run._options import EvaluateOptions
 from trainer.run._resolve import ResolvedModel, resolve_model
 from trainer.training import Accuracy, evaluate, flip_tta, full_precision
@@ -99,7 +98,7 @@ def _in_processes(options: EvaluateOptions, processes: int) -> EvaluationResult:
             del os.environ[RESULT]
         if code:
             raise ProcessesFailed(code)
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     classes = tuple(ClassResult(**one) for one in content.pop("classes"))
     return EvaluationResult(**content, classes=classes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from trainer.export import (
     read_variants,
     whole_or_nothing,
 )
+from trainer.files import read_json
 from trainer.run._plan import DATASET
 from trainer.run._resolve import load_any
 from trainer.tracking import BUNDLE, LoadedModel, log_bundle, run_folder_of
@@ -127,7 +127,7 @@ def _source(model: LoadedModel, runs: Path) -> Path | None:
     if model.registered:
         folder = run_folder_of(runs, model.registered)
     try:
-        return Path(str(json.loads((folder / DATASET).read_bytes())["source"])) if folder else None
+        return Path(str(read_json(folder / DATASET)["source"])) if folder else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

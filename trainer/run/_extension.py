@@ -16,7 +16,7 @@ from trainer.checkpoint import checkpoint_step, list_checkpoints
 from trainer.config import Recipe, load_recipe, reason_of, shipped_recipes, stored_recipe
 from trainer.dataset import Dataset, open_dataset, require_complete
 from trainer.errors import ConfigError
-from trainer.files import file_lock
+from trainer.files import file_lock, read_json
 from trainer.run._options import ExtendOptions
 from trainer.run._parent import Parent, extended, other_parent
 from trainer.run._plan import DATASET, RECIPE, Plan, differences, plan_of, run_folders
@@ -219,7 +219,7 @@ def _name(options: ExtendOptions) -> str:
 def _stored(folder: Path) -> tuple[Recipe | None, dict[str, Any]]:
     """Recipe and data set of the run in `folder`; None and nothing if it holds none."""
     try:
-        recipe, dataset = (json.loads((folder / name).read_bytes()) for name in (RECIPE, DATASET))
+        recipe, dataset = (read_json(folder / name) for name in (RECIPE, DATASET))
         {key: dataset[key] + "" for key in ("name", "digest", "source")}
     except (OSError, ValueError, LookupError, TypeError):
         return None, {}

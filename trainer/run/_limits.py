@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 from trainer import metrics, ranks
 from trainer.config import Recipe, load_recipe, shipped_recipes
 from trainer.errors import ConfigError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.instances import INSTANCES, find_instance
 from trainer.performance import estimate, offers
 from trainer.run._eta import dollars, duration
@@ -275,7 +274,7 @@ def _fitted(plan: Plan, asked: TrainOptions) -> list[str]:
     name = asked.name if asked.name is not None else plan.recipe.name
     for path in asked.runs.glob(f"{glob.escape(name)}-*/{FITTED}"):
         with suppress(OSError, ValueError):
-            stored = json.loads(path.read_bytes())
+            stored = read_json(path)
             if isinstance(stored, dict) and {key: stored.get(key) for key in of_command} == of_command:
                 found.append((int(stored["epochs"]), list(stored["set"])))
     return min(found, default=(0, []))[1]

@@ -5,12 +5,12 @@ A run folder keeps it as `parent.json`: how the user has named it, and once the 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.files import read_json
 from trainer.run._options import ExtendOptions, RunOptions, TrainOptions, Weights
 
 PARENT = "parent.json"
@@ -63,7 +63,7 @@ def named(model: str, runs: Path) -> str:
 def read_parent(folder: Path) -> dict[str, Any] | None:
     """What is stored of the parent of the run in `folder`; None if it has none."""
     try:
-        content = json.loads((folder / PARENT).read_bytes())
+        content = read_json(folder / PARENT)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -15,7 +15,7 @@ from trainer import names, ranks
 from trainer.config import Recipe, load_recipe
 from trainer.dataset import Dataset, completeness, open_dataset, require_complete
 from trainer.errors import ConfigError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.run._options import RunOptions, TrackedOptions
 from trainer.run._parent import PARENT, Parent, other_parent, parent_of
 from trainer.tracking import ProofProcess, Question
@@ -174,7 +174,7 @@ def differences(
 
 def _stored(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

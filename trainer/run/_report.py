@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from trainer.config import stored_recipe
 from trainer.dataset import Dataset, open_dataset, shown
 from trainer.errors import DataError, TrainerError
+from trainer.files import read_json
 from trainer.predictions import Predictions
 from trainer.report import OTHERS, Log, Report, Run, log_of, read_log, write_report
 from trainer.run._options import ReportOptions
@@ -35,8 +35,8 @@ def report_run(options: ReportOptions) -> Report:
     folder = options.folder
     history = read_journal(folder)
     try:
-        recipe = stored_recipe(json.loads((folder / RECIPE).read_bytes()))
-        trained_on = json.loads((folder / DATASET).read_bytes())
+        recipe = stored_recipe(read_json(folder / RECIPE))
+        trained_on = read_json(folder / DATASET)
         classes = tuple(str(name) for name in trained_on["class_names"])
         digest = str(trained_on["digest"])
         source = options.data or Path(str(trained_on["source"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from trainer.dataloader import preprocessing
 from trainer.dataset import open_dataset
 from trainer.errors import CheckpointError, ConfigError, DataError, ExportError
 from trainer.export import is_bundle, load_bundle
-from trainer.files import follow
+from trainer.files import follow, read_json
 from trainer.model import rebuild
 from trainer.run._options import Weights
 from trainer.run._plan import DATASET, RECIPE
@@ -110,7 +109,7 @@ def _own_networks(runs: Path) -> set[str]:
     found = set()
     for recipe in runs.glob(f"*/{RECIPE}"):
         try:
-            found.add(json.loads(recipe.read_bytes())["model"])
+            found.add(read_json(recipe)["model"])
         except (OSError, ValueError, LookupError, TypeError):
             continue
     return found
@@ -181,7 +180,7 @@ def _of_checkpoint(path: Path, choice: Weights | None) -> LoadedModel:
 def _samples(trained_on: Path, info: ModelInfo) -> list[Sample]:
     """Validation images of the data set that the run folder names, if it is still there and the same."""
     try:
-        dataset = open_dataset(Path(str(json.loads(trained_on.read_bytes())["source"])))
+        dataset = open_dataset(Path(str(read_json(trained_on)["source"])))
         return samples_of(dataset.val, info.preprocess) if dataset.digest == info.dataset_digest else []
     except (DataError, OSError, ValueError, LookupError, TypeError):
         return []

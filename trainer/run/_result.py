@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from trainer.errors import TrackingError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 
 RESULT = "result.json"
 
@@ -46,7 +45,7 @@ def write_result(folder: Path, result: RunResult) -> None:
 def read_result(folder: Path) -> RunResult | None:
     """What came out of the run in `folder`; None if it is not finished."""
     try:
-        stored = json.loads((folder / RESULT).read_bytes())
+        stored = read_json(folder / RESULT)
     except (OSError, ValueError):
         return None  # as of a run that is not finished: its end is repeated
     known = {field.name for field in fields(RunResult)}

@@ -12,13 +12,13 @@ They are not among the files of the model: those are sealed, and whoever loads t
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trainer.errors import TrackingError
+from trainer.files import read_json
 from trainer.sealed import SUMS, SealBroken, check_seal, sha256
 from trainer.tracking._server import check_reachable, connect, quiet, redact, shortened, tracking_uri
 
@@ -78,7 +78,7 @@ def is_bundle_of(registered: Registered, bundle: Path) -> bool:
     there.
     """
     try:
-        model = json.loads((bundle / PREPROCESS).read_bytes())["model"]
+        model = read_json(bundle / PREPROCESS)["model"]
         return bool((model["source"], model["run_id"]) == (registered.uri, registered.run_id))
     except (OSError, ValueError, LookupError, TypeError):
         return False
@@ -98,7 +98,7 @@ def _send(client: MlflowClient, registered: Registered, version: ModelVersion, b
     if place.startswith(PROXY):
         place = urlsplit(place).path.lstrip("/")
     # The digest comes last: with it, all is there.
-    tags = {**_measured(json.loads((bundle / VARIANTS).read_bytes())), BUNDLE: place, BUNDLE_SHA256: digest}
+    tags = {**_measured(read_json(bundle / VARIANTS)), BUNDLE: place, BUNDLE_SHA256: digest}
     for key in version.tags.keys() - tags.keys():
         if key.startswith("onnx_"):  # of an earlier bundle
             client.delete_model_version_tag(version.name, version.version, key)

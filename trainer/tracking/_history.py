@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from trainer.errors import TrackingError
+from trainer.files import parse_json
 
 JOURNAL = "journal.jsonl"
 NOTES = 3  # warnings that are kept to be shown
@@ -115,13 +117,13 @@ class Tail:
     def read(self) -> RunHistory:
         """The history up to now. After a truncation it is a new object.
 
-        Raises: TrackingError if the journal is damaged in the middle.
+        Raises: TrackingError if the journal is damaged in the middle, or cannot be read.
         """
         for offset, line in self._new_lines():
             try:
                 if not is_record(line):
                     raise ValueError
-                self.history._add(json.loads(line))
+                self.history._add(parse_json(line))
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise TrackingError(
                     f"{self._path} is damaged: the line at byte {offset} is no record; "
@@ -137,17 +139,26 @@ class Tail:
 
     def _new_lines(self) -> Iterator[tuple[int, bytes]]:
         try:
-            now = self._path.stat()
+            data = self._new_bytes()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise TrackingError(
+                f"{self._path} cannot be read: {error.strerror or error}; look at its disk and its owner"
+            ) from None
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            yield self._offset, line
+            self._offset += len(line)
+
+    def _new_bytes(self) -> bytes:
+        now = self._path.stat()
+        if not stat.S_ISREG(now.st_mode):  # the opening of a pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is not a regular file")
         if self._file is None or os.fstat(self._file).st_ino != now.st_ino or now.st_size < self._offset:
             self.close()
             self._file, self._offset = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), 0
             self.history = RunHistory()
-        data = os.pread(self._file, os.fstat(self._file).st_size - self._offset, self._offset)
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            yield self._offset, line
-            self._offset += len(line)
+        return os.pread(self._file, os.fstat(self._file).st_size - self._offset, self._offset)
 
 
 def read_journal(folder: Path, *, empty: bool = False) -> RunHistory:
@@ -172,6 +183,6 @@ def read_journal(folder: Path, *, empty: bool = False) -> RunHistory:
 def is_record(line: bytes) -> bool:
     """Whether `line` is a whole record: JSON with a kind, and an end of line."""
     try:
-        return line.endswith(b"\n") and "kind" in json.loads(line)
+        return line.endswith(b"\n") and "kind" in parse_json(line)
     except (ValueError, TypeError):
         return False

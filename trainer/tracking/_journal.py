@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.files import atomic_path, sync_folder
+from trainer.files import atomic_path, read_regular, sync_folder
 from trainer.tracking._history import JOURNAL, Ending, Point, RunInfo, is_record, read_journal
 
 
@@ -161,7 +161,7 @@ class Journal:
 
     def _open(self) -> int:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        sound = self._path.read_bytes()
+        sound = read_regular(self._path)
         while sound and not is_record(sound[sound.rfind(b"\n", 0, -1) + 1 :]):
             sound = sound[: sound.rfind(b"\n", 0, -1) + 1]
         os.ftruncate(file, len(sound))

@@ -67,9 +67,9 @@ def load_model(uri: str, *, runs: Path = Path("runs"), trust: bool = False) -> L
             "set MLFLOW_TRACKING_URI to your server, or train first"
         )
     check_reachable(tracking)
-    client = connect(tracking)
     try:
         with quiet():
+            client = connect(tracking)
             return _load(client, find_version(client, uri), runs, trust)
     except (MlflowException, OSError) as error:
         raise TrackingError(

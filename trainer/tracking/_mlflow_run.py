@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.errors import TrackingError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.tracking._history import RunHistory, read_journal
 from trainer.tracking._server import check_reachable, connect, quiet, redact, run_tracking_uri
 from trainer.tracking._view import VIEW_KEY, VIEW_TAG, saved_view
@@ -40,7 +39,7 @@ class RunRef(NamedTuple):
 def read_run_ref(folder: Path) -> RunRef | None:
     """The MLflow run that the run in `folder` was synced to last; None if it never was."""
     try:
-        return RunRef(**json.loads((folder / RUN_FILE).read_text()))
+        return RunRef(**read_json(folder / RUN_FILE))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrackingDown, TrackingError
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 from trainer.sealed import SealBroken, check_seal, listed, seal
 from trainer.tracking._candidate import VAL_DIGEST, offer_candidate
 from trainer.tracking._description import (
@@ -85,9 +85,9 @@ def register(folder: Path, *, candidate: bool = False) -> Registered:
     history = read_journal(folder)
     val_digest = (history.dataset and history.dataset.val_digest) or stored.dataset_digest
     check_reachable(uri)
-    client = connect(uri)
     try:
         with quiet():
+            client = connect(uri)
             run = run_of(folder, client)
             of_this_run = f"name='{saved.name}' and run_id='{run.info.run_id}'"
             version = newest_version(client, of_this_run, saved.weights_sha256)
@@ -217,7 +217,7 @@ def run_folder_of(runs: Path, registered: Registered) -> Path | None:
 def _noted(runs: Path, registered: Registered) -> Iterator[tuple[Path, str]]:
     for path in runs.glob(f"*/{REGISTERED}"):
         try:
-            noted = json.loads(path.read_bytes())
+            noted = read_json(path)
             if {**noted, **asdict(registered)} == noted:
                 yield path.parent, str(noted[FILES_SHA256])
         except (OSError, ValueError, TypeError, LookupError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.errors import TrackingError
+from trainer.files import read_json, read_regular
 from trainer.sealed import SUMS, SealBroken, check_seal, safe_names, seal, valid_names, valid_preprocess
 from trainer.tracking._server import quiet
 from trainer.tracking._weights import WEIGHTS, read_weights, weights_sha256, write_weights
@@ -148,7 +149,7 @@ def read_saved_model(folder: Path) -> tuple[SavedModel, ModelInfo]:
     """
     path = folder / MODEL
     try:
-        saved = SavedModel(**json.loads((path / SAVED).read_text()))
+        saved = SavedModel(**read_json(path / SAVED))
         check_seal(path, digest=saved.files_sha256, required=(WEIGHTS, INFO), ignored=(SAVED,))
         return saved, read_info(path)[0]
     except FileNotFoundError:
@@ -166,7 +167,7 @@ def read_info(path: Path) -> tuple[ModelInfo, tuple[Sample, ...]]:
 
     Raises: ValueError if they are not such, OSError if they are not there.
     """
-    known = json.loads((path / INFO).read_bytes())
+    known = read_json(path / INFO)
     if not isinstance(known, dict):
         raise ValueError(f"{INFO} is no table")
     try:
@@ -193,7 +194,7 @@ def read_info(path: Path) -> tuple[ModelInfo, tuple[Sample, ...]]:
         not file or {*file} & {*"/\\\0"} or file in (".", "..") for file, *_ in listed
     ):
         raise ValueError(f"{INFO} names samples outside of their folder, or too many")
-    samples = [Sample(name, (path / SAMPLES / file).read_bytes(), label) for file, name, label in listed]
+    samples = [Sample(name, read_regular(path / SAMPLES / file), label) for file, name, label in listed]
     return info, tuple(samples)
 
 

@@ -110,25 +110,32 @@ def check_address(uri: str) -> None:
 def connect(uri: str) -> MlflowClient:
     """A client of the MLflow at `uri`. Of a server nothing is asked yet, so this returns at once.
 
-    Raises: TrackingError if this installation cannot open such a store, or the store cannot be written.
+    Raises: TrackingError if this installation cannot open such a store, or the store cannot be written;
+        MlflowException if the store is damaged.
     """
     with quiet():
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
         database = database_of(uri)
         if database is None:
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
         _check_file(database)
+        from sqlalchemy.exc import SQLAlchemyError
+
         # The first process makes the tables, for seconds; a trainer and its sync at once would both fail.
         busy = TrackingError(
             f"{database} is being made by another process, which takes too long; start again"
         )
         with file_lock(database.with_name("mlflow.lock"), timeout=CREATION_TIMEOUT, otherwise=busy):
-            if not os.path.lexists(database):
-                _make_store(database)
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
+            try:
+                if not os.path.lexists(database):
+                    _make_store(database)
+                client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                client.search_experiments(max_results=1)
+            except SQLAlchemyError as error:  # which MLflow makes its own only once the store is open
+                raise MlflowException(str(error)) from None
         return client
 
 
@@ -191,6 +198,8 @@ def _check_file(database: Path) -> None:
         )
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
+        if database.exists() and not database.is_file():  # SQLite would wait for a pipe
+            raise TrackingError(f"{database} is no file; move it away, or choose another folder with --runs")
         writable = os.access(database if database.exists() else database.parent, os.W_OK)
     except OSError:
         writable = False

@@ -7,7 +7,6 @@ timm/imagenet-1k-wds has 1,024 + 64 tars of .cls, .jpg and .json. Labels are pos
 
 from __future__ import annotations
 
-import json
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from trainer.dataset._source import Part, Source, SourceImage, member_image
 from trainer.dataset.forms._form import Fetch, Form, Found, add_downloads
 from trainer.dataset.forms._imagenet_labels import IMAGENET, imagenet_classes, val_wnids
 from trainer.errors import DataError
+from trainer.files import parse_json
 
 REPOSITORY = "ILSVRC/imagenet-1k"
 
@@ -197,7 +197,7 @@ def _noted(member: Member | None, where: str) -> Mapping[str, object]:
     if member is None:
         return {}
     try:
-        noted = json.loads(bytes(member.read()))
+        noted = parse_json(bytes(member.read()))
     except (ValueError, RecursionError):
         raise DataError(f"{where}: its .json cannot be read; download it again") from None
     return noted if isinstance(noted, dict) else {}
