@@ -200,14 +200,16 @@ def test_a_model_that_is_none_of_the_forms(
         ("compare", "x", "y", "--runs", "x" * 300),
         ("report", "r", "--against", "x" * 300),
         ("promote", "x" * 300),
+        ("mirror", "/", "--restore", "--runs-remote", "."),
+        ("mirror", "runs/..", "--restore", "--runs-remote", "."),
     ],
 )
-def test_a_name_that_no_disk_takes(
+def test_a_name_that_no_run_has(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     said = refused(capsys, *arguments)
 
-    assert "File name too long" in said or "there is no" in said or "is not a run" in said
+    assert any(what in said for what in ("File name too long", "there is no", "is not a run", "is no name"))
 
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,12 +100,21 @@ def test_help_groups_the_commands_by_the_users_way(capsys: pytest.CaptureFixture
     assert all(len(line) <= 110 for line in shown.splitlines())
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
-    command = f"{sys.executable} -m trainer recipes | head -1"
+@pytest.mark.parametrize(
+    ("where", "shown", "said"),
+    [
+        ("| head -1", "recipe ", ""),
+        (">&-", "", ""),
+        (">/dev/full", "", "trainer: No space left on device; make room where the output goes"),
+    ],
+)
+def test_an_output_that_takes_no_more_gets_no_traceback(where: str, shown: str, said: str) -> None:
+    command = f"{sys.executable} -m trainer recipes {where}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
 
-    assert done.stdout.startswith("recipe ")
-    assert done.stderr == ""
+    assert done.stdout.startswith(shown)
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == bool(said)
 
 
 @pytest.mark.parametrize("name", command_names())

@@ -11,6 +11,7 @@ shows its traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import pkgutil
@@ -45,6 +46,11 @@ DECODING = ("train", "extend", "evaluate", "find-lr", "report")  # commands that
 def program() -> int:
     """What a shell calls as `trainer`: `main`, and where an image has taken it down, the name of that image."""
     spare_libraries()
+    if sys.flags.optimize > 1:
+        print(
+            "trainer: DALI needs the docstrings that PYTHONOPTIMIZE=2 takes away; unset it", file=sys.stderr
+        )
+        return TrainerError.exit_code
     if sys.argv[1:2] not in [[name] for name in DECODING] or ranks.has_rank():
         return main()
     with tempfile.TemporaryDirectory(prefix="trainer-", ignore_cleanup_errors=True) as notes:
@@ -74,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = int(options.run(options))
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed
+            sys.stdout.flush()
         return code
     except ProcessesFailed as error:  # they have said why
         code = error.exit_code
@@ -85,13 +92,15 @@ def main(arguments: list[str] | None = None) -> int:
         print("trainer: interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         code = 128 + signal.SIGPIPE
     except Exception as error:
         if _in_process_group():
             traceback.print_exc()
             code = 1  # all are started again
         elif refused := _refused(error):
+            if isinstance(error, OSError) and error.filename is None:
+                _mute()
             print(f"trainer: {with_host_folders(refused)}", file=sys.stderr)
             code = TrainerError.exit_code
         else:
@@ -165,12 +174,19 @@ def _add_command(subparsers: Any, module: Any) -> None:
 
 def _refused(error: Exception) -> str:
     """A sentence about what a disk refuses, wherever a file is used: a name, a right, room; empty for other errors."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; make room where the output goes, and on the disk of --runs"
     if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
         return ""
     file = os.fsdecode(error.filename)
     return (
         f"{file}: {error.strerror or error}; look what is there, at its owner and its disk, or name another"
     )
+
+
+def _mute() -> None:
+    """Drop what nobody takes any more of standard output, at the end too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_process_group() -> bool:

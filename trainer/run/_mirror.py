@@ -36,9 +36,11 @@ def upload_run(folder: Path, url: str) -> str:
 def restore_run(folder: Path, url: str) -> str:
     """Fetch the run in `folder` from its mirror if it is further there; a sentence that says what was done.
 
-    Raises: MirrorError if there is none, or it cannot be used.
+    Raises: MirrorError if there is none, or it cannot be used; ConfigError if the folder can be none.
     """
     folder = folder.absolute()
+    if folder.name in ("", ".."):
+        raise ConfigError(f"{folder} is no name of a run; give one such as runs/NAME")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -118,6 +118,7 @@ def connect(uri: str) -> MlflowClient:
         from mlflow.exceptions import MlflowException
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
         database = database_of(uri)
         if database is None:
             return MlflowClient(tracking_uri=uri, registry_uri=uri)

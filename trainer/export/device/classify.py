@@ -75,7 +75,7 @@ def main() -> int:
     except Missing as error:
         print(f"classify: {error}", file=sys.stderr)
         return 3
-    except (Wrong, OSError, ValueError, LookupError) as error:
+    except (Wrong, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         print(f"classify: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -98,11 +98,14 @@ def _network(asked: Path | None) -> tuple[Path, Any]:
 def _photos(paths: list[Path], preprocess: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Name and input of each photo, or what is wrong with it."""
     for path in paths:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            yield str(path), None, "it is no file"
+            continue
         try:
             yield str(path), to_input(path.read_bytes(), preprocess), ""
         except ImportError:
             raise Missing("Pillow is missing: pip install pillow") from None
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # Pillow's have no common base, such as that of a bomb
             yield str(path), None, str(error)
 
 

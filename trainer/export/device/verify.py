@@ -397,7 +397,7 @@ def main() -> int:
         inputs = np.load(HERE / "golden" / "inputs.npy", allow_pickle=False)
         golden = np.load(HERE / "golden" / "probabilities.npy", allow_pickle=False)
         preprocess = _json(HERE / "preprocess.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         print(f"verify: {error}; copy the folder again", file=sys.stderr)
         return 1
     report.check("labels", lambda: check_labels(HERE, golden, preprocess))
