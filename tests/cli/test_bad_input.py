@@ -212,6 +212,16 @@ def test_a_name_that_no_run_has(
     assert any(what in said for what in ("File name too long", "there is no", "is not a run", "is no name"))
 
 
+def test_a_current_folder_that_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+
+    assert "the current folder is gone" in refused(capsys, "compare", "a", "b")
+
+
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["trian"])

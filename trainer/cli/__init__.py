@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
             code = 1  # all are started again
         elif refused := _refused(error):
-            if isinstance(error, OSError) and error.filename is None:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 _mute()
             print(f"trainer: {with_host_folders(refused)}", file=sys.stderr)
             code = TrainerError.exit_code
@@ -174,8 +174,10 @@ def _add_command(subparsers: Any, module: Any) -> None:
 
 def _refused(error: Exception) -> str:
     """A sentence about what a disk refuses, wherever a file is used: a name, a right, room; empty for other errors."""
-    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}; make room where the output goes, and on the disk of --runs"
+    if isinstance(error, OSError) and error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error.strerror}; make room where the output goes, and on the disk of --runs"
+        return "the current folder is gone; change to another" if error.errno == errno.ENOENT else ""
     if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
         return ""
     file = os.fsdecode(error.filename)
