@@ -40,6 +40,11 @@ GROUPS = {
 }
 
 
+# What a disk says of a name, a right or its room, and not of its health: that is for whoever starts a run again.
+REFUSALS = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+}
 DECODING = ("train", "extend", "evaluate", "find-lr", "report")  # commands that hand files to native decoders
 
 
@@ -99,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
             code = 1  # all are started again
         elif refused := _refused(error):
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if _full(error):
                 _mute()
             print(f"trainer: {with_host_folders(refused)}", file=sys.stderr)
             code = TrainerError.exit_code
@@ -174,16 +179,26 @@ def _add_command(subparsers: Any, module: Any) -> None:
 
 def _refused(error: Exception) -> str:
     """A sentence about what a disk refuses, wherever a file is used: a name, a right, room; empty for other errors."""
-    if isinstance(error, OSError) and error.filename is None:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"{error.strerror}; make room where the output goes, and on the disk of --runs"
-        return "the current folder is gone; change to another" if error.errno == errno.ENOENT else ""
-    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
         return ""
+    if error.errno == errno.ENOENT:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the current folder is gone; change to another"
+        return ""
+    if error.filename is None:
+        return (
+            f"{error.strerror}; make room where the output goes, and on the disk of --runs"
+            if _full(error)
+            else ""
+        )
     file = os.fsdecode(error.filename)
-    return (
-        f"{file}: {error.strerror or error}; look what is there, at its owner and its disk, or name another"
-    )
+    return f"{file}: {error.strerror}; look what is there, at its owner and its disk, or name another"
+
+
+def _full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _mute() -> None:
