@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from trainer.distributed import World
 from trainer.processes import spare_libraries
 
 ALONE = World(0, 1, torch.device("cpu"))
+# Their tests share what takes long to make: a server of MLflow, a registered model with its bundle, AWS's stand-in.
+ROOMS = ("tests/tracking/", "tests/export/", "tests/cloud/")
 
 
 def pytest_configure() -> None:
     spare_libraries()  # as our own processes do: hundreds of tests come after the imports
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays to the end: each `gc.collect` would look through a million objects of it
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,13 +45,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # a GPU machine may be without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each file's tests go to one process, and all that want the Docker Engine to one: some restart it."""
+    """Each file's tests go to one process; so do those of some rooms, and all that want the Docker Engine, which some
+    restart.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "docker" if file.startswith(("tests/stack/", "tests/deploy/test_machine")) else file
+            if file.startswith(("tests/stack/", "tests/deploy/test_machine")):
+                return "docker"
+            if file == "tests/test_names.py":
+                return ROOMS[0]
+            return next((room for room in ROOMS if file.startswith(room)), file)
 
     return Files(config, log)
 
@@ -113,6 +126,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(photos: Path) -> Dataset:
     return open_dataset(photos)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with MLflow's tables, to be copied: making them takes seconds."""
+    from trainer.tracking._server import connect, quiet  # a GPU machine may be without MLflow
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with quiet():
+        connect(f"sqlite:///{database}").search_experiments()
+    return database
 
 
 @pytest.fixture(scope="session")

@@ -124,9 +124,16 @@ def test_what_would_fail_later_is_refused_at_the_start(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--offline"]])
 @pytest.mark.parametrize(
-    "address", ["localhost:5077", '"http://127.0.0.1:9"', "./mlruns", "http://127.0.0.1:9/#/"]
+    ("address", "more"),
+    [
+        ("localhost:5077", []),
+        ("localhost:5077", ["--dry-run"]),
+        ("localhost:5077", ["--offline"]),
+        ('"http://127.0.0.1:9"', ["--offline"]),
+        ("./mlruns", ["--dry-run"]),
+        ("http://127.0.0.1:9/#/", []),
+    ],
 )
 def test_an_address_that_is_none_is_refused_also_offline(
     folder: Path,

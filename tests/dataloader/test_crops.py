@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
@@ -30,8 +31,8 @@ def test_windows_lie_inside_the_image() -> None:
         assert (anchors + shapes <= [width, height]).all()
 
 
-def test_windows_are_distributed_as_torchvisions() -> None:
-    count = 100_000
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_windows_are_distributed_as_torchvisions(count: int) -> None:
     ours = np.concatenate(windows(500, 375, Preprocess(), count), axis=1)
     torch.manual_seed(0)
     blank = torch.empty(3, 375, 500)

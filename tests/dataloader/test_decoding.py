@@ -44,7 +44,12 @@ def test_the_culprit_is_what_the_decoder_that_failed_does_not_decode(
     paths = written(tmp_path, {f"{seed}.jpg": encoded(seed=seed) for seed in range(70)} | {name: damaged})
 
     assert f"the image {tmp_path / name} cannot be decoded (" in str(find_culprit(paths, "cpu"))
-    assert find_culprit(paths[:-1], "cpu") is None
+
+
+def test_among_sound_images_there_is_no_culprit(tmp_path: Path) -> None:
+    paths = written(tmp_path, {f"{seed}.jpg": encoded(seed=seed) for seed in range(70)})
+
+    assert find_culprit(paths, "cpu") is None
 
 
 DYING = """

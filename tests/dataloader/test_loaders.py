@@ -170,7 +170,7 @@ def test_batches_are_those_of_the_old_settings_before_a_phase_and_of_its_own_fro
     dataset: Dataset, tiny: Recipe
 ) -> None:
     """Bit for bit, and taken up at its first step and in its middle as well as run through."""
-    crops = replace(AUGMENTED, min_res=16, res_step=8, ramp=(0, 0.25))
+    crops = replace(AUGMENTED, augment="none", min_res=16, res_step=8, ramp=(0, 0.25))
     before = replace(tiny, epochs=4, preprocess=crops)
     changes = PhasePreprocess(
         train_size=40, augment="trivialaugment", erasing=0.0, crop_area=(0.9, 1.0), flip=False

@@ -90,7 +90,8 @@ def test_each_operator_of_a_gpus_pipeline_exists_for_its_device(
     tiny: Recipe, decoder: Decoder, augment: Literal["none", "randaugment", "trivialaugment"]
 ) -> None:
     """Looked up in DALI's registry, which needs no GPU; running them does."""
-    crops = replace(tiny.preprocess, augment=augment, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=0.5)
+    changes = {"augment": augment, "randaugment_ops": 1, "color_jitter": (0.4, 0.4, 0.4, 0.1), "erasing": 0.5}
+    crops = replace(tiny.preprocess, **changes)
     training = train_stages(
         lambda: (), make_augmentations(crops), size=32, decoder=decoder, dtype=torch.float16
     )

@@ -91,9 +91,9 @@ def test_what_is_there_and_right_is_not_fetched_again(prepared: Path, tmp_path: 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "flipped", "missing"])
 def test_an_object_that_is_not_what_the_manifest_says_is_named_and_there_is_no_data_set(
-    damage: str, bucket: Bucket, prepared: Path, tmp_path: Path
+    damage: str, bucket: Bucket, tmp_path: Path
 ) -> None:
-    shutil.copytree(prepared, tmp_path / "bad")
+    prepare(many(12), tmp_path / "bad")
     victim = sorted((tmp_path / "bad").rglob("*.JPEG"))[7]
     data = bytearray(victim.read_bytes())
     data[200] ^= 1

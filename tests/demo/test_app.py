@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import write_odd_files
+from tests.nets import Small
 from tests.test_architecture import imported
 from trainer.demo import APP, REQUIREMENTS, app
 from trainer.export import export, to_input, to_onnx
@@ -63,11 +64,22 @@ def network() -> torch.nn.Module:
     return model.eval()
 
 
+def exported(info: ModelInfo, network: torch.nn.Module, folder: Path) -> Path:
+    samples = tuple(Sample(f"{seed}.JPEG", jpeg(photo(seed)), seed) for seed in range(3))
+    model = LoadedModel(info, samples, source=SOURCE, registered=None, state_dict=dict(network.state_dict()))
+    return export(model, folder / "bundle").folder
+
+
 @pytest.fixture(scope="module")
 def bundle(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = tuple(Sample(f"{seed}.JPEG", jpeg(photo(seed)), seed) for seed in range(3))
-    model = LoadedModel(INFO, samples, source=SOURCE, registered=None, state_dict=network.state_dict())
-    return export(model, tmp_path_factory.mktemp("out") / "bundle").folder
+    return exported(INFO, network, tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that is copied in no time."""
+    info = replace(INFO, architecture="tests.nets:Small")
+    return exported(info, Small(len(CLASSES)), tmp_path_factory.mktemp("light"))
 
 
 @pytest.fixture(scope="module")
@@ -253,17 +265,17 @@ def test_what_a_picture_has_besides_pixels_is_said(model: app.Model, tmp_path: P
     assert "<p>Of an animation" in app.said(answers["moving.gif"])
 
 
-def test_of_several_bundles_the_newest_is_shown(bundle: Path, tmp_path: Path) -> None:
+def test_of_several_bundles_the_newest_is_shown(light: Path, tmp_path: Path) -> None:
     with pytest.raises(
         app.Unusable, match=r"no exported bundle in .* yet; make one with `docker compose run"
     ):
         app.find_bundle(tmp_path)
 
     for age, name in enumerate(["b-2", "a-1", ".c-3.partial"]):
-        shutil.copytree(bundle, tmp_path / name)
+        shutil.copytree(light, tmp_path / name)
         os.utime(tmp_path / name / "SHA256SUMS", (1000 + age, 1000 + age))
     (tmp_path / "half").mkdir()
-    shutil.copy(bundle / "preprocess.json", tmp_path / "half")
+    shutil.copy(light / "preprocess.json", tmp_path / "half")
 
     assert app.find_bundle(tmp_path) == tmp_path / "a-1"
     assert app.find_bundle(tmp_path / "b-2") == tmp_path / "b-2"
@@ -299,9 +311,9 @@ def resealed(change: Callable[[Path], object]) -> Callable[[Path], None]:
     ],
 )
 def test_a_bundle_that_is_none_is_refused_in_a_sentence(
-    bundle: Path, tmp_path: Path, damage: Callable[[Path], None], says: str
+    light: Path, tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
-    shutil.copytree(bundle, tmp_path / "bundle")
+    shutil.copytree(light, tmp_path / "bundle")
     damage(tmp_path / "bundle")
     done = subprocess.run(
         [sys.executable, "-P", APP, tmp_path / "bundle"], capture_output=True, text=True, cwd=tmp_path

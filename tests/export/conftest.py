@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.nets import Small
 from trainer.export import Bundle, export
 from trainer.model import build, rebuild
 from trainer.tracking import (
@@ -69,9 +72,10 @@ def register_it(runs: Path, model: torch.nn.Module, *, name: str = "resnet50-pho
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A store with one registered ResNet."""
     folder = tmp_path_factory.mktemp("runs")
+    shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         register_it(folder, network())
@@ -86,6 +90,19 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def model(runs: Path) -> LoadedModel:
     return load_model("models:/resnet50-photos@candidate", runs=runs)
+
+
+@pytest.fixture(scope="session")
+def light(model: LoadedModel) -> LoadedModel:
+    """The same with a network that is written in no time, for tests that ask about something else."""
+    torch.manual_seed(0)
+    weights = dict(Small(len(CLASSES)).state_dict())
+    return replace(model, info=replace(model.info, architecture="tests.nets:Small"), state_dict=weights)
+
+
+@pytest.fixture(scope="session")
+def light_bundle(light: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(light, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.fixture(scope="session")

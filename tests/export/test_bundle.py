@@ -20,9 +20,9 @@ from trainer.tracking import LoadedModel
 
 
 @pytest.fixture
-def copy(bundle: Bundle, tmp_path: Path) -> Path:
+def copy(light_bundle: Bundle, tmp_path: Path) -> Path:
     """A bundle to do harm to."""
-    return shutil.copytree(bundle.folder, tmp_path / "copy")
+    return shutil.copytree(light_bundle.folder, tmp_path / "copy")
 
 
 def test_sha256sum_accepts_the_bundle(bundle: Bundle) -> None:
@@ -136,9 +136,9 @@ def test_a_bundle_is_read_and_run_without_torch_or_mlflow(bundle: Bundle, tmp_pa
 
 
 def test_a_bundle_without_photos_was_compared_with_its_model_all_the_same(
-    model: LoadedModel, tmp_path: Path
+    light: LoadedModel, tmp_path: Path
 ) -> None:
-    bundle = export(model, tmp_path / "bundle", with_photos=False)
+    bundle = export(light, tmp_path / "bundle", with_photos=False)
 
     assert not (bundle.folder / "golden").exists()
     assert bundle.max_difference is not None

@@ -134,20 +134,20 @@ def test_a_place_that_cannot_be_written_is_refused(model: LoadedModel, tmp_path:
 
 
 def test_an_empty_folder_is_filled_and_what_a_killed_export_left_is_cleared(
-    model: LoadedModel, tmp_path: Path
+    light: LoadedModel, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "model.onnx").write_bytes(b"half")
 
-    export(model, tmp_path / "out")
+    export(light, tmp_path / "out")
 
     load_bundle(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_current_folder_is_filled_and_stays_the_same_folder(
-    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    light: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a mount point would: neither can be replaced."""
     monkeypatch.chdir(tmp_path)
@@ -155,15 +155,15 @@ def test_the_current_folder_is_filled_and_stays_the_same_folder(
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial" / "model.onnx").write_bytes(b"half")
 
-    bundle = export(model, Path())
+    bundle = export(light, Path())
 
     assert (tmp_path.stat().st_ino, bundle.folder) == (inode, Path())
     load_bundle(tmp_path)
     assert not (tmp_path / ".partial").exists()
 
 
-def test_a_folder_that_was_empty_is_empty_after_a_failure(model: LoadedModel, tmp_path: Path) -> None:
-    torn = replace(model, samples=(replace(model.samples[0], jpeg=b"no image"),))
+def test_a_folder_that_was_empty_is_empty_after_a_failure(light: LoadedModel, tmp_path: Path) -> None:
+    torn = replace(light, samples=(replace(light.samples[0], jpeg=b"no image"),))
 
     with pytest.raises(ExportError, match=r"0\.JPEG .*cannot be decoded"):
         export(torn, tmp_path)
@@ -183,7 +183,7 @@ classes = ("\u043a\u043e\u0442", "caf\udce9", "a\u2028b", "\u732b", "dog", "")
 info = ModelInfo(ARCHITECTURE, tuple("abcdef"), classes, PREPROCESS, "photos", 0.5, 1.0, dataset_digest="d")
 samples = (Sample("0.JPEG", photo(1), 0),)
 model = LoadedModel(info, samples, "caf\udce9 \u043a", None, dict(network().state_dict()))
-assert load_bundle(export(model, Path(sys.argv[1])).folder).classes == classes
+assert load_bundle(export(light, Path(sys.argv[1])).folder).classes == classes
 """
 
 
@@ -204,10 +204,10 @@ def test_names_in_any_script_and_bytes_that_are_no_text_do_not_depend_on_the_loc
 
 
 def test_a_model_that_was_never_registered_is_exported_with_its_path(
-    model: LoadedModel, tmp_path: Path
+    light: LoadedModel, tmp_path: Path
 ) -> None:
-    unknown = replace(model.info, top1=float("nan"), top5=float("nan"))
-    checkpoint = replace(model, info=unknown, source="runs/r/checkpoints/step-8.pt", registered=None)
+    unknown = replace(light.info, top1=float("nan"), top5=float("nan"))
+    checkpoint = replace(light, info=unknown, source="runs/r/checkpoints/step-8.pt", registered=None)
 
     bundle = export(checkpoint, tmp_path / "out")
 
@@ -230,14 +230,14 @@ def test_the_readme_names_version_accuracy_and_run(bundle: Bundle, model: Loaded
 
 
 def test_photos_and_classes_of_any_name_are_golden_under_a_plain_one(
-    model: LoadedModel, tmp_path: Path
+    light: LoadedModel, tmp_path: Path
 ) -> None:
     names = ["a.JPEG", "a.JPEG", "img #1\nx"]
-    samples = tuple(replace(one, name=name) for one, name in zip(model.samples, names, strict=True))
+    samples = tuple(replace(one, name=name) for one, name in zip(light.samples, names, strict=True))
     classes = ("two\nlines", "caf\udce9", "", "d", "e", "f")
 
     bundle = export(
-        replace(model, samples=samples, info=replace(model.info, classes=classes)), tmp_path / "out"
+        replace(light, samples=samples, info=replace(light.info, classes=classes)), tmp_path / "out"
     )
 
     expected = json.loads((bundle.folder / "golden" / "expected.json").read_text())

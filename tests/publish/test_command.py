@@ -34,9 +34,10 @@ Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store with one registered ResNet-18 for the digits, and the folder of its run."""
+def runs(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
+    """A store with one registered ResNet-18 for the digits, and the folder of its run with its bundle."""
     folder = tmp_path_factory.mktemp("runs")
+    shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         journal = Journal(folder / "one")
@@ -54,6 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         sync(folder / "one", follow=False)
         register(folder / "one")
+        export_model(MODEL, folder / "one" / "bundle", runs=folder, parity=0)
         yield folder
 
 
@@ -174,7 +176,7 @@ def test_the_network_is_published_as_its_bundle_in_the_run_folder_has_it_if_that
 ) -> None:
     mine = tmp_path / "runs"
     shutil.copytree(runs, mine)
-    bundle = export_model(MODEL, mine / "one" / "bundle", runs=mine, parity=0).folder
+    bundle = mine / "one" / "bundle"
     half = onnx.load(bundle / "model_fp16.onnx")
     half.doc_string = "as registered"
     onnx.save(half, bundle / "model_fp16.onnx")

@@ -19,13 +19,13 @@ from trainer.run import EvaluateOptions, evaluate_model, export_model
 from trainer.run._export import _find_dataset
 from trainer.run._resolve import load_any
 from trainer.tracking import Sample, register, save_model
-from trainer.tracking._server import connect
 
 
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    connect(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
     return tmp_path / "runs"
 
 

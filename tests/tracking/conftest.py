@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from trainer.tracking import DatasetInfo, RunInfo
-from trainer.tracking._server import connect, quiet
 
 DATASET = DatasetInfo("photos", "d" * 64, "/data", {"train": 20, "val": 9})
 SERVER_SECONDS = 120  # a start takes 12 to 50 s on 2 cores
@@ -28,15 +27,6 @@ SERVER_SECONDS = 120  # a start takes 12 to 50 s on 2 cores
 def run_info(**changed: Any) -> RunInfo:
     """A run of the experiment `photos`."""
     return replace(RunInfo("first", "photos", params={"epochs": 3}, tags={}, dataset=DATASET), **changed)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with MLflow's tables, to be copied: making them takes seconds."""
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with quiet():
-        connect(f"sqlite:///{database}").search_experiments()
-    return database
 
 
 @pytest.fixture

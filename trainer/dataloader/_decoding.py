@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from isal import isal_zlib
-from nvidia.dali import fn, pipeline_def, types
 
 from trainer.dataset import Refused, read_header, without_texts
 from trainer.files import read_regular
@@ -164,9 +163,7 @@ class ImageDecoder:
         """Pixels (H, W, 3), or None if DALI cannot decode the file."""
         device = None if self._options["device"] == "cpu" else 0
         try:
-            self._pipeline = self._pipeline or _single_image_pipeline(
-                self._options, batch_size=1, num_threads=1, device_id=device, prefetch_queue_depth=1
-            )
+            self._pipeline = self._pipeline or _single_image_pipeline(self._options, device)
             self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8)])
             (decoded,) = self._pipeline.run()
             return np.array((decoded if device is None else decoded.as_cpu()).at(0))
@@ -175,10 +172,19 @@ class ImageDecoder:
             return None
 
 
-@pipeline_def
-def _single_image_pipeline(options: dict[str, Any]) -> Any:
-    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False, **options)
+def _single_image_pipeline(options: dict[str, Any], device: int | None) -> Any:
+    from nvidia.dali import (
+        fn,
+        pipeline_def,
+        types,
+    )  # most data sets are plain JPEGs, which are judged without it
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device, prefetch_queue_depth=1)
+    def single_image() -> Any:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False, **options)
+
+    return single_image()
 
 
 def _options(decoder: str) -> dict[str, Any]:
