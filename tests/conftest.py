@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,26 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         connect(f"sqlite:///{database}").search_experiments()
     return database
+
+
+@pytest.fixture(scope="session")
+def a_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Any]:
+    """A server of MLflow; its start takes seconds."""
+    from tests.tracking.conftest import Server
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = Server(folder)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(a_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A running server that the environment points to."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", a_server.uri)
+    return a_server
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.tracking.conftest import Server, a_server, empty_store, server  # noqa: F401
+from tests.tracking.conftest import Server
 from trainer import names
 
 NAMES = st.text(max_size=210) | st.text(
@@ -79,7 +79,7 @@ def test_a_runs_name_that_leads_elsewhere_or_cannot_be_shown_is_refused(name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["сеть-1", "-x", "ﬁ", "n" * 200])
-def test_a_server_takes_such_names(server: Server, name: str) -> None:  # noqa: F811
+def test_a_server_takes_such_names(server: Server, name: str) -> None:
     from trainer.tracking._server import connect
 
     client = connect(server.uri)

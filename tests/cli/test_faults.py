@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
 from tests.stack.conftest import free_port
-from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
+from tests.tracking.conftest import Server
 from tests.training.test_spot import NOTICE, Metadata
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints
@@ -46,7 +46,7 @@ def training(photos: Path, folder: Path, *more: object, **environment: str) -> s
 
 
 @pytest.fixture
-def folder(tmp_path: Path, empty_store: Path) -> Path:  # noqa: F811
+def folder(tmp_path: Path, empty_store: Path) -> Path:
     """Where runs are made, with an MLflow store that is there already: making one takes seconds."""
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
@@ -242,7 +242,7 @@ def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos
 def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later(
     photos: Path,
     tmp_path: Path,
-    a_server: Server,  # noqa: F811
+    a_server: Server,
 ) -> None:
     from mlflow import MlflowClient
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser import chromium  # noqa: F401
 from tests.cli.conftest import ROOT, SMALL, command
-from tests.tracking.conftest import Server, a_server, empty_store  # noqa: F401
+from tests.tracking.conftest import Server
 from trainer import metrics
 from trainer.tracking._system_metrics import SYSTEM
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: F811
+def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a finished run of the digits prints, and what it said meanwhile as `said`."""
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     process = command(

@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 
 from tests.cli.conftest import SETTINGS, SMALL, command, until
 from tests.dataset.conftest import Bucket, bucket, s3_endpoint  # noqa: F401
-from tests.tracking.conftest import empty_store  # noqa: F401
 from trainer.checkpoint import list_checkpoints
 from trainer.mirror import read_state
 from trainer.tracking import read_journal, read_run_ref
@@ -27,7 +26,7 @@ LONG = ["--set", "epochs=100000"]  # comes to no end by itself
 def test_a_stopped_run_goes_on_elsewhere_in_the_same_mlflow_run(
     photos: Path,
     tmp_path: Path,
-    empty_store: Path,  # noqa: F811
+    empty_store: Path,
     bucket: Bucket,  # noqa: F811
 ) -> None:
     store = tmp_path / "mlflow.db"

@@ -13,7 +13,6 @@ import pytest
 
 from tests.cli.conftest import ROOT, SETTINGS, SMALL, command
 from tests.cli.test_faults import folder, run_of, says  # noqa: F401
-from tests.tracking.conftest import empty_store  # noqa: F401
 from trainer.tracking import read_journal
 
 pytestmark = pytest.mark.slow

@@ -171,6 +171,7 @@ def test_a_dry_run_writes_what_would_be_uploaded_and_asks_nobody(
         check_seal(tmp_path / "out" / folder, required=("README.md",))
 
 
+@pytest.mark.slow
 def test_the_network_is_published_as_its_bundle_in_the_run_folder_has_it_if_that_is_whole(
     runs: Path, tmp_path: Path
 ) -> None:

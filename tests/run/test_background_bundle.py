@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from tests.tracking.conftest import runs  # noqa: F401
 from tests.tracking.test_bundle import write_bundle
 from trainer.run._background_bundle import BackgroundBundle
 from trainer.tracking import BUNDLE_LOG, Registered

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.conftest import finished, hostile  # noqa: F401
-from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from tests.tracking.conftest import runs  # noqa: F401
 from trainer.predictions import PREDICTIONS
 from trainer.run._background_report import MESSAGES, BackgroundReport
 from trainer.tracking import REPORT, sync

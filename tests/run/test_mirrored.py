@@ -15,7 +15,7 @@ import pytest
 from benchmarks._s3_proxy import Proxy, in_front_of
 from tests.dataset.conftest import Bucket, bucket, s3_endpoint  # noqa: F401
 from tests.mirror.conftest import files_of, write_checkpoint
-from tests.tracking.conftest import empty_store, runs  # noqa: F401
+from tests.tracking.conftest import runs  # noqa: F401
 from tests.tracking.synced import in_mlflow, start
 from trainer.config import Recipe
 from trainer.dataset import Dataset

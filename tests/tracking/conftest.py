@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,20 +72,3 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-
-
-@pytest.fixture(scope="session")
-def a_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    server = Server(folder)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def server(a_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A running server that the environment points to."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", a_server.uri)
-    return a_server

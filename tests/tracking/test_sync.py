@@ -142,6 +142,7 @@ def test_one_run_has_one_sync_at_a_time(runs: Path, monkeypatch: pytest.MonkeyPa
             sync(runs / "r", follow=False)
 
 
+@pytest.mark.slow
 def test_a_follower_whose_trainer_is_gone_sends_the_rest_and_ends(runs: Path) -> None:
     journal = start(runs / "r")
     journal.log(1, {"loss": 1})

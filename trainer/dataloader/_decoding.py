@@ -179,12 +179,12 @@ def _single_image_pipeline(options: dict[str, Any], device: int | None) -> Any:
         types,
     )  # most data sets are plain JPEGs, which are judged without it
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=device, prefetch_queue_depth=1)
+    @pipeline_def
     def single_image() -> Any:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
         return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False, **options)
 
-    return single_image()
+    return single_image(batch_size=1, num_threads=1, device_id=device, prefetch_queue_depth=1)
 
 
 def _options(decoder: str) -> dict[str, Any]:
