@@ -22,7 +22,7 @@ def recipe() -> Recipe:
     return load_recipe("rn50-baseline")
 
 
-@pytest.mark.parametrize(("images", "size"), [(64, 224), (64, 160)])
+@pytest.mark.parametrize(("images", "size"), [pytest.param(64, 224, marks=pytest.mark.slow), (64, 160)])
 def test_what_training_needs_is_what_torch_counts(recipe: Recipe, images: int, size: int) -> None:
     """On tensors without memory, on the CPU in bf16: its autocast keeps the same tensors as a GPU's."""
     with FakeTensorMode():
