@@ -173,11 +173,8 @@ class ImageDecoder:
 
 
 def _single_image_pipeline(options: dict[str, Any], device: int | None) -> Any:
-    from nvidia.dali import (
-        fn,
-        pipeline_def,
-        types,
-    )  # most data sets are plain JPEGs, which are judged without it
+    # Not before: most data sets are plain JPEGs, which are judged without it.
+    from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def
     def single_image() -> Any:
