@@ -24,7 +24,8 @@ class Roofline:
     matmul_tflops: float  # TFLOP/s of a large matrix product
     flops_share: float  # of `matmul_tflops`, in 0..1
     memory_gb_per_second: float  # reads and writes of a large copy
-    bandwidth_share: float | None  # of `memory_gb_per_second`; None: traffic is known for ResNet-50 only
+    # Of `memory_gb_per_second`, above 1 where passes are fused; None: traffic is known for ResNet-50 only.
+    bandwidth_share: float | None
 
 
 def roofline(recipe: Recipe, world: World, images_per_second: float) -> Roofline:
