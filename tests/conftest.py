@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +25,8 @@ from trainer.dataset import digits as handwritten
 from trainer.distributed import World
 from trainer.processes import spare_libraries
 
+# The program's own threads that say something or write somewhere.
+THREADS = {"renew-lease", "watch-spot", "hear-mirror", "write-checkpoints", "say-where", "download-shards"}
 ALONE = World(0, 1, torch.device("cpu"))
 # Their tests share what takes long to make: a server of MLflow, a registered model with its bundle, AWS's stand-in.
 ROOMS = ("tests/tracking/", "tests/export/", "tests/cloud/")
@@ -28,6 +34,7 @@ ROOMS = ("tests/tracking/", "tests/export/", "tests/cloud/")
 
 def pytest_configure() -> None:
     spare_libraries()  # as our own processes do: hundreds of tests come after the imports
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a server of many tests tells of each request
 
 
 def pytest_collection_finish() -> None:
@@ -62,6 +69,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((room for room in ROOMS if file.startswith(room)), file)
 
     return Files(config, log)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_of_ours_is_left() -> Iterator[None]:
+    """It would go on while other tests run, on their servers and in their logs."""
+    yield
+    for thread in [thread for thread in threading.enumerate() if thread.name in THREADS]:
+        thread.join(10)  # some end by themselves, a moment later
+        assert not thread.is_alive(), f"the test leaves its thread {thread.name} behind"
+
+
+def is_alive(process: int) -> bool:
+    """Whether this process is running; one that nobody has waited for yet is not."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def write_photo(path: Path, *, width: int = 80, height: int = 60, seed: int = 0) -> None:

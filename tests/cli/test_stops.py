@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def waiting_in(module: str, function: str, photos: Path, folder: Path) -> subpro
     """A training that has come to `function`, and waits there for a long time."""
     program = (
         f"import sys, time, {module} as module; from trainer.cli import main\n"
-        "def wait(*_, **__):\n    print('it waits', file=sys.stderr, flush=True); time.sleep(60)\n"
+        "def wait(*_, **__):\n    print('it waits', file=sys.stderr, flush=True); time.sleep(600)\n"
         f"module.{function} = wait; sys.exit(main(sys.argv[1:]))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -57,12 +56,10 @@ def test_a_stop_outside_of_training_ends_in_seconds(
     status: str | None,
 ) -> None:
     process = waiting_in(module, function, photos, folder)
-    asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
 
     assert process.returncode == 75, err
-    assert time.monotonic() - asked < 20
     assert "start the same command again to go on" in err
     assert "Traceback" not in err
     if status:

@@ -333,8 +333,8 @@ def test_twenty_kills_at_random_moments_end_in_the_same_data_set(
     env = environment(hub, tmp_path)
     for _ in range(20):
         process = subprocess.Popen(command(out, "--workers", "2"), env=env, stdout=subprocess.PIPE)
-        asked = len(hub.asked)
-        while len(hub.asked) == asked and process.poll() is None:
+        asked = len(hub.contents_asked())
+        while len(hub.contents_asked()) == asked and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.6))
         process.send_signal(signal.SIGKILL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +12,6 @@ from tests.dataset.conftest import Bucket, bucket, s3_endpoint  # noqa: F401
 from trainer.files import point
 from trainer.mirror import Mirror, open_store
 from trainer.mirror._store import Store
-
-
-@pytest.fixture(autouse=True)
-def no_lease_is_left() -> Iterator[None]:
-    """It would be renewed while other tests run, on the same server."""
-    yield
-    assert not [thread.name for thread in threading.enumerate() if thread.name == "renew-lease"]
 
 
 def write_checkpoint(run: Path, step: int, *, content: bytes = b"", key: str = "k1") -> Path:

@@ -94,7 +94,7 @@ def test_an_address_at_which_no_server_can_answer_is_refused_at_once(address: st
             TrackingError, match="is not the address of an MLflow server; write it as http://HOST"
         ):
             check(address)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 5  # of the 10 that a server is waited for
 
 
 @pytest.mark.parametrize("page", ["/#/experiments/1", "/#", "/?x=1", "#/experiments/1/runs/2"])

@@ -54,7 +54,7 @@ def test_a_server_that_never_answers_is_named_within_the_limit(monkeypatch: pyte
 
         with pytest.raises(TrackingError, match="no answer in time"):
             check_reachable(f"http://127.0.0.1:{deaf.getsockname()[1]}")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # MLflow's own limit is 120
 
 
 @pytest.mark.slow

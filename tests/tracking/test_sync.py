@@ -165,7 +165,7 @@ def test_a_run_is_synced_while_it_trains_and_complete_soon_after_its_end(runs: P
         journal.log(1, {"loss": 1})
         journal.log(2, {"loss": 2})
         journal.finish("finished")
-        assert background.wait(30)
+        assert background.wait(60)
 
     run = in_mlflow(runs / "r")
     assert sorted((key, step) for key, step, *_ in rows(runs / "r").elements()) == [("loss", 1), ("loss", 2)]
@@ -208,7 +208,7 @@ def test_a_server_killed_in_the_middle_costs_neither_a_value_nor_the_trainer_a_w
 
     assert rows(folder) == noted(folder)
     assert in_mlflow(folder).info.status == "FINISHED"
-    assert slowest < 0.1
+    assert slowest < 2  # seconds: less than a pause between two tries
 
 
 def test_a_journal_can_be_synced_to_another_server_as_well(

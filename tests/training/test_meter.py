@@ -45,14 +45,17 @@ def test_the_meter_shows_where_the_time_of_a_step_goes(tiny: Recipe) -> None:
                 time.sleep(0.05)
                 yield batch
 
+    begun = time.perf_counter()
     _, meter = trained(tiny, Slow(batches(3)), 3)
     values = meter.read(step=3, lr=0.1)
+    seconds = time.perf_counter() - begun
 
     phases = {key.rpartition("/")[2]: value for key, value in values.items() if "step_ms" in key}
     assert phases.keys() == {"data", "forward", "backward", "count", "optimizer"}
-    assert 50 < phases["data"] < 150  # ms, mean of a step
+    assert phases["data"] > 50  # ms, mean of a step
+    assert 3 * sum(phases.values()) < 1000 * seconds
     assert min(phases.values()) > 0
-    assert values[metrics.DATA_WAIT] > 0.2
+    assert values[metrics.DATA_WAIT] > 0.15 / seconds
 
 
 def test_an_evaluation_counts_for_neither_the_throughput_nor_the_longest_step(

@@ -71,7 +71,7 @@ def metadata() -> Iterator[Metadata]:
 
 
 def until(condition: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -135,9 +135,8 @@ def test_elsewhere_than_on_ec2_nothing_is_asked(tmp_path: Any, monkeypatch: pyte
     assert metadata_service() is None
     (tmp_path / "sys_vendor").write_text("QEMU\n")
     assert metadata_service() is None
-    threads = threading.active_count()
     with SpotWatch(metadata_service(), notice=print):
-        assert threading.active_count() == threads
+        assert "watch-spot" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_on_ec2_the_service_is_found_and_can_be_moved_or_switched_off(
