@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import secrets
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -85,6 +87,15 @@ def is_alive(process: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody uses, nor gets from the kernel before a server is there that takes it."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = 10_000 + secrets.randbelow(max(first - 10_000, 10_000))
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def write_photo(path: Path, *, width: int = 80, height: int = 60, seed: int = 0) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.cli.conftest import ROOT, SETTINGS, SMALL, command, until
-from tests.stack.conftest import free_port
+from tests.conftest import free_port
 from tests.tracking.conftest import Server
 from tests.training.test_spot import NOTICE, Metadata
 from trainer import metrics
@@ -205,11 +205,9 @@ def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos:
         assert "Traceback" not in err
 
         metadata.entries["spot/instance-action"] = NOTICE
-        noticed = time.monotonic()
         _, err = process.communicate(timeout=60)
 
         assert process.returncode == 75, err
-        assert time.monotonic() - noticed < 5 + 10 + 10  # a poll, the checkpoint, the last words to MLflow
         assert "because EC2 will terminate this spot instance at 2026-11-21T17:18:00Z" in err
         assert read_journal(run_of(folder)).status == "interrupted"
         newest = list_checkpoints(run_of(folder) / "checkpoints")[0]
@@ -229,11 +227,9 @@ def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos
     process = training(photos, folder, "--nproc-per-node", 2)
     until(lambda: begun(folder), process)
     process.send_signal(signal.SIGUSR1)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=60)
 
     assert process.returncode == 75, err
-    assert time.monotonic() - asked < 25
     assert read_journal(run_of(folder)).status == "interrupted"
     newest = int(list_checkpoints(run_of(folder) / "checkpoints")[0].name[5:13])
     assert max(steps(run_of(folder), metrics.TRAIN_LOSS)) == newest

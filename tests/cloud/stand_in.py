@@ -167,13 +167,14 @@ class StandIn:
         return f"<spotPriceHistorySet>{''.join(items)}</spotPriceHistorySet><nextToken/>"
 
     def _once(self, token: str, environ: dict[str, Any], start_response: Respond) -> Any:
-        if token not in self.tokens:
-            status: list[str] = []
-            answer = b"".join(self._moto(environ, lambda code, headers: status.append(code)))
-            if not status[0].startswith("200"):
-                start_response(status[0], [("Content-Type", "text/xml")])
-                return [answer]
-            self.tokens[token] = answer
+        with self.lock:  # a second call may come before the first one's machine is made
+            if token not in self.tokens:
+                status: list[str] = []
+                answer = b"".join(self._moto(environ, lambda code, headers: status.append(code)))
+                if not status[0].startswith("200"):
+                    start_response(status[0], [("Content-Type", "text/xml")])
+                    return [answer]
+                self.tokens[token] = answer
         start_response("200 OK", [("Content-Type", "text/xml")])
         return [self.tokens[token]]
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import ROOT, SETTINGS, SMALL
-from tests.stack.conftest import free_port
+from tests.conftest import free_port
 
 TASK: dict[str, Any] = yaml.safe_load((ROOT / "deploy/skypilot.yaml").read_text())
 READ = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port
 from tests.run.test_export_model import registered, runs  # noqa: F401
 from trainer.errors import ConfigError, ProcessesFailed, TrackingError
 from trainer.run import export_model, show_demo
@@ -32,11 +33,6 @@ def gradio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "python").write_text(STAND_IN)
     (folder / "python").chmod(0o755)
     return folder
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def test_a_registered_model_is_shown_from_a_bundle_that_is_gone_afterwards_and_a_bundle_where_it_lies(

@@ -341,7 +341,7 @@ def test_a_run_that_is_trained_is_registered_whatever_it_took(
     begun(options, 100.0, *last, seconds=7200)
     spent = replace(options, max_hours=1.0, until_top1=0.5)
 
-    assert asked_to_stop(spent) == (not trained)
+    assert asked_to_stop(spent, 0.2 if trained else 60) == (not trained)
     for fit in (False, True):
         asked = replace(spent, fit=fit)
         if trained:
@@ -351,12 +351,12 @@ def test_a_run_that_is_trained_is_registered_whatever_it_took(
                 within_budget(asked)
 
 
-def asked_to_stop(options: TrainOptions) -> bool:
-    """Whether a start of the run is stopped at once, for want of time."""
+def asked_to_stop(options: TrainOptions, seconds: float) -> bool:
+    """Whether a start of the run is stopped at once, for want of time; a busy machine may take so many seconds."""
     plan = within_budget(replace(options, max_hours=None)).plan
     asked = threading.Event()
     with budget_of(plan, options).watch(lambda _: asked.set()):
-        return asked.wait(0.2)
+        return asked.wait(seconds)
 
 
 # --fit.

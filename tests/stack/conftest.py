@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
 # A variable of the caller's shell would win over the stack's own .env.
@@ -99,12 +100,6 @@ class Stack:
         """Lines that Postgres answers, fields separated by |."""
         psql = ("psql", "--username=mlflow", "--no-align", "--tuples-only", f"--command={query}")
         return self.compose("exec", "-T", "postgres", *psql).stdout.splitlines()
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def no_engine() -> str | None:

@@ -14,7 +14,8 @@ import requests
 from PIL import Image
 
 from tests.browser import chromium  # noqa: F401
-from tests.stack.conftest import MARKS, ROOT, Stack, free_port
+from tests.conftest import free_port
+from tests.stack.conftest import MARKS, ROOT, Stack
 
 SCREENSHOTS = ROOT / "screenshots"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port
 from tests.dataset import published
-from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, free_port, no_engine
+from tests.stack.conftest import ENVIRONMENT, MARKS, ROOT, no_engine
 
 pytestmark = [*MARKS]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import free_port
 from trainer.tracking import DatasetInfo, RunInfo
 
 DATASET = DatasetInfo("photos", "d" * 64, "/data", {"train": 20, "val": 9})
@@ -42,9 +42,7 @@ class Server:
     """An `mlflow server` on a loopback port, with its data in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None

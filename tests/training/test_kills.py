@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import random
-import socket
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import write_photo
+from tests.conftest import free_port, write_photo
 from tests.training.trainee import CHANGING, IMAGES, RECIPE, Phase, train_here
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints
@@ -55,8 +54,7 @@ class Training:
         attempt: int,
         recipe: Recipe = CHANGING,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.ranks = [
             processes.Process(target=train_here, args=(rank, size, port, data, folder, attempt, recipe))
             for rank in range(size)

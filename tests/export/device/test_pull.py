@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port
 from tests.export.device.conftest import ROOT, run, slow_cases
 from tests.export.device.registry import Registry, serve
 from trainer.sealed import check_seal, seal
@@ -241,8 +241,7 @@ def test_a_wrong_server_or_answer_is_refused_in_a_sentence(
 
 
 def test_no_server_at_all_is_refused_in_a_sentence(device: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     done = pull(f"http://127.0.0.1:{port}", device)
 
     assert done.returncode == 3
