@@ -89,7 +89,7 @@ def test_what_waits_in_a_library_and_heeds_no_signal_is_ended_all_the_same() -> 
         while psutil.Process(waiting.pid).status() != psutil.STATUS_SLEEPING:
             assert waiting.poll() is None
         waiting.send_signal(signal.SIGTERM)
-        _, err = waiting.communicate(timeout=20)
+        _, err = waiting.communicate(timeout=300)
 
     assert waiting.returncode == 75
     assert err == "trainer: stopped on request; go on later\n"

@@ -46,7 +46,7 @@ def command(
 def until(
     condition: Callable[[], Any],
     process: subprocess.Popen[str] | None = None,
-    seconds: float = 120,
+    seconds: float = 300,
     every: float = 0.02,
 ) -> Any:
     """The first true answer of `condition`, while the process runs."""

@@ -19,7 +19,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(folder(root / "photos", out=root / "photos"), root / "photos")
     arguments = arguments_of(Case("none", 0, 1, "train", 0), root / "photos", root / "runs", root)
     process = command(*arguments, folder=root)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return root
 
@@ -51,7 +51,7 @@ def test_a_damaged_image_ends_a_run_with_its_name(
     names = damage(photos, case)
     (model,) = (good / "runs").glob("digits-*")
     process = command(*arguments_of(case, photos, tmp_path / "runs", model), folder=tmp_path)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2, err
     assert any(f"trainer: the image {photos / name} has" in err for name in names), err
@@ -90,7 +90,7 @@ def test_a_process_that_dies_of_an_image_is_followed_by_the_image_s_name(
     (model,) = (good / "runs").glob("digits-*")
     arguments = arguments_of(case, photos, tmp_path / "runs", model)
     process = command(*arguments, folder=tmp_path, PYTHONPATH=f"{tmp_path / 'dying'}:{ROOT}")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2, err
     said = f"trainer: the image {photos / name} cannot be decoded (it is no image: it begins with zeros)"
@@ -114,7 +114,7 @@ def test_fewer_validation_images_than_processes(tmp_path: Path) -> None:
     prepare(folder(tmp_path / "photos", out=tmp_path / "photos"), tmp_path / "photos")
     common = ["--data", "photos", "--device", "cpu", "--nproc-per-node", 2, "--no-report", "--no-export"]
     process = command("train", "digits", *SETTINGS, *SMALL, *common, folder=tmp_path)
-    said, err = process.communicate(timeout=120)
+    said, err = process.communicate(timeout=300)
 
     assert process.returncode == 0, err
     assert "of 1 validation images" in said + err

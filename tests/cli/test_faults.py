@@ -106,7 +106,7 @@ def test_stuck_and_killed_processes_are_told_and_replaced_and_the_run_goes_on_by
     says(process, "epoch")
 
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 75, err
     done = steps(run_of(folder), metrics.TRAIN_LOSS)
     assert done == list(range(1, done[-1] + 1))
@@ -163,7 +163,7 @@ class Machine:
 
     def end(self) -> tuple[int, str]:
         """Exit code, and what it said."""
-        said, err = self.process.communicate(timeout=120)
+        said, err = self.process.communicate(timeout=300)
         return self.process.returncode, said + err
 
 
@@ -199,13 +199,13 @@ def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos:
         process = training(photos, folder, **here)
         until(lambda: begun(folder), process)
         second = training(photos, folder, **here)
-        _, err = second.communicate(timeout=60)
+        _, err = second.communicate(timeout=300)
         assert second.returncode == 2
         assert "is being trained by another process" in err
         assert "Traceback" not in err
 
         metadata.entries["spot/instance-action"] = NOTICE
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
 
         assert process.returncode == 75, err
         assert "because EC2 will terminate this spot instance at 2026-11-21T17:18:00Z" in err
@@ -217,7 +217,7 @@ def test_a_spot_notice_saves_and_stops_and_a_start_under_it_does_nothing(photos:
         time.sleep(1)
         assert again.poll() is None  # or Docker would start it again, and again
         again.send_signal(signal.SIGTERM)
-        _, err = again.communicate(timeout=30)
+        _, err = again.communicate(timeout=300)
         assert again.returncode == 75
         assert "nothing was started" in err
         assert list_checkpoints(run_of(folder) / "checkpoints")[0] == newest
@@ -227,7 +227,7 @@ def test_all_processes_stop_at_the_same_step_when_slurm_asks_the_launcher(photos
     process = training(photos, folder, "--nproc-per-node", 2)
     until(lambda: begun(folder), process)
     process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 75, err
     assert read_journal(run_of(folder)).status == "interrupted"
@@ -246,7 +246,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
     arguments += ["--data", str(photos), "--device", "cpu"]
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}  # nobody listens on "discard"
     refused = command(*arguments, folder=tmp_path, **nowhere)
-    _, err = refused.communicate(timeout=60)
+    _, err = refused.communicate(timeout=300)
     assert refused.returncode == 2
     assert "--offline starts without it" in err
     assert not list((tmp_path / "runs").iterdir())
@@ -261,7 +261,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
         env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
     run = run_of(tmp_path)
     assert done.returncode == 2, done.stderr
@@ -270,7 +270,7 @@ def test_without_its_server_a_run_starts_only_if_told_and_is_brought_there_later
 
     until(lambda: "the trainer is gone" in (run / "sync.log").read_text())  # its sync gives up
     sync = command("sync", run, folder=tmp_path, MLFLOW_TRACKING_URI=a_server.uri)
-    said, err = sync.communicate(timeout=120)
+    said, err = sync.communicate(timeout=300)
     assert sync.returncode == 0, err
     assert "models:/cats-and-dogs/1" in said
     client = MlflowClient(a_server.uri)

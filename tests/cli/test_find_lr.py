@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(folder: Path, digits: Path) -> Any:
     arguments = find_lr(digits, "--min-lr", "1e-4", "--max-lr", "1", "--steps", str(STEPS), "--json")
     process = command(*arguments, folder=folder)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return json.loads(out)
 
@@ -124,7 +124,7 @@ def test_a_stopped_test_has_a_folder_of_its_own_and_leaves_the_first_alone(
     journal = first.with_name(f"{first.name}-2") / "journal.jsonl"
     until(lambda: journal.exists() and metrics.FIND_LR + "loss" in journal.read_text(), process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 75, err
     assert "the same command begins the test anew" in err

@@ -45,7 +45,7 @@ def run(digits: Path, a_server: Server, tmp_path_factory: pytest.TempPathFactory
         folder=tmp_path_factory.mktemp("watched"),
         MLFLOW_TRACKING_URI=a_server.uri,
     )
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return {**json.loads(out), "said": err}
 

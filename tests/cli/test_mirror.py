@@ -45,14 +45,14 @@ def test_a_stopped_run_goes_on_elsewhere_in_the_same_mlflow_run(
     first = train("one", "--nproc-per-node", 2)
     until(lambda: list((tmp_path / "one").glob("runs/*/checkpoints/step-*.pt")), first)
     second = train("two")
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=300)
     assert second.returncode == 2, err
     assert err.count("\n") <= 2, "a sentence, and that it waits"
     assert "trainer: the run is being trained on" in err
     assert not list((tmp_path / "two" / "runs").glob("digits-*"))
 
     first.send_signal(signal.SIGTERM)
-    _, err = first.communicate(timeout=120)
+    _, err = first.communicate(timeout=300)
     assert first.returncode == 75, err
     stopped = read_journal(run_of("one"))
     newest = list_checkpoints(run_of("one") / "checkpoints")[0].name
@@ -78,11 +78,11 @@ def test_a_stopped_run_goes_on_elsewhere_in_the_same_mlflow_run(
     name = run_of("two").name
     shutil.rmtree(run_of("two"))
     home = command("mirror", f"runs/{name}", "--restore", folder=tmp_path / "two", **environment)
-    out, err = home.communicate(timeout=60)
+    out, err = home.communicate(timeout=300)
     assert home.returncode == 0, err
     assert (run_of("two") / "model" / "weights.safetensors").exists()
     sent = command("mirror", f"runs/{name}", folder=tmp_path / "two", **environment)
-    out, err = sent.communicate(timeout=60)
+    out, err = sent.communicate(timeout=300)
     assert out == f"all of runs/{name} is in {environment['RUNS_REMOTE']}\n", err
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -40,17 +40,17 @@ def test_ones_own_network_is_trained_averaged_registered_evaluated_and_exported(
     own = [word for setting in settings for word in ("--set", setting)]
     tiny = [*SETTINGS, *own, "--no-report", "--no-export"]
     train = command("train", "digits", *tiny, "--data", photos, "--json", folder=tmp_path)
-    said, err = train.communicate(timeout=200)
+    said, err = train.communicate(timeout=300)
     assert said, err
     outcome = json.loads(said)
     assert outcome["model"] == "models:/cats-and-dogs/1", err
 
     evaluate = command("evaluate", outcome["run"], "--data", photos, "--json", folder=tmp_path)
-    said, err = evaluate.communicate(timeout=200)
+    said, err = evaluate.communicate(timeout=300)
     assert json.loads(said)["top1"] == outcome["top1"], err  # of the checkpoint: the average is in it
 
     export = command("export", "models:/cats-and-dogs@candidate", "--out", "bundle", folder=tmp_path)
-    _, err = export.communicate(timeout=200)
+    _, err = export.communicate(timeout=300)
     assert export.returncode == 0, err
     assert (tmp_path / "bundle" / "model.onnx").exists()
 
@@ -61,7 +61,7 @@ def test_a_network_that_is_not_there_is_refused_before_anything_is_begun(
     process = command(
         "train", "digits", *SETTINGS, "--set", "model=nets:TwoPaths", "--data", photos, folder=tmp_path
     )
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2
     assert "model nets:TwoPaths cannot be imported (No module named 'nets')" in err

@@ -122,7 +122,7 @@ def test_a_data_set_is_the_same_in_every_locale(
 
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     process = command(*arguments, "--out", tmp_path / "there", folder=tmp_path, **ascii_only)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
 
     assert {**json.loads(out), "data": here["data"]} == here

@@ -57,7 +57,7 @@ def test_a_stop_outside_of_training_ends_in_seconds(
 ) -> None:
     process = waiting_in(module, function, photos, folder)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 75, err
     assert "start the same command again to go on" in err
@@ -73,7 +73,7 @@ def test_several_processes_that_are_stopped_before_the_first_step_say_so(
     process = command(*ARGUMENTS, "--data", photos, "--nproc-per-node", 2, folder=folder)
     says(process, "parameters")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 75, err
     assert "start the same command again to go on" in err

@@ -171,7 +171,7 @@ def test_two_processes_share_the_images_of_an_evaluation(
 ) -> None:
     arguments = ["evaluate", run["model"], "--data", photos, "--device", "cpu", "--per-class", "--json"]
     process = command(*arguments, "--record", "--nproc-per-node", "2", folder=folder)
-    shared, err = process.communicate(timeout=120)
+    shared, err = process.communicate(timeout=300)
     alone = trainer(*arguments, folder=folder)
 
     assert process.returncode == 0, err
@@ -199,7 +199,7 @@ def test_what_was_recorded_is_at_the_version_which_then_becomes_the_champion(
 
 def test_what_is_wrong_with_a_model_is_said_once_and_not_by_each_process(folder: Path, photos: Path) -> None:
     process = command("evaluate", "nothing.pt", "--data", photos, "--nproc-per-node", "2", folder=folder)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2
     assert err.count("trainer: ") == 1
@@ -229,7 +229,7 @@ def test_a_bundle_is_never_written_over(folder: Path, bundle: Path) -> None:
     process = command(
         "export", "models:/cats-and-dogs@candidate", "--out", "bundle", "--parity", "none", folder=folder
     )
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2
     assert err.startswith("trainer: ")
@@ -260,7 +260,7 @@ def test_a_run_stopped_by_sigterm_goes_on_to_the_same_end(
         time.sleep(0.05)
         journals = list(folder.glob("runs/stopped-*/journal.jsonl"))
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 75, err
     assert "start the same command again to go on" in err
@@ -363,7 +363,7 @@ def test_bad_input_found_by_the_processes_keeps_its_exit_code(folder: Path, phot
         "2",
         folder=folder,
     )
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
 
     assert process.returncode == 2
     assert "cannot be shared evenly" in err

@@ -298,7 +298,7 @@ def test_the_command_downloads_with_a_home_that_cannot_be_written(
     home = Path("/proc/self")  # not even root can write there
 
     made = subprocess.run(
-        command(tmp_path / "out"), env=environment(hub, home), capture_output=True, text=True, timeout=60
+        command(tmp_path / "out"), env=environment(hub, home), capture_output=True, text=True, timeout=300
     )
 
     assert (made.returncode, made.stderr) == (0, "")
@@ -309,7 +309,7 @@ def test_the_command_says_what_is_missing_and_shows_no_token(hub: Hub, tmp_path:
     hub.gated = True
     env = environment(hub, tmp_path) | {"HF_TOKEN": "hf_secret"}
 
-    made = subprocess.run(command(tmp_path / "out"), env=env, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(command(tmp_path / "out"), env=env, capture_output=True, text=True, timeout=300)
 
     assert made.returncode == 2
     assert made.stderr.count("\n") <= 2
@@ -343,7 +343,7 @@ def test_twenty_kills_at_random_moments_end_in_the_same_data_set(
         if said:
             assert json.loads(said)["digest"] == wanted
             out = tmp_path / f"out-{midway}"
-    last = subprocess.run(command(out), env=env, capture_output=True, text=True, timeout=120)
+    last = subprocess.run(command(out), env=env, capture_output=True, text=True, timeout=300)
 
     assert midway >= 5, "the kills must hit preparations at work"
     assert json.loads(last.stdout)["digest"] == wanted

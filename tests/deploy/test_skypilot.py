@@ -157,7 +157,7 @@ def test_two_machines_train_one_run_without_a_disk_that_they_share(photos: Path,
         nodes.append((folder, rank))
     script = TASK["run"].replace("29400", str(free_port()))
     both = [run_part(folder, script=script, SKYPILOT_NODE_RANK=rank, **variables) for folder, rank in nodes]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=300)[0] for process in both]
 
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
     (result,) = tmp_path.glob("*/runs/digits-*/result.json")

@@ -49,7 +49,7 @@ def test_what_fails_in_one_process_is_chosen_in_none(dataset: Dataset, tmp_path:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
     assert run.returncode == 0, run.stderr[-2000:]

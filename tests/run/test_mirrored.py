@@ -68,7 +68,7 @@ def mirrored_step(plan: Plan) -> int:
     return state.step if state and not state.behind else -1
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

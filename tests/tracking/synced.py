@@ -69,7 +69,7 @@ def follower(folder: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for_step(folder: Path, step: int) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         if read_run_ref(folder) and any(row[1] == step for row in rows(folder)):
             return

@@ -27,7 +27,7 @@ def described(folder: Path) -> str:
     return in_mlflow(folder).data.tags.get(NOTE, "")
 
 
-def until(condition: object, seconds: float = 60) -> None:
+def until(condition: object, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -66,7 +66,7 @@ def test_processes_that_come_to_an_empty_store_at_once_all_get_through(tmp_path:
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.lock"]

@@ -148,7 +148,7 @@ def test_a_follower_whose_trainer_is_gone_sends_the_rest_and_ends(runs: Path) ->
     journal.log(1, {"loss": 1})
 
     with follower(runs / "r", TRAINER_PARENT="1") as child:
-        assert child.wait(60) == 0
+        assert child.wait(120) == 0
 
     assert rows(runs / "r") == noted(runs / "r")
     assert in_mlflow(runs / "r").info.status == "KILLED"
@@ -165,7 +165,7 @@ def test_a_run_is_synced_while_it_trains_and_complete_soon_after_its_end(runs: P
         journal.log(1, {"loss": 1})
         journal.log(2, {"loss": 2})
         journal.finish("finished")
-        assert background.wait(60)
+        assert background.wait(120)
 
     run = in_mlflow(runs / "r")
     assert sorted((key, step) for key, step, *_ in rows(runs / "r").elements()) == [("loss", 1), ("loss", 2)]
@@ -204,7 +204,7 @@ def test_a_server_killed_in_the_middle_costs_neither_a_value_nor_the_trainer_a_w
         train(100)
         wait_for_step(folder, step)
         journal.finish("finished")
-        assert child.wait(60) == 0
+        assert child.wait(120) == 0
 
     assert rows(folder) == noted(folder)
     assert in_mlflow(folder).info.status == "FINISHED"

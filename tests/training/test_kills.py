@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import random
+import signal
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing import connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import free_port, write_photo
-from tests.training.trainee import CHANGING, IMAGES, RECIPE, Phase, train_here
+from tests.training.trainee import CHANGING, IMAGES, RECIPE, Death, train_here
 from trainer import metrics
 from trainer.checkpoint import list_checkpoints
 from trainer.config import Recipe
@@ -53,33 +57,20 @@ class Training:
         size: int,
         attempt: int,
         recipe: Recipe = CHANGING,
+        deaths: Mapping[int, Death] = MappingProxyType({}),
     ) -> None:
         port = free_port()
         self.ranks = [
-            processes.Process(target=train_here, args=(rank, size, port, data, folder, attempt, recipe))
+            processes.Process(
+                target=train_here,
+                args=(rank, size, port, data, folder, attempt, recipe, deaths.get(rank)),
+            )
             for rank in range(size)
         ]
-        folder.mkdir(parents=True, exist_ok=True)
-        self.phases = [Phase(folder, rank) for rank in range(size)]
-        for phase in self.phases:
-            phase.set("")
         for one in self.ranks:
             one.start()
 
-    def kill_in(self, phase: str, which: random.Random) -> bool:
-        """Kill one process, some time after it was seen in `phase`; whether that came about."""
-        victim = which.randrange(len(self.ranks)) if phase != "save" else 0  # the first process saves
-        often = which.randrange(1, 6) if phase in ("step", "save") else 1
-        for _ in range(often):
-            while self.phases[victim].get() != phase:
-                if self.ranks[victim].exitcode is not None:
-                    return False
-                time.sleep(0.0002)
-            time.sleep(which.uniform(0, 0.01))
-        self.ranks[victim].kill()
-        return True
-
-    def end(self, seconds: float = 120) -> list[int | None]:
+    def end(self, seconds: float = 300) -> list[int | None]:
         """Wait for the end of all; their exit codes, None for one that had to be killed."""
         limit = time.monotonic() + seconds
         for one in self.ranks:
@@ -91,10 +82,18 @@ class Training:
         return codes
 
     def end_after_a_death(self) -> list[int | None]:
-        """As `end`, after torchrun's way with the others: SIGTERM, and some timeout."""
+        """As `end`, after torchrun's way with the others once one is dead: SIGTERM, and some timeout."""
+        connection.wait([one.sentinel for one in self.ranks], 300)
         for one in self.ranks:
             one.terminate()
-        return self.end(20)
+        return self.end(60)
+
+
+def death_in(phase: str, size: int, which: random.Random) -> dict[int, Death]:
+    """Of one process of so many, at a random moment in `phase`."""
+    victim = which.randrange(size) if phase != "save" else 0  # the first process saves
+    often = which.randrange(1, 6) if phase in ("step", "save") else 1
+    return {victim: Death(phase, often, which.uniform(0, 0.01))}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,6 @@ def used(run: Path) -> dict[int, list[int]]:
     return epochs
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("size", "kills"), [(1, 30), (2, 10), (4, 10)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     processes: Any, data: Path, unbroken: Any, tmp_path: Path, size: int, kills: int
@@ -140,19 +138,17 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     seed = time.time_ns()
     print(f"seed {seed}")
     which, attempt = random.Random(seed), 0
-    killed: list[str] = []
     phases = [PHASES[number % len(PHASES)] for number in range(kills)]
     which.shuffle(phases)
-    while phases:
+    for phase in phases:
         attempt += 1
-        training = Training(processes, data, tmp_path, size=size, attempt=attempt)
-        assert training.kill_in(phases[-1], which), f"the run was done before it was killed in {phases[-1]}"
-        killed.append(phases.pop())
+        deaths = death_in(phase, size, which)
+        training = Training(processes, data, tmp_path, size=size, attempt=attempt, deaths=deaths)
         codes = training.end_after_a_death()
+        assert -signal.SIGKILL in codes, f"the run was not killed in {phase}"
         assert None not in codes, "a process outlived the dead one"
     assert Training(processes, data, tmp_path, size=size, attempt=attempt + 1).end() == [0] * size
 
-    assert len(killed) == kills
     expected = unbroken(size)
     torch.testing.assert_close(last_state(tmp_path), last_state(expected), rtol=0, atol=0)
     assert learned(tmp_path) == learned(expected)
@@ -171,9 +167,11 @@ def test_a_run_goes_on_with_another_number_of_processes(
     recipe = replace(RECIPE, epochs=4)
     which = random.Random(1)
     for attempt, size in enumerate((2, 1)):
-        training = Training(processes, data, tmp_path, size=size, attempt=attempt, recipe=recipe)
-        assert training.kill_in("epoch end", which)
-        training.end_after_a_death()
+        deaths = death_in("epoch end", size, which)
+        training = Training(
+            processes, data, tmp_path, size=size, attempt=attempt, recipe=recipe, deaths=deaths
+        )
+        assert -signal.SIGKILL in training.end_after_a_death()
     assert Training(processes, data, tmp_path, size=4, attempt=2, recipe=recipe).end() == [0] * 4
 
     resumed, expected = last_state(tmp_path), last_state(unbroken(1, recipe))

@@ -1,15 +1,17 @@
 """A process that trains for the tests that kill it: the real loop, with a small network.
 
-It says what it is doing, so that it can be killed there, and which images it used. The forkserver
-imports this module once; a process is then there in no time.
+It is killed in the midst of what it is to be killed in, and notes which images it used. The forkserver imports this
+module once; a process is then there in no time.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,17 +59,25 @@ CHANGING = load_recipe(
 EXECUTION = Execution(batch_per_gpu=2)
 
 
-class Phase:
-    """What a process is doing, in a file that others read at any moment."""
+class Death(NamedTuple):
+    """When a process is killed."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._file = os.open(folder / f"phase-{rank}", os.O_RDWR | os.O_CREAT)
+    phase: str
+    often: int  # it has come to the phase by then
+    seconds: float  # after that
+
+
+class Phase:
+    """What a process is doing, until its death."""
+
+    def __init__(self, death: Death | None) -> None:
+        self._death, self._often = death, 0
 
     def set(self, name: str) -> None:
-        os.pwrite(self._file, name.ljust(16).encode(), 0)
-
-    def get(self) -> str:
-        return os.pread(self._file, 16, 0).decode().strip()
+        if self._death and name == self._death.phase:
+            self._often += 1
+            if self._often == self._death.often:
+                threading.Timer(self._death.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     def during(self, name: str, function: Any, afterwards: str) -> Any:
         def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -81,7 +91,14 @@ class Phase:
 
 
 def train_here(
-    rank: int, size: int, port: int, data: Path, folder: Path, attempt: int, recipe: Recipe
+    rank: int,
+    size: int,
+    port: int,
+    data: Path,
+    folder: Path,
+    attempt: int,
+    recipe: Recipe,
+    death: Death | None,
 ) -> None:
     """Train as process `rank` of `size`; go on from what is in `folder`."""
     environment: dict[str, object] = {
@@ -94,7 +111,7 @@ def train_here(
     os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    phase = Phase(folder, rank)
+    phase = Phase(death)
     phase.set("start-up")
     used = os.open(folder / f"used-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
