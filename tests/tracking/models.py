@@ -62,6 +62,7 @@ def register_it(
     measured: tuple[float, float] | None = None,
     samples: list[Sample] = SAMPLES,
     top1: float = INFO.top1,
+    name: str = "tiny",
 ) -> Registered:
     info = replace(INFO, top1=top1)
     save_model(
@@ -71,7 +72,7 @@ def register_it(
         samples,
         lambda _: measured or (top1, info.top5),
         rebuild=rebuild,
-        name="tiny",
+        name=name,
         num_images=VAL_IMAGES,
     )
     return register(folder)

@@ -255,9 +255,9 @@ def test_the_process_keeps_its_own_tracking_address(
 def test_a_model_goes_through_a_server_and_back(server: Server, tmp_path: Path) -> None:
     model, images = network(), torch.randn(3, 3, 16, 16)
 
-    registered = register_it(finished_run(tmp_path / "r"), model)
+    registered = register_it(finished_run(tmp_path / "r"), model, name="there-and-back")
 
-    loaded = load_model("models:/tiny@candidate", runs=tmp_path)
+    loaded = load_model("models:/there-and-back@candidate", runs=tmp_path)
     assert loaded.registered == registered
     torch.testing.assert_close(rebuild(loaded.state_dict)(images), model(images), rtol=0, atol=0)
     with pytest.raises(TrackingError, match=rf"there is no registered model tyni at {server.uri}"):

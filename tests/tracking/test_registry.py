@@ -171,25 +171,25 @@ def test_photos_of_any_name_go_through_a_server_and_back(server: Server, tmp_pat
     names = ["img #1.jpg", "50%25.JPG", "a?b=c.png", "..", "x" * 243 + ".jpeg", "".join(PRINTABLE)]
     samples = [Sample(name, name.encode(), index % 3) for index, name in enumerate(names)]
 
-    register_it(finished_run(tmp_path / "r"), network(), samples=samples)
+    register_it(finished_run(tmp_path / "r"), network(), samples=samples, name="photos")
 
-    assert list(load_model("models:/tiny@candidate", runs=tmp_path).samples) == samples
-    version = connect(server.uri).get_model_version_by_alias("tiny", "candidate")
+    assert list(load_model("models:/photos@candidate", runs=tmp_path).samples) == samples
+    version = connect(server.uri).get_model_version_by_alias("photos", "candidate")
     assert version.tags["verified"] == "true"
 
 
 def test_the_champion_moves_and_comes_back_on_a_server(server: Server, tmp_path: Path) -> None:
     """Which has numbers of versions as texts, where an SQLite store has numbers."""
-    worse = register_it(finished_run(tmp_path / "worse"), network(1), top1=0.6)
-    better = register_it(finished_run(tmp_path / "better"), network(2), top1=0.7)
+    worse = register_it(finished_run(tmp_path / "worse"), network(1), top1=0.6, name="moves")
+    better = register_it(finished_run(tmp_path / "better"), network(2), top1=0.7, name="moves")
 
     assert promote(worse.uri, runs=tmp_path).previous is None
     assert promote(better.uri, runs=tmp_path).previous == worse.version
     with pytest.raises(TrackingError, match="is not better"):
         promote(worse.uri, runs=tmp_path)
-    rollback("tiny", runs=tmp_path)
+    rollback("moves", runs=tmp_path)
 
-    aliases = connect(server.uri).get_registered_model("tiny").aliases
+    aliases = connect(server.uri).get_registered_model("moves").aliases
     assert (int(aliases["champion"]), int(aliases["previous"])) == (worse.version, better.version)
 
 
