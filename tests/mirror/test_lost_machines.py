@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("MIRROR_KILLS", "4"))
 EVERY = 2.0  # seconds that the mirror may be behind
-SLACK = 8.0  # seconds that a busy machine may take to begin what is due
+SLACK = 4.0  # seconds that a busy machine may take to begin what is due
 EPOCHS = 20 * KILLS
 PAUSE = 0.03  # seconds of each step, at least
 
