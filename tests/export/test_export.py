@@ -183,7 +183,7 @@ classes = ("\u043a\u043e\u0442", "caf\udce9", "a\u2028b", "\u732b", "dog", "")
 info = ModelInfo(ARCHITECTURE, tuple("abcdef"), classes, PREPROCESS, "photos", 0.5, 1.0, dataset_digest="d")
 samples = (Sample("0.JPEG", photo(1), 0),)
 model = LoadedModel(info, samples, "caf\udce9 \u043a", None, dict(network().state_dict()))
-assert load_bundle(export(light, Path(sys.argv[1])).folder).classes == classes
+assert load_bundle(export(model, Path(sys.argv[1])).folder).classes == classes
 """
 
 
