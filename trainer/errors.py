@@ -17,8 +17,8 @@
     ProcessesFailed         the exit code of processes that have said themselves what is wrong
     Stopped                 exit 75: stopped on request, everything saved, start again to go on
 
-What a disk refuses, a name, a right or room, ends in a sentence as well (`trainer.cli`); any other exception is a bug of
-ours, or the machine's failure, and keeps its traceback.
+What a disk refuses, a name, a right or room, ends in a sentence as well (`trainer.cli`); any other exception is a bug
+of ours, or the machine's failure, and keeps its traceback.
 """
 
 from __future__ import annotations
