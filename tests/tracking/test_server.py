@@ -21,7 +21,7 @@ from trainer.cli import main
 from trainer.errors import TrackingError
 from trainer.tracking import _server as tracking_server
 from trainer.tracking import check_reachable, load_model, tracking_uri
-from trainer.tracking._server import check_address, connect
+from trainer.tracking._server import check_address, connect, is_outage
 
 
 def test_a_server_that_refuses_this_host_name_is_named_with_the_cure(server: Server) -> None:
@@ -81,8 +81,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_store_that_is_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database\n" * 100)
-    with pytest.raises(MlflowException, match="file is not a database"):
+    with pytest.raises(MlflowException, match="file is not a database") as raised:
         connect(tracking_uri(tmp_path))
+    assert not is_outage(raised.value)
 
     (tmp_path / "mlflow.db").unlink()
     os.mkfifo(tmp_path / "mlflow.db")

@@ -116,6 +116,7 @@ def connect(uri: str) -> MlflowClient:
     with quiet():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import INVALID_STATE
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
@@ -136,7 +137,7 @@ def connect(uri: str) -> MlflowClient:
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 client.search_experiments(max_results=1)
             except SQLAlchemyError as error:  # which MLflow makes its own only once the store is open
-                raise MlflowException(str(error)) from None
+                raise MlflowException(str(error), INVALID_STATE) from None
         return client
 
 
