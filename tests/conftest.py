@@ -32,6 +32,7 @@ THREADS = {"renew-lease", "watch-spot", "hear-mirror", "write-checkpoints", "say
 ALONE = World(0, 1, torch.device("cpu"))
 # Their tests share what takes long to make: a server of MLflow, a registered model with its bundle, AWS's stand-in.
 ROOMS = ("tests/tracking/", "tests/export/", "tests/cloud/")
+LONGEST = "tests/training/test_kills.py"  # minutes a test
 
 
 def pytest_configure() -> None:
@@ -47,7 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         # Several processes take files in this order: the longest first, that none is left to one of them at the end.
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: (not item.get_closest_marker("stack"), item.path not in slow))
+        items.sort(
+            key=lambda item: (
+                not item.get_closest_marker("stack"),
+                not item.nodeid.startswith(LONGEST),
+                item.path not in slow,
+            )
+        )
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -56,8 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # a GPU machine may be without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each file's tests go to one process; so do those of some rooms, and all that want the Docker Engine, which some
-    restart.
+    """Each file's tests go to one process, but those of the longest; so do those of some rooms, and all that want the
+    Docker Engine, which some restart.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -66,6 +73,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             if file.startswith(("tests/stack/", "tests/deploy/test_machine")):
                 return "docker"
+            if file == LONGEST:
+                return nodeid
             if file == "tests/test_names.py":
                 return ROOMS[0]
             return next((room for room in ROOMS if file.startswith(room)), file)
