@@ -23,7 +23,7 @@ def waiting_in(module: str, function: str, photos: Path, folder: Path) -> subpro
     """A training that has come to `function`, and waits there for a long time."""
     program = (
         f"import sys, time, {module} as module; from trainer.cli import main\n"
-        "def wait(*_, **__):\n    print('it waits', file=sys.stderr, flush=True); time.sleep(600)\n"
+        "def wait(*_, **__):\n    print('it waits', file=sys.stderr, flush=True)\n    while True: time.sleep(0.1)\n"
         f"module.{function} = wait; sys.exit(main(sys.argv[1:]))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
