@@ -39,7 +39,6 @@ GROUPS = {
     "measure": "measuring this machine",
 }
 
-
 # What a disk says of a name, a right or its room, and not of its health: that is for whoever starts a run again.
 REFUSALS = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),
@@ -187,14 +186,14 @@ def _refused(error: Exception) -> str:
         except FileNotFoundError:
             return "the current folder is gone; change to another"
         return ""
-    if error.filename is None:
-        return (
-            f"{error.strerror}; make room where the output goes, and on the disk of --runs"
-            if _full(error)
-            else ""
-        )
-    file = os.fsdecode(error.filename)
-    return f"{file}: {error.strerror}; look what is there, at its owner and its disk, or name another"
+    if error.filename is not None:
+        file = os.fsdecode(error.filename)
+        return f"{file}: {error.strerror}; look what is there, at its owner and its disk, or name another"
+    return (
+        f"{error.strerror}; make room where the output goes, and on the disk of --runs"
+        if _full(error)
+        else ""
+    )
 
 
 def _full(error: Exception) -> bool:

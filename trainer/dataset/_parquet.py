@@ -122,5 +122,5 @@ def _classes(schema: Schema) -> int | None:
     try:
         noted = parse_json((schema.metadata or {})[b"huggingface"])
         return len(noted["info"]["features"]["label"]["names"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         return None

@@ -175,7 +175,7 @@ class ResumeLog:
         path = self._folder / IDENTITY
         try:
             before = read_json(path)
-        except (FileNotFoundError, ValueError, RecursionError):
+        except (FileNotFoundError, ValueError):
             before = None
         if not isinstance(before, dict) or not before.keys() >= self._identity.keys():
             # Nobody knows what a log that may be there is of, so all is written again.

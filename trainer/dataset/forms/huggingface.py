@@ -198,7 +198,7 @@ def _noted(member: Member | None, where: str) -> Mapping[str, object]:
         return {}
     try:
         noted = parse_json(bytes(member.read()))
-    except (ValueError, RecursionError):
+    except ValueError:
         raise DataError(f"{where}: its .json cannot be read; download it again") from None
     return noted if isinstance(noted, dict) else {}
 
