@@ -2,7 +2,7 @@
 
 from trainer.mirror._follow import Finish, Pace, State, follow, read_state, write_state
 from trainer.mirror._lease import Taken
-from trainer.mirror._mirror import LAST_SECONDS, Mirror, begins_anew, lock_mirror, prove
+from trainer.mirror._mirror import LAST_SECONDS, Mirror, begins_anew, lock_mirror, prove, runs_in
 from trainer.mirror._store import Gone, check_address, open_store
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "open_store",
     "prove",
     "read_state",
+    "runs_in",
     "write_state",
 ]

@@ -267,11 +267,14 @@ def try_again(attempt: Callable[[], T], pauses: Sequence[float], tell: Callable[
     return attempt()
 
 
+def runs_in(url: str, prefix: str = "") -> list[str]:
+    """Names of the runs that are mirrored below `url` and begin with `prefix`, in order. Raises: MirrorError."""
+    return sorted({name.partition("/")[0] for name in open_store(url).names(prefix)})
+
+
 def begins_anew(url: str, run: str) -> str:
     """That a mirror has nothing of a run, in words, with the runs there that it may have been mistaken for."""
-    others = sorted(
-        {name.partition("/")[0] for name in open_store(url).names(f"{run.rpartition('-')[0]}-")} - {run}
-    )
+    others = [other for other in runs_in(url, f"{run.rpartition('-')[0]}-") if other != run]
     there = f" (but of {', '.join(others[:5])}, with other settings or data)" if others else ""
     return f"{url} has nothing of {run}{there}"
 

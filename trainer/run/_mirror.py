@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.errors import ConfigError, MirrorError
-from trainer.mirror import Gone, Mirror, State, begins_anew, lock_mirror, open_store, prove, write_state
+from trainer.mirror import (
+    Gone,
+    Mirror,
+    State,
+    begins_anew,
+    lock_mirror,
+    open_store,
+    prove,
+    runs_in,
+    write_state,
+)
 from trainer.run._options import StartOptions
 from trainer.run._plan import Plan
 from trainer.tracking import read_journal, tag_run
@@ -49,7 +59,7 @@ def restore_run(folder: Path, url: str) -> str:
         mirror = Mirror(folder, open_store(url, folder.name), lease_seconds=LEASE_SECONDS)
         for more in (True, True, False):
             if not mirror.look().files:
-                there = sorted({name.partition("/")[0] for name in open_store(url).names("")})
+                there = runs_in(url)
                 raise MirrorError(
                     f"{url} has no run {folder.name}; it has {', '.join(there) or 'none at all'}"
                 )
